@@ -1,0 +1,45 @@
+package initprog
+
+import "unsafe"
+
+// Addresses in the process that runs a program. Both segments lie below 4 GiB,
+// so that a jump target fits into 32 bits.
+const (
+	textBase = 0x400000 // ELF header, interpreter, ops: read and execute
+	dataBase = 0x800000 // header, then data: read and write
+
+	// The header at dataBase: what the interpreter needs to know.
+	headerFirst  = dataBase      // address of the first op
+	headerSync   = dataBase + 8  // descriptor that failures are reported to; an ordinary slot
+	headerRecord = dataBase + 16 // the record it reports: op address, errno
+	headerSize   = 32
+)
+
+// An op is one system call with everything the interpreter has to know about
+// it. The layout is shared with interp_*.s.
+type op struct {
+	nr      uint32     // system call number, or one of the pseudo calls below
+	load    uint32     // bit i: argument i is the address of the value, not the value
+	args    [6]uint64  //
+	store   uint64     // address that receives the result, errors included; 0: nowhere
+	zero    uint32     // address of the next op when the result is 0
+	nonzero uint32     // address of the next op when the result is positive
+	on      [3]errJump // what to do for these errors; any other error ends the program
+}
+
+type errJump struct{ errno, to uint32 }
+
+const opSize = int(unsafe.Sizeof(op{})) // 96; interp_*.s depends on it
+
+// Pseudo calls: handled by the interpreter without entering the kernel.
+const (
+	// pseudoValue has its first argument as result. It moves words between
+	// slots, jumps, and with a negative errno it fails.
+	pseudoValue = 0x10000
+	// pseudoCountdown decrements the word its first argument points to. The
+	// result is what is left, or -EAGAIN once nothing is. It bounds retries.
+	pseudoCountdown = 0x10001
+)
+
+// anyErrno in on[0] matches every error that no other pair matches.
+const anyErrno = ^uint32(0)
