@@ -272,3 +272,6 @@ func (b *Builder) Jump(l Label) Ref { return b.add(pseudoValue, "jump", Const(0)
 func (b *Builder) Fail(e syscall.Errno, detail string) Ref {
 	return b.add(pseudoValue, detail, Const(uint64(-int64(e))))
 }
+
+// Bits is the constant of v, for structures that contain addresses.
+func (v Value) Bits() uint64 { return v.bits }

@@ -1,0 +1,99 @@
+package rootfs
+
+import (
+	"syscall"
+
+	"github.com/minirun/minirun/internal/initprog"
+	"golang.org/x/sys/unix"
+)
+
+// openRoot cuts the mount namespace off from the host and makes the rootfs a
+// mount of its own.
+type openRoot struct {
+	t           *tree
+	path        string
+	mount       initprog.Value // a detached mount made by our caller, or none
+	host        uint64         // propagation of the host's mounts: MS_SLAVE or MS_PRIVATE
+	propagation uint64         // of the root; 0: private
+}
+
+func (s *openRoot) Phase() string { return "rootfs" }
+func (s *openRoot) String() string {
+	if !s.mount.IsZero() {
+		return "attach the prepared root file system at " + s.path
+	}
+	return "clone " + s.path + " into a private mount"
+}
+func (s *openRoot) Why() string {
+	return "mounts made here must not reach the host, and pivot_root(2) wants a mount point"
+}
+
+func (s *openRoot) Emit(b *initprog.Builder) {
+	s.t.init(b)
+	b.Object("/")
+	b.SetPropagation("/", unix.MS_REC|s.host)
+	b.Umask(0) // modes of nodes are meant as given
+	b.Object(s.path)
+	if !s.mount.IsZero() {
+		s.t.root = s.mount
+	} else {
+		s.t.root = b.OpenTree(initprog.CWD(), s.path, true).Result()
+	}
+	b.MountSetattr(s.t.root, false, b.MountAttr(0, 0, unix.MS_PRIVATE))
+	b.MoveMountPath(s.t.root, s.path)
+}
+
+// readonlyRoot takes away write access to the root, not to what is mounted in it.
+type readonlyRoot struct{ t *tree }
+
+func (s *readonlyRoot) Phase() string  { return "rootfs" }
+func (s *readonlyRoot) String() string { return "make the root read-only" }
+func (s *readonlyRoot) Why() string    { return "root.readonly" }
+
+func (s *readonlyRoot) Emit(b *initprog.Builder) {
+	b.Object("/")
+	b.MountSetattr(s.t.root, false, s.t.attrRO)
+}
+
+// enterRoot makes the rootfs the root directory and gets rid of the host's mounts.
+type enterRoot struct {
+	t           *tree
+	noPivot     bool
+	propagation uint64
+}
+
+func (s *enterRoot) Phase() string { return "root change" }
+func (s *enterRoot) String() string {
+	if s.noPivot {
+		return "move the root over / and chroot(2) into it"
+	}
+	return "pivot_root(2) into the root and detach the old one"
+}
+
+func (s *enterRoot) Why() string {
+	if s.noPivot {
+		return "asked for by --no-pivot; weaker: the host's mounts stay below the new root"
+	}
+	return "no path leads back to the host's files"
+}
+
+func (s *enterRoot) Emit(b *initprog.Builder) {
+	b.Fchdir(s.t.root)
+	if s.noPivot {
+		// What the kernel would show of the host through its procfs and sysfs goes.
+		for _, p := range [...]string{"/proc", "/sys"} {
+			b.UmountDetach(p).Ignore(syscall.EINVAL, syscall.ENOENT)
+		}
+		b.MoveMountPath(s.t.root, "/")
+		b.Chroot(".")
+	} else {
+		b.PivotRoot()
+		// Detach, do not unmount, the old root: it is still our root's parent
+		// and processes outside may use it (NOTES in pivot_root(2)).
+		b.UmountDetach(".")
+	}
+	b.Chdir("/")
+	if s.propagation != 0 {
+		b.SetPropagation("/", s.propagation)
+	}
+}
