@@ -1,0 +1,90 @@
+package imagestore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+)
+
+// NotExistError reports a reference that the store does not have. It is fs.ErrNotExist.
+type NotExistError struct{ Ref string }
+
+func (e *NotExistError) Error() string        { return fmt.Sprintf("image %q does not exist", clip(e.Ref)) }
+func (e *NotExistError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// AmbiguousError reports an image ID that is the beginning of several, or that
+// has several names where one is needed.
+type AmbiguousError struct {
+	Ref   string
+	Names []string
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("image %q stands for more than one: %s", clip(e.Ref), strings.Join(e.Names, ", "))
+}
+
+// DigestError reports content that is not what its digest says.
+type DigestError struct {
+	Object    string // `layer sha256:...`, `diff ID of layer 2`
+	Want, Got Digest
+}
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("%s: content has digest %s, want %s", e.Object, e.Got, e.Want)
+}
+
+// SizeError reports content that is longer or shorter than its descriptor says.
+// Got is -1 for content that was not read past Want bytes.
+type SizeError struct {
+	Object    string
+	Want, Got int64
+}
+
+func (e *SizeError) Error() string {
+	if e.Got < 0 || e.Got == e.Want+1 {
+		return fmt.Sprintf("%s: content is longer than the %d bytes of its descriptor", e.Object, e.Want)
+	}
+	return fmt.Sprintf("%s: content has %d bytes, want %d", e.Object, e.Got, e.Want)
+}
+
+// MissingError reports a blob that something refers to and that is not there.
+type MissingError struct {
+	Object string // "layer", "config", "manifest"
+	Digest Digest
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%s %s is missing", e.Object, e.Digest)
+}
+func (e *MissingError) Is(target error) bool { return target == fs.ErrNotExist }
+
+// FormatError reports metadata that cannot be used: not JSON, incomplete,
+// ambiguous, over a limit.
+type FormatError struct {
+	Object string // "manifest sha256:...", "index.json"
+	Err    error
+}
+
+func (e *FormatError) Error() string { return e.Object + ": " + e.Err.Error() }
+func (e *FormatError) Unwrap() error { return e.Err }
+
+// PlatformError reports an image that exists, but not for this host. It is
+// errors.ErrUnsupported.
+type PlatformError struct {
+	Ref  string
+	Host string
+	Have []string
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("image %q is for %s, this host runs %s", clip(e.Ref), strings.Join(e.Have, ", "), e.Host)
+}
+func (e *PlatformError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// UnsupportedError reports content of a kind that is recognised and not
+// handled. It is errors.ErrUnsupported.
+type UnsupportedError struct{ Object, Reason string }
+
+func (e *UnsupportedError) Error() string        { return e.Object + ": " + e.Reason }
+func (e *UnsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }

@@ -1,0 +1,184 @@
+package imagestore
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// topKeys returns the member names of the JSON object b. Names that differ from
+// another one only by case, or that occur twice, are an error: two readers
+// could then see two different documents under one digest.
+func topKeys(b []byte) ([]string, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if t, err := dec.Token(); err != nil {
+		return nil, jsonError(err)
+	} else if t != json.Delim('{') {
+		return nil, errors.New("it is not a JSON object")
+	}
+	var keys []string
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, jsonError(err)
+		}
+		key, _ := t.(string)
+		for _, k := range keys {
+			if strings.EqualFold(k, key) {
+				return nil, fmt.Errorf("ambiguous: it has %q and %q", k, key)
+			}
+		}
+		if len(keys) == 64 {
+			return nil, errors.New("it has more than 64 members")
+		}
+		keys = append(keys, key)
+		var skip json.RawMessage
+		if err := dec.Decode(&skip); err != nil {
+			return nil, jsonError(err)
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, jsonError(err)
+	}
+	return keys, nil
+}
+
+func jsonError(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return errors.New("it ends within the JSON text")
+	}
+	return err
+}
+
+// checkBody applies what is common to manifests and indexes: the schema, the
+// media type in the body against the one it was found under, and that the body
+// cannot be read as the other kind (CVE-2021-41190).
+func checkBody(b []byte, mediaType string, forbidden ...string) error {
+	keys, err := topKeys(b)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if strings.EqualFold(k, "fsLayers") {
+			return fmt.Errorf("docker image manifest version 2, schema 1: %w", errors.ErrUnsupported)
+		}
+		for _, f := range forbidden {
+			if strings.EqualFold(k, f) {
+				return fmt.Errorf("ambiguous: a %s must not have %q", kind(mediaType), k)
+			}
+		}
+		switch {
+		case k == "schemaVersion", k == "mediaType", k == "config", k == "layers", k == "manifests":
+		case strings.EqualFold(k, "schemaVersion"), strings.EqualFold(k, "mediaType"), strings.EqualFold(k, "config"),
+			strings.EqualFold(k, "layers"), strings.EqualFold(k, "manifests"):
+			// encoding/json would match it, other readers do not.
+			return fmt.Errorf("ambiguous: member %q differs by case from the specified one", k)
+		}
+	}
+	var head struct {
+		SchemaVersion int    `json:"schemaVersion"`
+		MediaType     string `json:"mediaType"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return err
+	}
+	if head.SchemaVersion != 2 {
+		return fmt.Errorf("schemaVersion is %d, want 2", head.SchemaVersion)
+	}
+	if head.MediaType != "" && head.MediaType != mediaType {
+		return fmt.Errorf("ambiguous: its mediaType is %q, its descriptor says %q", head.MediaType, mediaType)
+	}
+	return nil
+}
+
+func kind(mediaType string) string {
+	if isIndexType(mediaType) {
+		return "index"
+	}
+	return "manifest"
+}
+
+// ParseManifest reads an image manifest that a descriptor of the given media
+// type refers to and checks every descriptor in it.
+func ParseManifest(b []byte, mediaType string) (*Manifest, error) {
+	if !isManifestType(mediaType) {
+		return nil, fmt.Errorf("media type %q is no image manifest: %w", mediaType, errors.ErrUnsupported)
+	}
+	if err := checkBody(b, mediaType, "manifests"); err != nil {
+		return nil, err
+	}
+	var m Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, err
+	}
+	if len(m.Layers) > MaxLayers {
+		return nil, fmt.Errorf("it has %d layers, more than %d", len(m.Layers), MaxLayers)
+	}
+	if err := m.Config.check(); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	for i := range m.Layers {
+		if err := m.Layers[i].check(); err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+	}
+	return &m, nil
+}
+
+// ParseIndex reads an image index that a descriptor of the given media type
+// refers to and checks every descriptor in it.
+func ParseIndex(b []byte, mediaType string) (*Index, error) {
+	if !isIndexType(mediaType) {
+		return nil, fmt.Errorf("media type %q is no image index: %w", mediaType, errors.ErrUnsupported)
+	}
+	if err := checkBody(b, mediaType, "layers", "config"); err != nil {
+		return nil, err
+	}
+	var x Index
+	if err := json.Unmarshal(b, &x); err != nil {
+		return nil, err
+	}
+	if len(x.Manifests) > MaxEntries {
+		return nil, fmt.Errorf("it has %d manifests, more than %d", len(x.Manifests), MaxEntries)
+	}
+	for i := range x.Manifests {
+		if err := x.Manifests[i].check(); err != nil {
+			return nil, fmt.Errorf("manifest %d: %w", i+1, err)
+		}
+	}
+	return &x, nil
+}
+
+// ParseConfig reads the configuration of an image and checks what the store
+// relies on. layers is the number of layers of the manifest.
+func ParseConfig(b []byte, layers int) (*Config, error) {
+	var c Config
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, err
+	}
+	if c.RootFS.Type != "layers" {
+		return nil, fmt.Errorf("rootfs.type is %q, want \"layers\"", clip(c.RootFS.Type))
+	}
+	for i, d := range c.RootFS.DiffIDs {
+		if err := d.check(); err != nil {
+			return nil, fmt.Errorf("rootfs.diff_ids[%d]: %w", i, err)
+		}
+	}
+	if n := len(c.RootFS.DiffIDs); n != layers {
+		return nil, fmt.Errorf("the config has %d diff IDs, the manifest %d layers", n, layers)
+	}
+	return &c, nil
+}
+
+func (d *Descriptor) check() error {
+	if err := d.Digest.check(); err != nil {
+		return err
+	}
+	if d.Size < 0 {
+		return fmt.Errorf("%s: size %d is negative", d.Digest, d.Size)
+	}
+	return nil
+}
