@@ -1,0 +1,242 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/linux"
+)
+
+// MaxLayers is OVL_MAX_STACK of the kernel: more lower directories are EINVAL.
+const MaxLayers = 500
+
+// way is one of the three ways to hand lower directories to overlayfs.
+type way int
+
+const (
+	byFD     way = iota // fsconfig "lowerdir+" with descriptors, Linux 6.13
+	byPath              // fsconfig "lowerdir+" with paths of up to 255 bytes, Linux 6.7
+	byOption            // mount(2) with one option string of up to 4095 bytes
+	lastWay  = byOption
+)
+
+// options that every mount gets. A container's upper directory is read by
+// others (commit, diff), so the features that leave half a file or a pointer
+// to another directory in it are off whatever the kernel was built to prefer;
+// and a redirect in a layer, which could name a sibling, is not followed.
+var options = [...][2]string{{"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}}
+
+// stack is a mount to be made. Paths are relative to the store.
+type stack struct {
+	s        *Store
+	lowers   []string // top first
+	upper    string   // "" for a read-only mount
+	work     string
+	volatile bool
+}
+
+// Mount makes the snapshot's overlay mount and returns it as a descriptor for
+// move_mount(2) and openat(2), close-on-exec. It is in no mount namespace:
+// closing the descriptor without attaching it undoes the mount.
+//
+// A snapshot must not be mounted twice at one time: the kernel only warns
+// ("accessing files from both mounts will result in undefined behavior").
+// Whoever owns the container sees to that.
+func (sn *Snapshot) Mount() (fd int, err error) { return sn.mount(false) }
+
+// MountVolatile is Mount for a container whose files nobody wants after a crash
+// of the host (--rm, build steps): the kernel omits every sync of the upper
+// directory, the one at unmount included, which otherwise waits for all dirty
+// data of that file system. The snapshot cannot be mounted again afterwards.
+func (sn *Snapshot) MountVolatile() (fd int, err error) { return sn.mount(true) }
+
+func (sn *Snapshot) mount(volatile bool) (int, error) {
+	st := stack{s: sn.s, upper: sn.path() + "/upper", work: sn.path() + "/work", volatile: volatile}
+	if len(sn.lowers) == 0 {
+		st.lowers = []string{sn.path() + "/lower"}
+	} else {
+		st.lowers = lowerPaths(sn.lowers)
+	}
+	fd, err := st.mount(byFD)
+	if err != nil {
+		return -1, fmt.Errorf("mount snapshot %q: %w", sn.key, err)
+	}
+	return fd, nil
+}
+
+// MountView mounts the layers of a chain read-only and detached, without any
+// snapshot, to look into an image.
+func (s *Store) MountView(c ChainID) (fd int, err error) {
+	lowers, err := s.chain(c)
+	if err == nil && len(lowers) == 0 {
+		err = &NameError{"chain ID", ""}
+	}
+	if err == nil {
+		st := stack{s: s, lowers: lowerPaths(lowers)}
+		if len(lowers) == 1 {
+			fd, err = st.bind() // overlayfs wants two directories at least
+		} else {
+			fd, err = st.mount(byFD)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("mount layer %q: %w", string(c), err)
+	}
+	return fd, nil
+}
+
+func lowerPaths(ids []ChainID) []string {
+	paths := make([]string, len(ids))
+	for i, c := range ids {
+		paths[i] = c.path() + "/fs"
+	}
+	return paths
+}
+
+// bind is a read-only detached bind mount of the only lower directory.
+func (st *stack) bind() (int, error) {
+	fd, err := unix.OpenTree(st.s.dir, st.lowers[0], unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: st.lowers[0], Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		linux.Close(fd)
+		return -1, os.NewSyscallError("mount_setattr", err)
+	}
+	return fd, nil
+}
+
+// mount tries the ways from the given one on, from the best to the oldest, and
+// goes on when the kernel does not know the way; any other error is final.
+// There is no table of versions: distributions backport.
+func (st *stack) mount(from way) (int, error) {
+	if len(st.lowers) > MaxLayers {
+		return -1, &DepthError{len(st.lowers)}
+	}
+	for w := from; ; w++ {
+		var fd int
+		var err error
+		if w == byOption {
+			fd, err = st.mountOption()
+		} else {
+			fd, err = st.mountNew(w)
+		}
+		if err == nil {
+			return fd, nil
+		}
+		var no *noWayError
+		if w == lastWay || !errors.As(err, &no) {
+			return -1, err
+		}
+	}
+}
+
+// noWayError marks an error that comes from the way and not from what is mounted.
+type noWayError struct{ error }
+
+func (e *noWayError) Unwrap() error { return e.error }
+
+// mountNew uses fsopen(2), fsconfig(2) and fsmount(2). At most one lower
+// directory is open at a time, however many there are: the kernel keeps its own
+// reference.
+func (st *stack) mountNew(w way) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer linux.Close(fs)
+	for i, dir := range st.lowers {
+		if err := st.setDir(fs, w, "lowerdir+", dir); err != nil {
+			// EINVAL is "not with a descriptor" (before 6.13), "unknown
+			// parameter" (before 6.7) or "options too large" (before 6.5, where
+			// any string is taken and only looked at in the end).
+			if (i == 0 || w == byPath) && errors.Is(err, unix.EINVAL) {
+				return -1, &noWayError{err}
+			}
+			return -1, err
+		}
+	}
+	if st.upper != "" {
+		if err := st.setDir(fs, w, "upperdir", st.upper); err != nil {
+			return -1, err
+		}
+		if err := st.setDir(fs, w, "workdir", st.work); err != nil {
+			return -1, err
+		}
+	}
+	for _, o := range options {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return -1, fsError(fs, "fsconfig", o[0]+"="+o[1], err)
+		}
+	}
+	if st.volatile {
+		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
+			return -1, fsError(fs, "fsconfig", "volatile", err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		err = fsError(fs, "fsconfig", "create", err)
+		if w == byPath && errors.Is(err, unix.EINVAL) {
+			err = &noWayError{err}
+		}
+		return -1, err
+	}
+	attr := 0
+	if st.upper == "" {
+		attr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
+	if err != nil {
+		return -1, fsError(fs, "fsmount", "overlay", err)
+	}
+	return fd, nil
+}
+
+// setDir hands the directory dir to the context fs.
+func (st *stack) setDir(fs int, w way, key, dir string) error {
+	if w == byPath {
+		path := st.s.root + "/" + dir
+		if len(path) > 255 || strings.ContainsAny(path, `\:,`) {
+			// A string of fsconfig has 255 bytes, and overlayfs treats these
+			// characters specially in some versions.
+			return &noWayError{&os.PathError{Op: "fsconfig " + key, Path: path, Err: unix.EINVAL}}
+		}
+		if err := unix.FsconfigSetString(fs, key, path); err != nil {
+			return fsError(fs, "fsconfig "+key, path, err)
+		}
+		return nil
+	}
+	fd, err := linux.OpenAt(st.s.dir, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(fd)
+	if err := unix.FsconfigSetFd(fs, key, fd); err != nil {
+		return fsError(fs, "fsconfig "+key, dir, err)
+	}
+	return nil
+}
+
+// fsError adds what the kernel has to say: lines that start with a letter and a
+// space (e, w, i), read from the context until ENODATA. See fsopen(2).
+func fsError(fs int, op, object string, err error) error {
+	pe := &os.PathError{Op: op, Path: object, Err: err}
+	var said []string
+	buf := make([]byte, 1024)
+	for len(said) < 8 {
+		n, rerr := linux.Read(fs, buf)
+		if rerr != nil || n <= 0 {
+			break
+		}
+		said = append(said, strings.TrimSpace(string(buf[:n])))
+	}
+	if len(said) == 0 {
+		return pe
+	}
+	return fmt.Errorf("%w (kernel: %s)", pe, strings.Join(said, "; "))
+}

@@ -1,0 +1,143 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/safepath"
+)
+
+// Snapshot is a container's writable directory over a chain of layers.
+type Snapshot struct {
+	s      *Store
+	key    string
+	lowers []ChainID // top first
+}
+
+// validKey reports whether key is [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 255
+// bytes: the IDs that the runtime accepts.
+func validKey(key string) bool {
+	if key == "" || len(key) > 255 || key[0] == '.' {
+		return false
+	}
+	for i := 0; i < len(key); i++ {
+		c := key[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9',
+			c == '_', c == '+', c == '-', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Prepare makes the snapshot key over the layer parent, or over nothing if parent
+// is empty. The new root directory has the owner, mode and extended attributes
+// of the top layer's. A key that exists is an *ExistError, a missing layer a
+// *NotExistError.
+func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
+	if !validKey(key) {
+		return nil, &NameError{"snapshot key", key}
+	}
+	sn := &Snapshot{s: s, key: key}
+	// Shared: from here until the snapshot is in place nobody removes layers.
+	lock, err := s.lockDir("layers", unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(lock)
+	if sn.lowers, err = s.chain(parent); err != nil {
+		return nil, fmt.Errorf("prepare snapshot %q: %w", key, err)
+	}
+	name := randomName("snapshot")
+	dir, err := s.openStaged(context.Background(), name, false)
+	if err != nil {
+		return nil, fmt.Errorf("prepare snapshot %q: %w", key, err)
+	}
+	defer linux.Close(dir)
+	err = sn.fill(dir)
+	if err == nil {
+		err = unix.Renameat2(s.dir, "staging/"+name, s.dir, sn.path(), unix.RENAME_NOREPLACE)
+		if err == unix.EEXIST {
+			err = &ExistError{key}
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare snapshot %q: %w", key, err), s.removeIn("staging", name))
+	}
+	return sn, nil
+}
+
+// fill makes the content of a new snapshot in the directory dir.
+func (sn *Snapshot) fill(dir int) error {
+	for _, name := range []string{"upper", "work", "rootfs"} {
+		if err := safepath.MkdirAt(dir, name, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(dir, "parents", formatParents(sn.lowers)); err != nil {
+		return err
+	}
+	upper, err := safepath.OpenDirAt(dir, "upper", unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(upper)
+	if len(sn.lowers) == 0 {
+		// overlayfs wants a lower directory: an empty one, next to upper.
+		if err := safepath.MkdirAt(dir, "lower", 0o755); err != nil {
+			return err
+		}
+		return os.NewSyscallError("fchmod", unix.Fchmod(upper, 0o755))
+	}
+	top, err := linux.OpenAt(sn.s.dir, sn.lowers[0].path()+"/fs", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(top)
+	return copyAttributes(top, upper)
+}
+
+// Snapshot returns the snapshot key, or a *NotExistError.
+func (s *Store) Snapshot(key string) (*Snapshot, error) {
+	if !validKey(key) {
+		return nil, &NameError{"snapshot key", key}
+	}
+	sn := &Snapshot{s: s, key: key}
+	var err error
+	if sn.lowers, err = s.readParents(sn.path()); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = &NotExistError{"snapshot", key}
+		}
+		return nil, err
+	}
+	return sn, nil
+}
+
+// Key returns the snapshot's key.
+func (sn *Snapshot) Key() string { return sn.key }
+
+// Parent returns the layer the snapshot stands on, "" for none.
+func (sn *Snapshot) Parent() ChainID {
+	if len(sn.lowers) == 0 {
+		return ""
+	}
+	return sn.lowers[0]
+}
+
+// RootfsDir returns the absolute path of an empty directory, made to attach the
+// snapshot's mount on.
+func (sn *Snapshot) RootfsDir() string { return sn.s.root + "/" + sn.path() + "/rootfs" }
+
+// UpperDir returns the absolute path of the directory that holds what the
+// container wrote. Its content is the container's: hostile.
+func (sn *Snapshot) UpperDir() string { return sn.s.root + "/" + sn.path() + "/upper" }
+
+// path is relative to the store.
+func (sn *Snapshot) path() string { return "snapshots/" + sn.key }
