@@ -33,6 +33,10 @@ func same(t *testing.T, raw []byte) {
 
 // fill sets everything v holds, with values that never repeat.
 func fill(v reflect.Value, n *int) {
+	switch v.Interface().(type) {
+	case *specs.Solaris, *specs.Windows, *specs.VM, *specs.ZOS, *specs.FreeBSD:
+		return
+	}
 	*n++
 	switch v.Kind() {
 	case reflect.Bool:
@@ -71,7 +75,6 @@ func fill(v reflect.Value, n *int) {
 func full() *specs.Spec {
 	s, n := new(specs.Spec), 0
 	fill(reflect.ValueOf(s).Elem(), &n)
-	s.Solaris, s.Windows, s.VM, s.ZOS, s.FreeBSD = nil, nil, nil, nil, nil
 	return s
 }
 

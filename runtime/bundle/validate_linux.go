@@ -1,0 +1,180 @@
+package bundle
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/minirun/minirun/internal/jsonread"
+)
+
+// at returns the path of a map's value.
+func at(path, key string) string { return string(jsonread.AppendPathKey([]byte(path), key)) }
+
+// linux checks the linux block but for namespaces and id mappings.
+func (c *checker) linux(l *specs.Linux, ns nsSet) {
+	c.hidden(l.MaskedPaths, "linux.maskedPaths", ns)
+	c.hidden(l.ReadonlyPaths, "linux.readonlyPaths", ns)
+	c.text(l.MountLabel, "linux.mountLabel")
+	c.cgroupsPath(l.CgroupsPath)
+	for key, value := range l.Sysctl {
+		if strings.IndexByte(key, 0) >= 0 || strings.IndexByte(value, 0) >= 0 {
+			c.add("holds a NUL byte: remove it", at("linux.sysctl", key))
+		}
+	}
+	switch l.RootfsPropagation {
+	case "", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
+	default:
+		c.add("unknown propagation "+strconv.Quote(l.RootfsPropagation)+": want private, slave, shared or unbindable, or one of these with an r before it", "linux.rootfsPropagation")
+	}
+	for i := range l.Devices {
+		c.device(&l.Devices[i], i)
+	}
+	if l.Resources != nil {
+		c.resources(l.Resources, "linux.resources.", whole)
+	}
+	c.netDevices(l.NetDevices, ns)
+	c.timeOffsets(l.TimeOffsets, ns)
+	c.memoryPolicy(l.MemoryPolicy)
+	if p := l.Personality; p != nil {
+		if p.Domain != specs.PerLinux && p.Domain != specs.PerLinux32 {
+			c.add("unknown domain "+strconv.Quote(string(p.Domain))+": want LINUX or LINUX32", "linux.personality.domain")
+		}
+		if len(p.Flags) > 0 {
+			c.add("no personality flags are defined: remove them", "linux.personality.flags")
+		}
+	}
+	if rdt := l.IntelRdt; rdt != nil && rdt.ClosID != "" && !isFileName(rdt.ClosID) {
+		c.add("invalid intelRdt.ClosID "+strconv.Quote(rdt.ClosID)+": want a plain file name", "linux.intelRdt.closID")
+	}
+	if l.Seccomp != nil {
+		c.text(l.Seccomp.ListenerPath, "linux.seccomp.listenerPath")
+	}
+}
+
+// hidden checks masked and read-only paths. A relative one is refused: not to
+// hide what was asked for would be the worst reading of it.
+func (c *checker) hidden(paths []string, field string, ns nsSet) {
+	if len(paths) > 0 && !ns.has[nsMount] {
+		c.add(`unable to restrict sys entries without a private MNT namespace: add {"type": "mount"} to linux.namespaces`, field)
+	}
+	for i, p := range paths {
+		c.absolute(p, field+"[%d]", i)
+	}
+}
+
+func (c *checker) cgroupsPath(p string) {
+	c.text(p, "linux.cgroupsPath")
+	for part := range strings.SplitSeq(p, "/") {
+		if part == ".." {
+			c.add("must not go up with ..: write the path that is meant", "linux.cgroupsPath")
+			return
+		}
+	}
+}
+
+// device checks one node of linux.devices. dev_t has 12 bits for the major
+// and 20 for the minor number.
+func (c *checker) device(d *specs.LinuxDevice, i int) {
+	c.absolute(d.Path, "linux.devices[%d].path", i)
+	format := uint32(0)
+	switch d.Type {
+	case "b":
+		format = 0o060000
+	case "c", "u":
+		format = 0o020000
+	case "p":
+		format = 0o010000
+	default:
+		c.add("unknown type "+strconv.Quote(d.Type)+": want b (block), c or u (character) or p (pipe)", "linux.devices[%d].type", i)
+	}
+	if d.Type != "p" {
+		if d.Major < 0 || d.Major > 1<<12-1 {
+			c.add("want 0 to 4095, got "+strconv.FormatInt(d.Major, 10), "linux.devices[%d].major", i)
+		}
+		if d.Minor < 0 || d.Minor > 1<<20-1 {
+			c.add("want 0 to 1048575, got "+strconv.FormatInt(d.Minor, 10), "linux.devices[%d].minor", i)
+		}
+	}
+	if d.FileMode != nil {
+		// Some engines copy st_mode with the file type in it.
+		mode := uint32(*d.FileMode)
+		if kind := mode &^ 0o7777; kind != 0 && kind != format {
+			c.add("want permission bits, 0 to 4095 (octal 7777), got "+strconv.FormatUint(uint64(mode), 10), "linux.devices[%d].fileMode", i)
+		}
+	}
+	if d.UID != nil && *d.UID == noID {
+		c.add("4294967295 is not an id: leave it out for root", "linux.devices[%d].uid", i)
+	}
+	if d.GID != nil && *d.GID == noID {
+		c.add("4294967295 is not an id: leave it out for root", "linux.devices[%d].gid", i)
+	}
+}
+
+func (c *checker) netDevices(devices map[string]specs.LinuxNetDevice, ns nsSet) {
+	if len(devices) == 0 {
+		return
+	}
+	if !ns.has[nsNetwork] {
+		c.add(`unable to move network devices without a private NET namespace: add {"type": "network"} to linux.namespaces`, "linux.netDevices")
+	}
+	targets := make(map[string]bool, len(devices))
+	for host, device := range devices {
+		name := device.Name
+		if name == "" {
+			name = host
+		}
+		if !isInterface(host) || !isInterface(name) {
+			c.add("an interface name has 1 to 15 bytes, no space, no slash, no colon, and is not . or ..", at("linux.netDevices", host))
+		}
+		if targets[name] {
+			c.add("two devices would be called "+strconv.Quote(name)+" in the container: rename one", at("linux.netDevices", host))
+		}
+		targets[name] = true
+	}
+}
+
+// isInterface is dev_valid_name of the kernel.
+func isInterface(name string) bool {
+	return isFileName(name) && len(name) < 16 && !strings.ContainsAny(name, ": \t\n\v\f\r")
+}
+
+func (c *checker) timeOffsets(offsets map[string]specs.LinuxTimeOffset, ns nsSet) {
+	if len(offsets) == 0 {
+		return
+	}
+	if !ns.has[nsTime] {
+		c.add(`time namespace offsets specified, but no time namespace: add {"type": "time"} to linux.namespaces`, "linux.timeOffsets")
+	} else if ns.joins[nsTime] {
+		c.add("the offsets of an existing time namespace cannot change: remove them or its path", "linux.timeOffsets")
+	}
+	for clock, offset := range offsets {
+		if clock != "monotonic" && clock != "boottime" {
+			c.add("unknown clock: want monotonic or boottime", at("linux.timeOffsets", clock))
+		}
+		if offset.Nanosecs >= 1e9 {
+			c.add("want 0 to 999999999, got "+strconv.FormatUint(uint64(offset.Nanosecs), 10), at("linux.timeOffsets", clock)+".nanosecs")
+		}
+	}
+}
+
+func (c *checker) memoryPolicy(p *specs.LinuxMemoryPolicy) {
+	if p == nil {
+		return
+	}
+	switch p.Mode {
+	case specs.MpolDefault, specs.MpolBind, specs.MpolInterleave, specs.MpolWeightedInterleave,
+		specs.MpolPreferred, specs.MpolPreferredMany, specs.MpolLocal:
+	default:
+		c.add("unknown mode "+strconv.Quote(string(p.Mode))+": want a mode of set_mempolicy(2), such as MPOL_BIND", "linux.memoryPolicy.mode")
+	}
+	for i, flag := range p.Flags {
+		switch flag {
+		case specs.MpolFNumaBalancing, specs.MpolFRelativeNodes, specs.MpolFStaticNodes:
+		default:
+			c.add("unknown flag "+strconv.Quote(string(flag))+": see set_mempolicy(2)", "linux.memoryPolicy.flags[%d]", i)
+		}
+	}
+	c.list(p.Nodes, "linux.memoryPolicy.nodes")
+}

@@ -1,0 +1,172 @@
+package bundle
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// scope says whether resources are a container's whole set or a change to it.
+type scope int
+
+const (
+	whole scope = iota
+	update
+)
+
+// resources checks limits whose fields have the path prefix at. Zero means
+// "leave alone" throughout, as engines send it with an update.
+func (c *checker) resources(r *specs.LinuxResources, at string, scope scope) {
+	for i := range r.Devices {
+		c.deviceRule(&r.Devices[i], at+"devices[%d].", i)
+	}
+	if r.CPU != nil {
+		c.cpu(r.CPU, at+"cpu.")
+	}
+	if r.Memory != nil {
+		c.memory(r.Memory, at+"memory.", scope)
+	}
+	if r.Pids != nil {
+		c.least(r.Pids.Limit, -1, "-1 is no limit", at+"pids.limit")
+	}
+	if r.BlockIO != nil {
+		c.blockIO(r.BlockIO, at+"blockIO.")
+	}
+	c.hugepages(r.HugepageLimits, at)
+	for device := range r.Rdma {
+		if device == "" || strings.ContainsAny(device, " \n\x00") {
+			c.add("want the name of an RDMA device, got "+strconv.Quote(device), at+"rdma")
+		}
+	}
+	for file := range r.Unified {
+		if !isFileName(file) {
+			c.add("unified resource "+strconv.Quote(file)+" must be a file name (no slashes)", at+"unified")
+		} else if strings.HasPrefix(file, "cgroup.") {
+			c.add("unified resource "+strconv.Quote(file)+" is not a limit: files that begin with cgroup. belong to the runtime", at+"unified")
+		} else if strings.IndexByte(r.Unified[file], 0) >= 0 {
+			c.add("unified resource "+strconv.Quote(file)+" holds a NUL byte: remove it", at+"unified")
+		}
+	}
+}
+
+// least checks that a limit is not below the lowest value with a meaning.
+func (c *checker) least(p *int64, low int64, means, path string) {
+	if p != nil && *p < low {
+		c.add("want "+strconv.FormatInt(low, 10)+" or more ("+means+"), got "+strconv.FormatInt(*p, 10), path)
+	}
+}
+
+func (c *checker) deviceRule(d *specs.LinuxDeviceCgroup, at string, i int) {
+	switch d.Type {
+	case "", "a", "b", "c":
+	default:
+		c.add("unknown type "+strconv.Quote(d.Type)+": want a (all), b (block) or c (character)", at+"type", i)
+	}
+	if strings.Trim(d.Access, "rwm") != "" {
+		c.add("want letters out of r (read), w (write) and m (mknod), got "+strconv.Quote(d.Access), at+"access", i)
+	}
+	if d.Major != nil && (*d.Major < -1 || *d.Major >= 1<<32) {
+		c.add("want a device number, or -1 for any, got "+strconv.FormatInt(*d.Major, 10), at+"major", i)
+	}
+	if d.Minor != nil && (*d.Minor < -1 || *d.Minor >= 1<<32) {
+		c.add("want a device number, or -1 for any, got "+strconv.FormatInt(*d.Minor, 10), at+"minor", i)
+	}
+}
+
+// cpu checks the kernel's limits of CFS bandwidth, kernel/sched/core.c:
+// periods of 1 ms to 1 s, quotas of at least 1 ms.
+func (c *checker) cpu(cpu *specs.LinuxCPU, at string) {
+	if p := cpu.Period; p != nil && *p != 0 && (*p < 1000 || *p > 1000000) {
+		c.add("want 1000 to 1000000 microseconds, got "+strconv.FormatUint(*p, 10), at+"period")
+	}
+	if q := cpu.Quota; q != nil && *q != 0 && *q != -1 && *q < 1000 {
+		c.add("want 1000 microseconds or more per period, or -1 for no limit, got "+strconv.FormatInt(*q, 10), at+"quota")
+	}
+	if i := cpu.Idle; i != nil && *i != 0 && *i != 1 {
+		c.add("want 0 or 1, got "+strconv.FormatInt(*i, 10), at+"idle")
+	}
+	if q, b := cpu.Quota, cpu.Burst; q != nil && b != nil && *q > 0 && *b > uint64(*q) {
+		c.add("want at most the quota, "+strconv.FormatInt(*q, 10)+", got "+strconv.FormatUint(*b, 10), at+"burst")
+	}
+	c.text(cpu.Cpus, at+"cpus")
+	c.text(cpu.Mems, at+"mems")
+}
+
+// memory checks limits. swap is the sum of memory and swap, hence not below
+// the memory limit, and without one it says nothing.
+func (c *checker) memory(m *specs.LinuxMemory, at string, scope scope) {
+	const means = "bytes, -1 is no limit"
+	c.least(m.Limit, -1, means, at+"limit")
+	c.least(m.Reservation, -1, means, at+"reservation")
+	c.least(m.Swap, -1, means, at+"swap")
+	if m.Swap == nil || *m.Swap <= 0 {
+		return
+	}
+	switch {
+	case m.Limit != nil && *m.Limit > 0:
+		if *m.Swap < *m.Limit {
+			c.add("memory+swap limit should be >= memory limit, which is "+strconv.FormatInt(*m.Limit, 10)+", got "+strconv.FormatInt(*m.Swap, 10), at+"swap")
+		}
+	case scope == whole:
+		c.add("unable to set swap limit without memory limit: set memory.limit too", at+"swap")
+	}
+}
+
+func (c *checker) blockIO(b *specs.LinuxBlockIO, at string) {
+	c.weight(b.Weight, at+"weight")
+	c.weight(b.LeafWeight, at+"leafWeight")
+	for i := range b.WeightDevice {
+		d := &b.WeightDevice[i]
+		c.weight(d.Weight, at+"weightDevice[%d].weight", i)
+		c.weight(d.LeafWeight, at+"weightDevice[%d].leafWeight", i)
+		c.blockDevice(d.LinuxBlockIODevice, at+"weightDevice[%d]", i)
+	}
+	for _, list := range [...]struct {
+		name    string
+		devices []specs.LinuxThrottleDevice
+	}{
+		{"throttleReadBpsDevice[%d]", b.ThrottleReadBpsDevice},
+		{"throttleWriteBpsDevice[%d]", b.ThrottleWriteBpsDevice},
+		{"throttleReadIOPSDevice[%d]", b.ThrottleReadIOPSDevice},
+		{"throttleWriteIOPSDevice[%d]", b.ThrottleWriteIOPSDevice},
+	} {
+		for i := range list.devices {
+			c.blockDevice(list.devices[i].LinuxBlockIODevice, at+list.name, i)
+		}
+	}
+}
+
+func (c *checker) weight(w *uint16, path string, index ...int) {
+	if w != nil && *w != 0 && (*w < 10 || *w > 1000) {
+		c.add("want 10 to 1000, or 0 for the default, got "+strconv.Itoa(int(*w)), path, index...)
+	}
+}
+
+func (c *checker) blockDevice(d specs.LinuxBlockIODevice, path string, i int) {
+	if d.Major < 0 || d.Major > 1<<12-1 || d.Minor < 0 || d.Minor > 1<<20-1 {
+		c.add("no block device has the numbers "+strconv.FormatInt(d.Major, 10)+":"+strconv.FormatInt(d.Minor, 10), path, i)
+	}
+}
+
+// hugepages checks the page sizes, which become part of file names.
+func (c *checker) hugepages(limits []specs.LinuxHugepageLimit, at string) {
+	for i := range limits {
+		size := limits[i].Pagesize
+		digits, _ := strings.CutSuffix(size, "B")
+		if digits != size && digits != "" && strings.IndexByte("KMG", digits[len(digits)-1]) >= 0 {
+			digits = digits[:len(digits)-1]
+		} else {
+			digits = ""
+		}
+		if digits == "" || digits[0] == '0' || strings.Trim(digits, "0123456789") != "" {
+			c.add("want a page size such as 64KB, 2MB or 1GB, got "+strconv.Quote(size), at+"hugepageLimits[%d].pageSize", i)
+		}
+		for j := range i {
+			if limits[j].Pagesize == size {
+				c.add("the limit for "+strconv.Quote(size)+" is set twice: remove one", at+"hugepageLimits[%d].pageSize", i)
+				break
+			}
+		}
+	}
+}
