@@ -1,0 +1,84 @@
+# make help lists the targets. Everything is built without cgo, and the built
+# binaries land in bin/.
+export CGO_ENABLED := 0
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# Flags of the product's binaries; internal/testenv builds with the same.
+LDFLAGS := -s -w
+TAGS := urfave_cli_no_docs
+GOBUILD := go build -trimpath -ldflags '$(LDFLAGS)' -tags $(TAGS)
+
+# What to test: make test-unit PKG=./rootfs/... TESTFLAGS='-v -run Pivot'; make test-root RUN='^TestRootPivot'
+PKG ?= ./...
+RUN ?=
+TESTFLAGS ?=
+FUZZTIME ?= 30s
+BENCH_ARGS ?=
+TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
+TOOL := go tool -modfile=tools/go.mod
+
+.PHONY: help build run test test-unit test-root test-vm cover bench fuzz lint vuln fmt check deps clean testrun vmrun
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build bin/minirun and bin/minirund.
+	$(GOBUILD) -o bin/minirun ./cmd/minirun
+	$(GOBUILD) -o bin/minirund ./cmd/minirund
+
+run: build ## Build, then show a short session: containers from start to end.
+	@./integration/demo.sh
+
+# The count has to come out whatever breaks, so a runner that does not build is a failed test.
+test: ## Install what the tests need from Debian, then run all of them: unit, root, VM.
+	@tools/deps.sh || echo 'deps: go on without; tests that need them will fail'
+	@go build -o bin/testrun ./internal/testrun || { echo '0 passed, 1 failed, 0 skipped'; exit 1; }
+	@$(TESTRUN) build unit root vm
+
+test-unit: testrun ## Run the tests that need neither root nor a virtual machine.
+	@$(TESTRUN) unit
+
+test-root: testrun ## Run the tests that need root, on this machine.
+	@$(TESTRUN) build root
+
+test-vm: testrun ## Run the tests that need every cgroup v2 controller, in one virtual machine.
+	@$(TESTRUN) build vm
+
+# vmrun boots a virtual machine for one command: make vmrun && bin/vmrun -- uname -r
+vmrun:
+	go build -o bin/vmrun ./integration/vm/cmd/vmrun
+
+testrun:
+	@go build -o bin/testrun ./internal/testrun
+
+cover: ## Run the unit tests with coverage and list the percentage of every function.
+	@mkdir -p bin
+	go test -skip '^Test(Root|VM)' -coverprofile bin/cover.out $(PKG)
+	go tool cover -func bin/cover.out
+
+bench: build ## Measure against other runtimes, as benchmarks/ describes.
+	go run ./benchmarks $(BENCH_ARGS)
+
+fuzz: testrun ## Run every fuzz target for FUZZTIME (30s).
+	@$(TESTRUN) fuzz
+
+lint: ## Report what vet, staticcheck, gofumpt and an untidy go.mod have to say.
+	go vet ./...
+	$(TOOL) staticcheck ./...
+	@files=$$($(TOOL) gofumpt -l .) && if [ -n "$$files" ]; then echo "gofumpt would change:"; echo "$$files"; exit 1; fi
+	go mod tidy -diff
+
+vuln: ## Look for known vulnerabilities in what the binaries use (asks the network).
+	$(TOOL) govulncheck ./...
+
+fmt: ## Format the sources.
+	$(TOOL) gofumpt -w .
+
+check: lint test-unit ## Do what every change must pass: lint and unit tests.
+
+deps: ## Install the Debian packages that the tests need and that are missing.
+	@tools/deps.sh
+
+clean: ## Remove what was built; downloaded kernels stay in the user's cache directory.
+	rm -rf bin

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Installs the Debian packages that the tests need, as far as they are missing.
+set -eu
+
+packages="busybox-static e2fsprogs kmod xz-utils"
+# The virtual machine is an amd64 one and only used on such hosts.
+[ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+	echo "deps: this is no Debian system; install what these packages hold: $packages" >&2
+	exit 1
+fi
+
+missing=
+for p in $packages; do
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing="$missing $p"
+done
+# Debian 12 has virtiofsd in qemu-system-common, later releases in a package of its own.
+virtiofsd() { [ -x /usr/lib/qemu/virtiofsd ] || [ -x /usr/libexec/virtiofsd ]; }
+if [ -z "$missing" ] && { [ "$(uname -m)" != x86_64 ] || virtiofsd; }; then
+	exit 0
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "deps: as root: apt-get update && apt-get install --no-install-recommends$missing" >&2
+	exit 1
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+run() {
+	"$@" </dev/null >"$log" 2>&1 || {
+		cat "$log" >&2
+		echo "deps: $* exited with an error" >&2
+		exit 1
+	}
+}
+run apt-get update -q
+if [ -n "$missing" ]; then
+	echo "deps: installing$missing"
+	# shellcheck disable=SC2086 # a list of words
+	run apt-get install -qy --no-install-recommends $missing
+fi
+if [ "$(uname -m)" = x86_64 ] && ! virtiofsd; then
+	echo "deps: installing virtiofsd"
+	run apt-get install -qy --no-install-recommends virtiofsd
+fi
