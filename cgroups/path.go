@@ -1,0 +1,59 @@
+package cgroups
+
+import (
+	"strconv"
+	"strings"
+)
+
+// PathError reports a linux.cgroupsPath that cannot be used.
+type PathError struct{ Path, Reason, Way string }
+
+func (e *PathError) Error() string {
+	return "cgroup path " + strconv.Quote(e.Path) + " (linux.cgroupsPath): " + e.Reason
+}
+
+// Hint says what to do about it.
+func (e *PathError) Hint() string { return e.Way }
+
+// CleanPath turns linux.cgroupsPath of the container id into an absolute path
+// in the cgroup v2 hierarchy: "" means /minirun-ID, a relative path begins at
+// the root of the hierarchy as in runc, doubled and trailing slashes and "."
+// go away. Refused, with a *PathError: "..", NUL and newline, the root itself,
+// and the form slice:prefix:name, which only the systemd driver understands.
+func CleanPath(cgroupsPath, id string) (string, error) {
+	path := cgroupsPath
+	if path == "" {
+		if id == "" || strings.Contains(id, "/") {
+			return "", &PathError{id, "the container's id is no file name", "give the container another id, or set linux.cgroupsPath"}
+		}
+		path = "/minirun-" + id
+	}
+	if !strings.Contains(path, "/") && strings.Count(path, ":") == 2 {
+		return "", &PathError{path, "slice:prefix:name is a path for the systemd cgroup driver",
+			"use --systemd-cgroup, or set linux.cgroupsPath to a path such as /minirun/" + path[strings.LastIndexByte(path, ':')+1:]}
+	}
+	var b strings.Builder
+	b.Grow(len(path) + 1)
+	for name := range strings.SplitSeq(path, "/") {
+		switch {
+		case name == "" || name == ".":
+			continue
+		case name == "..":
+			return "", &PathError{cgroupsPath, `".." is not allowed`, "write the path without .."}
+		case strings.ContainsAny(name, "\x00\n"):
+			// The kernel refuses newlines too: they would break /proc/PID/cgroup.
+			return "", &PathError{cgroupsPath, "contains a NUL or newline character", "use a plain path"}
+		case len(name) > 255:
+			return "", &PathError{cgroupsPath, "a component is longer than 255 bytes", "use shorter names"}
+		}
+		b.WriteByte('/')
+		b.WriteString(name)
+	}
+	if b.Len() == 0 {
+		return "", &PathError{cgroupsPath, "names the root of the hierarchy, which is no container's", "name a group below the root"}
+	}
+	if b.Len() > 3500 { // PATH_MAX, less room for the mount point and a file
+		return "", &PathError{cgroupsPath, "longer than 3500 bytes", "use a shorter path"}
+	}
+	return b.String(), nil
+}
