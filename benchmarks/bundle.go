@@ -27,12 +27,17 @@ const mappedID = 100000
 
 // spec is what `runc spec` writes, with the cgroup namespace of newer versions in it, no
 // terminal, and without linux.resources.devices: for device rules crun 1.8 raises
-// RLIMIT_MEMLOCK, which root without CAP_SYS_RESOURCE may not. runtimes add the default
-// devices' rules by themselves.
+// RLIMIT_MEMLOCK, which root without CAP_SYS_RESOURCE may not. Most
+// runtimes add rules for the default devices by themselves.
 func spec(v variant, rootfs, cgroup string) (*specs.Spec, error) {
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	args := []string{"true"}
-	if v == sleeper {
+	v, isProbe := probed(v)
+	switch {
+	case isProbe:
+		script, _ := probeScript(v, ociRuntime)
+		args = []string{"sh", "-c", script}
+	case v == sleeper:
 		args = []string{"sleep", "1000000"}
 	}
 	s := &specs.Spec{

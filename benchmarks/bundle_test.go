@@ -1,6 +1,7 @@
 package main
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 
@@ -56,5 +57,32 @@ func TestSpec_Variants(t *testing.T) {
 		if got := s.Process.Args[0]; got != "true" && v != sleeper {
 			t.Errorf("%s: runs %q", v, got)
 		}
+	}
+}
+
+// The probe must be the same container with another process, and its checks must not run
+// into the status that says that all passed.
+func TestSpec_Probe(t *testing.T) {
+	for _, v := range []variant{plain, seccomp, userns} {
+		s, err := spec(v, "/rootfs", "/parent/one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe, err := spec(probeOf(v), "/rootfs", "/parent/one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, what := probeScript(v, ociRuntime)
+		if len(what) >= probePassed {
+			t.Errorf("%s: %d checks reach the status %d", v, len(what), probePassed)
+		}
+		if s.Process.Args = probe.Process.Args; !reflect.DeepEqual(s, probe) {
+			t.Errorf("%s: the probe differs in more than its arguments", v)
+		}
+	}
+	oci, _ := probeScript(plain, ociRuntime)
+	mapped, _ := probeScript(userns, ociRuntime)
+	if oci == mapped {
+		t.Error("the user namespace is not looked at")
 	}
 }

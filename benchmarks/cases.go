@@ -7,6 +7,7 @@ func (s *suite) benchRun(test string, v variant, peers []*peer) error {
 	for _, p := range peers {
 		s.at(test, p)
 	}
+	s.probe(v, peers)
 	s.rounds(peers, func(p *peer, record bool) *series {
 		x, id := s.at(test, p), s.id(p)
 		if _, ok := s.timed(x, p.run(v, id), record); !ok {

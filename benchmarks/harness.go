@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,9 +77,25 @@ func (h *harness) run(argv []string, extra ...uintptr) (usage, error) {
 	case status.Signaled():
 		return cost, fmt.Errorf("killed by %v; %s", status.Signal(), h.words())
 	case status.ExitStatus() != 0:
-		return cost, fmt.Errorf("exit %d: %s", status.ExitStatus(), h.words())
+		return cost, &exitError{status.ExitStatus(), h.words()}
 	}
 	return cost, nil
+}
+
+// exitError is a command that ended with a status other than 0.
+type exitError struct {
+	status int
+	words  string
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit %d: %s", e.status, e.words) }
+
+// exitStatus is the status of an exitError.
+func exitStatus(err error) (status int, ok bool) {
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.status, true
+	}
+	return 0, false
 }
 
 // words returns and empties what commands wrote to stderr.

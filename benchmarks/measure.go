@@ -128,7 +128,7 @@ func (s *suite) bundles() error {
 		return fmt.Errorf("root filesystem: %w", err)
 	}
 	for _, p := range s.oci() {
-		for _, v := range []variant{plain, sleeper, seccomp, userns} {
+		for _, v := range []variant{plain, sleeper, seccomp, userns, probeOf(plain), probeOf(seccomp), probeOf(userns)} {
 			config, err := spec(v, p.rootfs(), p.cgroup(v))
 			if err != nil {
 				return err

@@ -41,21 +41,30 @@ func (p *peer) verb(verb string, args ...string) []string {
 	return append([]string{p.path, "--root", p.state(), verb}, args...)
 }
 
-// run is the argument list for a whole container that runs `true`.
+// run is the argument list for a whole container of the variant.
 func (p *peer) run(v variant, id string) []string {
 	switch p.kind {
 	case floorKind:
-		return []string{p.path, cgroupMount + p.cgroup(v), p.rootfs(), "true"}
+		return append([]string{p.path, cgroupMount + p.cgroup(v), p.rootfs()}, p.command(v)...)
 	case bwrapKind:
-		return append([]string{p.path}, p.bubblewrap()...)
+		return append([]string{p.path}, p.bubblewrap(v)...)
 	default:
 		return p.verb("run", "-b", p.bundle(v), id)
 	}
 }
 
+// command is what the container runs, for those who do not read it from the bundle.
+func (p *peer) command(v variant) []string {
+	if of, isProbe := probed(v); isProbe {
+		script, _ := probeScript(of, p.kind)
+		return []string{"sh", "-c", script}
+	}
+	return []string{"true"}
+}
+
 // bubblewrap is the closest it has to the bundle. It knows no control groups and no device
 // rules, sysfs is the host's by a bind mount, and it brings the loopback link up.
-func (p *peer) bubblewrap() []string {
+func (p *peer) bubblewrap(v variant) []string {
 	args := strings.Fields("--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup --as-pid-1 --new-session" +
 		" --hostname bench --clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --setenv TERM xterm" +
 		" --cap-drop ALL --cap-add CAP_AUDIT_WRITE --cap-add CAP_KILL --cap-add CAP_NET_BIND_SERVICE")
@@ -71,7 +80,7 @@ func (p *peer) bubblewrap() []string {
 			args = append(args, "--ro-bind", "/dev/null", file)
 		}
 	}
-	return append(args, "true")
+	return append(args, p.command(v)...)
 }
 
 // peersFromEnv reads BENCH_PEERS (name=path,name=path); entries without both parts are

@@ -33,6 +33,10 @@ func prepare(o options) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	// Debian has runc in /usr/sbin, which su and sudo may leave out.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/local/sbin:/usr/sbin:/sbin"); err != nil {
+		return 1, err
+	}
 	if err := checkPeers(peersFromEnv()); err != nil {
 		return 1, err
 	}

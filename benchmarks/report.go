@@ -43,7 +43,12 @@ func (s *suite) report(m *machine, verdicts []verdict, leaked []string) string {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.what, v.limit, v.got, v.result)
 	}
 	w.Flush()
-	return b.String()
+	// The table writer pads the lines that only separate.
+	lines := strings.Split(b.String(), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (s *suite) timeTable(b *strings.Builder) {
