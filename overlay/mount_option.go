@@ -25,11 +25,22 @@ func (st *stack) mountOption() (int, error) {
 		err error
 	}
 	done := make(chan result)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread must not be used again
-		fd, err := st.mountShort()
+	var run func()
+	run = func() {
+		goruntime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			// The first thread cannot end, and /proc/self is what it sees. Another
+			// goroutine cannot run on it as long as this one holds it.
+			again := make(chan struct{})
+			go func() { defer close(again); run() }()
+			<-again
+			goruntime.UnlockOSThread()
+			return
+		}
+		fd, err := st.mountShort() // never unlocked: the thread must not be used again
 		done <- result{fd, err}
-	}()
+	}
+	go run()
 	r := <-done
 	return r.fd, r.err
 }
@@ -57,6 +68,8 @@ func (st *stack) mountShort() (int, error) {
 	if err := unix.Chdir("staging"); err != nil {
 		return -1, &os.PathError{Op: "chdir", Path: "staging", Err: err}
 	}
+	// The namespace goes away with the thread, but when is up to the kernel.
+	defer unix.Unmount(".", unix.MNT_DETACH)
 	data, err := st.optionString()
 	if err != nil {
 		return -1, err
