@@ -86,10 +86,11 @@ func (r *Reader) failControl(i int) {
 
 func (r *Reader) failEscape(i int) {
 	end := min(i+2, len(r.b))
-	if r.b[i:][end-i-1] == 'u' {
+	if end == i+2 && r.b[i+1] == 'u' {
 		end = min(i+6, len(r.b))
 	}
-	r.fail(i, "invalid escape "+strconv.Quote(string(r.b[i:end]))+" in a string")
+	quoted := strconv.Quote(string(r.b[i+1 : end])) // without the backslash, which would be doubled
+	r.fail(i, "invalid escape \\"+quoted[1:len(quoted)-1]+" in a string")
 }
 
 func (r *Reader) failNumber(i int) bool {

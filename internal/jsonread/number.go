@@ -124,7 +124,7 @@ func parse(digits []byte, limit uint64) (uint64, bool) {
 	var n uint64
 	for _, c := range digits {
 		d := uint64(c - '0')
-		if d > 9 || n > (limit-d)/10 || d > limit {
+		if d > 9 || n > (limit-d)/10 {
 			return 0, false
 		}
 		n = n*10 + d

@@ -3,6 +3,7 @@ package bundle
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,6 +122,16 @@ func (c *checker) absolute(s, path string, index ...int) {
 	}
 }
 
+// sortFrom sorts the findings from the nth on by path: those of a map come in
+// no order.
+func (c *checker) sortFrom(n int) {
+	if len(c.errs)-n > 1 {
+		slices.SortStableFunc(c.errs[n:], func(a, b error) int {
+			return strings.Compare(a.(*FieldError).Path, b.(*FieldError).Path)
+		})
+	}
+}
+
 func (c *checker) err() error { return errors.Join(c.errs...) }
 
 // version accepts every 1.x, with or without more after it: engines write
@@ -142,7 +153,7 @@ func (c *checker) hooks(h *specs.Hooks) {
 		name  string
 		hooks []specs.Hook
 	}{
-		{"hooks.prestart[%d]", h.Prestart}, //nolint:staticcheck // deprecated, and what dockerd uses
+		{"hooks.prestart[%d]", h.Prestart}, // deprecated, and what dockerd uses
 		{"hooks.createRuntime[%d]", h.CreateRuntime},
 		{"hooks.createContainer[%d]", h.CreateContainer},
 		{"hooks.startContainer[%d]", h.StartContainer},

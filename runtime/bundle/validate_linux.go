@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -9,8 +11,8 @@ import (
 	"github.com/minirun/minirun/internal/jsonread"
 )
 
-// at returns the path of a map's value.
-func at(path, key string) string { return string(jsonread.AppendPathKey([]byte(path), key)) }
+// keyPath returns the path of a map's value.
+func keyPath(path, key string) string { return string(jsonread.AppendPathKey([]byte(path), key)) }
 
 // linux checks the linux block but for namespaces and id mappings.
 func (c *checker) linux(l *specs.Linux, ns nsSet) {
@@ -18,11 +20,13 @@ func (c *checker) linux(l *specs.Linux, ns nsSet) {
 	c.hidden(l.ReadonlyPaths, "linux.readonlyPaths", ns)
 	c.text(l.MountLabel, "linux.mountLabel")
 	c.cgroupsPath(l.CgroupsPath)
+	n := len(c.errs)
 	for key, value := range l.Sysctl {
 		if strings.IndexByte(key, 0) >= 0 || strings.IndexByte(value, 0) >= 0 {
-			c.add("holds a NUL byte: remove it", at("linux.sysctl", key))
+			c.add("holds a NUL byte: remove it", keyPath("linux.sysctl", key))
 		}
 	}
+	c.sortFrom(n)
 	switch l.RootfsPropagation {
 	case "", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
 	default:
@@ -120,16 +124,16 @@ func (c *checker) netDevices(devices map[string]specs.LinuxNetDevice, ns nsSet) 
 		c.add(`unable to move network devices without a private NET namespace: add {"type": "network"} to linux.namespaces`, "linux.netDevices")
 	}
 	targets := make(map[string]bool, len(devices))
-	for host, device := range devices {
-		name := device.Name
+	for _, host := range slices.Sorted(maps.Keys(devices)) {
+		name := devices[host].Name
 		if name == "" {
 			name = host
 		}
 		if !isInterface(host) || !isInterface(name) {
-			c.add("an interface name has 1 to 15 bytes, no space, no slash, no colon, and is not . or ..", at("linux.netDevices", host))
+			c.add("an interface name has 1 to 15 bytes, no space, no slash, no colon, and is not . or ..", keyPath("linux.netDevices", host))
 		}
 		if targets[name] {
-			c.add("two devices would be called "+strconv.Quote(name)+" in the container: rename one", at("linux.netDevices", host))
+			c.add("two devices would be called "+strconv.Quote(name)+" in the container: rename one", keyPath("linux.netDevices", host))
 		}
 		targets[name] = true
 	}
@@ -149,14 +153,16 @@ func (c *checker) timeOffsets(offsets map[string]specs.LinuxTimeOffset, ns nsSet
 	} else if ns.joins[nsTime] {
 		c.add("the offsets of an existing time namespace cannot change: remove them or its path", "linux.timeOffsets")
 	}
+	n := len(c.errs)
 	for clock, offset := range offsets {
 		if clock != "monotonic" && clock != "boottime" {
-			c.add("unknown clock: want monotonic or boottime", at("linux.timeOffsets", clock))
+			c.add("unknown clock: want monotonic or boottime", keyPath("linux.timeOffsets", clock))
 		}
 		if offset.Nanosecs >= 1e9 {
-			c.add("want 0 to 999999999, got "+strconv.FormatUint(uint64(offset.Nanosecs), 10), at("linux.timeOffsets", clock)+".nanosecs")
+			c.add("want 0 to 999999999, got "+strconv.FormatUint(uint64(offset.Nanosecs), 10), keyPath("linux.timeOffsets", clock)+".nanosecs")
 		}
 	}
+	c.sortFrom(n)
 }
 
 func (c *checker) memoryPolicy(p *specs.LinuxMemoryPolicy) {

@@ -34,20 +34,23 @@ func (c *checker) resources(r *specs.LinuxResources, at string, scope scope) {
 		c.blockIO(r.BlockIO, at+"blockIO.")
 	}
 	c.hugepages(r.HugepageLimits, at)
+	n := len(c.errs)
 	for device := range r.Rdma {
 		if device == "" || strings.ContainsAny(device, " \n\x00") {
-			c.add("want the name of an RDMA device, got "+strconv.Quote(device), at+"rdma")
+			c.add("want the name of an RDMA device, got "+strconv.Quote(device), keyPath(at+"rdma", device))
 		}
 	}
-	for file := range r.Unified {
-		if !isFileName(file) {
-			c.add("unified resource "+strconv.Quote(file)+" must be a file name (no slashes)", at+"unified")
-		} else if strings.HasPrefix(file, "cgroup.") {
-			c.add("unified resource "+strconv.Quote(file)+" is not a limit: files that begin with cgroup. belong to the runtime", at+"unified")
-		} else if strings.IndexByte(r.Unified[file], 0) >= 0 {
-			c.add("unified resource "+strconv.Quote(file)+" holds a NUL byte: remove it", at+"unified")
+	for file, value := range r.Unified {
+		switch {
+		case !isFileName(file):
+			c.add("unified resource "+strconv.Quote(file)+" must be a file name (no slashes), such as memory.high", keyPath(at+"unified", file))
+		case strings.HasPrefix(file, "cgroup."):
+			c.add("files that begin with cgroup. are not limits and belong to the runtime: remove it", keyPath(at+"unified", file))
+		case strings.IndexByte(value, 0) >= 0:
+			c.add("holds a NUL byte: remove it", keyPath(at+"unified", file))
 		}
 	}
+	c.sortFrom(n)
 }
 
 // least checks that a limit is not below the lowest value with a meaning.

@@ -138,22 +138,22 @@ func (c *checker) mappings(maps []specs.LinuxIDMapping, path string, index ...in
 	}
 	for i := range maps {
 		m := &maps[i]
-		at := append(index[:len(index):len(index)], i)
+		ix := append(index[:len(index):len(index)], i)
 		if m.Size == 0 {
-			c.add("size must be greater than zero", path+"[%d].size", at...)
+			c.add("size must be greater than zero", path+"[%d].size", ix...)
 			continue
 		}
 		if tooFar(m.ContainerID, m.Size) || tooFar(m.HostID, m.Size) {
-			c.add("the range ends beyond 4294967295, the number of ids", path+"[%d].size", at...)
+			c.add("the range ends beyond 4294967295, the number of ids", path+"[%d].size", ix...)
 		}
 		for j := range i {
 			other := &maps[j]
 			if overlap(m.ContainerID, m.Size, other.ContainerID, other.Size) {
-				c.add("container ids overlap with those of entry "+strconv.Itoa(j), path+"[%d].containerID", at...)
+				c.add("container ids overlap with those of entry "+strconv.Itoa(j), path+"[%d].containerID", ix...)
 				break
 			}
 			if overlap(m.HostID, m.Size, other.HostID, other.Size) {
-				c.add("host ids overlap with those of entry "+strconv.Itoa(j), path+"[%d].hostID", at...)
+				c.add("host ids overlap with those of entry "+strconv.Itoa(j), path+"[%d].hostID", ix...)
 				break
 			}
 		}

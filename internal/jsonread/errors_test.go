@@ -1,0 +1,58 @@
+package jsonread
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestError_Text(t *testing.T) {
+	tests := []struct{ doc, want string }{
+		{``, `1:1: want a value, got the end of the file`},
+		{`{"a": nul}`, `1:7: a: want null, got 'n'`},
+		{"{\n\t\"a\": {\n\t\t\"b\": [1, {\"c\": x}]}}", `3:18: a.b[1].c: want a value, got 'x'`},
+		{`{"a":1 "b":2}`, `1:8: a: want ',' or '}', got a string`},
+		{`[1, 2`, `1:6: [1]: want ',' or ']', got the end of the file`},
+		{`{"a":1,}`, `1:8: want a key in double quotes, got '}'`},
+		{`{"a" 1}`, `1:6: a: want ':' after the key, got a number`},
+		{`{"a":1} x`, `1:9: want nothing more after the document, got 'x'`},
+		{"{\"\u00e9\u00e9\": \"\n\"}", `1:9: ["éé"]: control character '\n' in a string: write it as an escape, or close the string`},
+		{`{"com.example/x": "\q"}`, `1:20: ["com.example/x"]: invalid escape \q in a string`},
+		{`["\u12"]`, `1:3: [0]: invalid escape \u12\"] in a string`},
+		{`["a`, `1:4: [0]: the file ends inside a string`},
+		{`[[], [[1, -]]]`, `1:12: [1][0][1]: want a digit, got ']'`},
+		{"\ufeff{}", `1:1: want a value, got a byte order mark`},
+		{"[\xff]", `1:2: [0]: want a value, got byte 0xff`},
+		{`{"a":{"b":1},"c":[{},{"d":"]}"},?]}`, `1:33: c[2]: want a value, got '?'`},
+		{`{"a":"\"}{",?`, `1:13: want a key in double quotes, got '?'`},
+	}
+	for _, tt := range tests {
+		r := New([]byte(tt.doc))
+		r.Skip()
+		if err := r.End(); err == nil || err.Error() != tt.want {
+			t.Errorf("%s\ngot  %v\nwant %s", tt.doc, err, tt.want)
+		}
+	}
+}
+
+func TestError_LongPathIsCut(t *testing.T) {
+	r := New([]byte(strings.Repeat(`{"abcdefgh":`, MaxDepth) + "x"))
+	r.Skip()
+	if e := r.End().(*Error); len(e.Path) > maxPath+3 || !strings.HasSuffix(e.Path, "...") {
+		t.Errorf("path of %d bytes: %s", len(e.Path), e.Path)
+	}
+}
+
+func TestLocate(t *testing.T) {
+	doc := []byte(`{"a": 1, "b": {"c": [true, {"d": "x]"}], "e.f": null}, "a": 2}`)
+	for path, want := range map[string]string{
+		"": `{"a"`, "a": "2", "b": `{"c"`, "b.c": "[true", "b.c[0]": "true", "b.c[1]": `{"d"`, "b.c[1].d": `"x]"`, `b["e.f"]`: "null",
+	} {
+		offset, ok := Locate(doc, path)
+		if !ok || !strings.HasPrefix(string(doc[offset:]), want) {
+			t.Errorf("%q: got %d, %v, want the offset of %s", path, offset, ok, want)
+		}
+	}
+	if offset, ok := Locate(doc, "b.x"); ok {
+		t.Errorf("b.x: found at %d", offset)
+	}
+}
