@@ -2,7 +2,9 @@ package bundle
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -108,4 +110,159 @@ func TestAppendJSON_EveryField(t *testing.T) {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}
 	}
+}
+
+// oddDocuments are what a rule of encoding/json applies to.
+var oddDocuments = []string{
+	``, `null`, `{}`, `[]`, `"x"`, `1`, `true`, `{} x`, `{}{}`, ` {} `, `{"ociVersion":"1.0.2"`, `{"linux":{"resources":{}}`,
+	// Unknown keys, and known ones in another case; the exact one is preferred only by order.
+	`{"x":{"y":[1,{"z":null}]},"ociVersion":"1"}`, `{"OCIVERSION":"1"}`, `{"ociversion":"1","ociVersion":"2"}`, `{"ociVersion":"2","ociversion":"1"}`,
+	`{"proce\u017f\u017f":{"cwd":"/"}}`, `{"linux":{"\u212aey":1,"mas\u212aedPaths":["a"]}}`, `{"\u006fciVersion":"1"}`, `{"":1}`,
+	`{"process":{"user":{"UID":1,"Gid":2}}}`, `{"Linux":{"Resources":{"CPU":{"Shares":1}}}}`,
+	// Duplicates: structs and maps merge, scalars are replaced, arrays are decoded over.
+	`{"root":{"path":"a"},"root":{"readonly":true}}`, `{"root":{"path":"a"},"root":null}`, `{"root":{"path":"a"},"root":null,"root":{"readonly":true}}`,
+	`{"process":{"user":{"uid":1}},"process":{"user":{"gid":2}}}`, `{"process":{"user":{"uid":1}},"process":{"user":null}}`,
+	`{"annotations":{"a":"1","b":"2"},"annotations":{"b":"3"}}`, `{"annotations":{"a":"1","a":null}}`, `{"annotations":{"a":"1"},"annotations":null}`, `{"annotations":{}}`,
+	`{"mounts":[{"destination":"a","source":"s"},{"destination":"b"}],"mounts":[{"destination":"c"}]}`,
+	`{"mounts":[{"source":"a"},{"source":"b"},{"source":"c"}],"mounts":[{}],"mounts":[{},{},{},{}]}`,
+	`{"mounts":[{"source":"a"},{"source":"b"}],"mounts":[],"mounts":[{},{}]}`, `{"mounts":[{"source":"a"}],"mounts":null,"mounts":[{}]}`,
+	`{"process":{"args":["a","b","c"],"args":["d"],"args":[null,null,null,null]}}`, `{"process":{"args":["a","b"],"args":[]}}`, `{"process":{"args":["a"],"args":null}}`,
+	`{"process":{"user":{"additionalGids":[1,2,3],"additionalGids":[4],"additionalGids":[null,null]}}}`,
+	`{"linux":{"resources":{"cpu":{"quota":1,"quota":null}}}}`, `{"linux":{"resources":{"cpu":{"quota":1},"cpu":{"period":2}}}}`,
+	`{"linux":{"timeOffsets":{"boottime":{"secs":1,"nanosecs":2},"boottime":{"secs":3}}}}`, `{"linux":{"timeOffsets":{"boottime":null}}}`,
+	`{"linux":{"resources":{"rdma":{"a":{"hcaHandles":1}},"rdma":{"b":{"hcaObjects":2},"a":{}}}}}`,
+	// null wherever there is something.
+	`{"ociVersion":null,"process":null,"mounts":null,"hooks":null,"annotations":null,"linux":null}`,
+	`{"process":{"terminal":null,"args":[null],"user":{"uid":null,"umask":null},"oomScoreAdj":null,"capabilities":{"bounding":null}}}`,
+	`{"mounts":[null,{"options":null},null]}`, `{"linux":{"devices":[{"fileMode":null,"major":null}],"seccomp":{"defaultAction":null,"syscalls":[null]}}}`,
+	// Embedded struct, named types, empty arrays.
+	`{"linux":{"resources":{"blockIO":{"weightDevice":[{"major":8,"minor":1,"weight":10}],"throttleReadBpsDevice":[{"MAJOR":8,"rate":5,"LinuxBlockIODevice":{"minor":3}}]}}}}`,
+	`{"linux":{"devices":[{"fileMode":438}],"seccomp":{"architectures":[],"flags":["a"]},"personality":{"domain":"LINUX","flags":[]}}}`,
+	`{"process":{"args":[]},"mounts":[],"linux":{"namespaces":[],"uidMappings":[]}}`,
+	// Strings.
+	`{"hostname":"\ud83d\ude00\ud83d"}`, "{\"hostname\":\"\xff\"}", "{\"annotations\":{\"\xff\":\"a\",\"\xfe\":\"b\"}}", `{"hostname":"a\u0000b"}`, "{\"hostname\":\"a\nb\"}",
+	`{"process":{"args":["a,b","]","[","\"",",,,,"]}}`,
+	// Numbers.
+	`{"process":{"user":{"uid":4294967296}}}`, `{"process":{"user":{"uid":-1}}}`, `{"process":{"user":{"uid":-0}}}`, `{"process":{"user":{"uid":1.0}}}`, `{"process":{"user":{"uid":1e2}}}`,
+	`{"process":{"oomScoreAdj":-0}}`, `{"linux":{"resources":{"memory":{"limit":9223372036854775808}}}}`, `{"linux":{"resources":{"blockIO":{"weight":65536}}}}`,
+	// Blocks of other platforms, right or broken.
+	`{"windows":{"layerFolders":["a"]},"solaris":{},"vm":{"kernel":{"path":"/k"}},"zos":null,"freebsd":{"jail":{}}}`, `{"windows":{"layerFolders":[}}`,
+}
+
+func TestParse_OddDocuments(t *testing.T) {
+	for _, doc := range oddDocuments {
+		same(t, []byte(doc))
+	}
+}
+
+// TestParse_ForeignBlocks is the documented difference: a value of the wrong
+// type in a block that no Linux runtime reads is not an error.
+func TestParse_ForeignBlocks(t *testing.T) {
+	for _, block := range []string{"solaris", "windows", "vm", "zos", "freebsd"} {
+		raw := []byte(`{"ociVersion":"1.0.0","` + block + `":[1]}`)
+		if _, err := byReflection(raw); err == nil {
+			t.Errorf("%s: encoding/json accepts it: not a difference any more", raw)
+		}
+		if s, err := Parse(raw); err != nil || s.Version != "1.0.0" {
+			t.Errorf("%s: %v, %v", raw, s, err)
+		}
+	}
+}
+
+// TestParse_WrongTypes puts a value of every kind in the place of every value
+// of a full document; both decoders must agree on each.
+func TestParse_WrongTypes(t *testing.T) {
+	raw, err := json.Marshal(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc any
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	n, refused := 0, 0
+	var replace func(v any, set func(any))
+	replace = func(v any, set func(any)) {
+		for _, wrong := range []any{nil, true, "x", 1, -1, 1e30, 1.5, []any{}, []any{1}, []any{nil}, []any{"x"}, map[string]any{}, map[string]any{"x": 1}} {
+			set(wrong)
+			raw, err := json.Marshal(doc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, raw)
+			if _, err := Parse(raw); err != nil {
+				refused++
+			}
+			n++
+		}
+		set(v)
+		switch v := v.(type) {
+		case map[string]any:
+			for key, elem := range v {
+				replace(elem, func(x any) { v[key] = x })
+			}
+		case []any:
+			replace(v[0], func(x any) { v[0] = x })
+		}
+	}
+	// One part of the document at a time: the rest only costs time.
+	for key, part := range doc.(map[string]any) {
+		if key != "linux" {
+			whole := doc
+			doc = map[string]any{key: part}
+			replace(part, func(x any) { doc.(map[string]any)[key] = x })
+			doc = whole
+			continue
+		}
+		for sub, elem := range part.(map[string]any) {
+			whole, inner := doc, map[string]any{sub: elem}
+			doc = map[string]any{"linux": inner}
+			replace(elem, func(x any) { inner[sub] = x })
+			doc = whole
+		}
+	}
+	if n < 3000 || refused < n/2 {
+		t.Errorf("%d documents, %d refused: the test has lost its teeth", n, refused)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, doc := range oddDocuments {
+		f.Add([]byte(doc))
+	}
+	for _, s := range []*specs.Spec{full(), Default(), dockerSpec()} {
+		raw, err := json.Marshal(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got, err := Parse(raw)
+		want, wantErr := byReflection(raw)
+		if err == nil && wantErr != nil && foreignError(wantErr) {
+			return
+		}
+		if (err != nil) != (wantErr != nil) {
+			t.Fatalf("Parse: %v\nencoding/json: %v", err, wantErr)
+		}
+		if err == nil && !reflect.DeepEqual(got, want) {
+			t.Fatalf("got  %+v\nwant %+v", got, want)
+		}
+	})
+}
+
+// foreignError reports whether encoding/json found a wrong type in a block of
+// another platform.
+func foreignError(err error) bool {
+	var e *json.UnmarshalTypeError
+	if !errors.As(err, &e) {
+		return false
+	}
+	block, _, _ := strings.Cut(e.Field, ".")
+	switch block {
+	case "solaris", "windows", "vm", "zos", "freebsd":
+		return true
+	}
+	return false
 }
