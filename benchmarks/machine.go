@@ -78,5 +78,5 @@ func (m *machine) finish() { m.loadAfter = load() }
 // fileName says when and on what kind of machine, never on whose.
 func (m *machine) fileName() string {
 	release, _, _ := strings.Cut(m.kernel, "-")
-	return fmt.Sprintf("%s-linux-%s-%s-%dcpu.txt", m.start.UTC().Format("2006-01-02T1504"), release, runtime.GOARCH, m.cores)
+	return fmt.Sprintf("%s-linux-%s-%s-%dcpu.txt", m.start.UTC().Format("2006-01-02T150405"), release, runtime.GOARCH, m.cores)
 }

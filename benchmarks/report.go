@@ -26,10 +26,12 @@ func kib(v float64) string {
 
 func (s *suite) report(m *machine, verdicts []verdict, leaked []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\ndate: %s\ncpu: %s, %d cores, %d MiB\nkernel: %s\nload: %s before, %s after\n",
+	// Indented: benchstat takes "key: value" at the start of a line for a property of the
+	// samples, and compares only samples of the same properties.
+	fmt.Fprintf(&b, "\n  date: %s\n  cpu: %s, %d cores, %d MiB\n  kernel: %s\n  load: %s before, %s after\n",
 		m.start.UTC().Format(time.RFC3339), m.cpu, m.cores, m.memoryMiB, m.kernel, m.loadBefore, m.loadAfter)
 	for _, line := range m.lines {
-		fmt.Fprintln(&b, line)
+		fmt.Fprintln(&b, "  "+line)
 	}
 	s.timeTable(&b)
 	s.memoryTable(&b)
@@ -107,9 +109,9 @@ func (s *suite) initTable(b *strings.Builder) {
 			ms(quantile(x.wall, 0.9)), ms(quantile(x.wall, 0.99)), ms(median(x.cpu)), x.failures, ms(x.traced*1e6))
 	}
 	w.Flush()
-	fmt.Fprintf(b, "difference: %.3f wall, %.3f cpu (medians of the differences of pairs)\n", r.cost(), pairedMedian(r.minirun.cpu, r.empty.cpu)/1e6)
+	fmt.Fprintf(b, "  difference: %.3f wall, %.3f cpu (medians of the differences of pairs)\n", r.cost(), pairedMedian(r.minirun.cpu, r.empty.cpu)/1e6)
 	if r.largest != "" {
-		fmt.Fprintf(b, "slowest packages by inittrace: %s\n", r.largest)
+		fmt.Fprintf(b, "  slowest packages by inittrace: %s\n", r.largest)
 	}
 }
 

@@ -64,6 +64,26 @@ func TestSamples(t *testing.T) {
 	}
 }
 
+// Two saved reports must be comparable: a line of the form "key: value" other than these
+// would split the samples.
+func TestReport_BenchstatProperties(t *testing.T) {
+	x := measured("run", "minirun", time.Millisecond)
+	s := &suite{series: []*series{x}, init: &initResult{minirun: *x, empty: *x, largest: "os 0.1"},
+		memory: []memoryResult{{peer: "minirun"}}, calls: []callsResult{{peer: "minirun"}}}
+	m := &machine{lines: []string{"minirun: version 1", "rounds: 3"}}
+	text := s.report(m, s.verdicts(), nil) + s.samples(m)
+	for line := range strings.Lines(text) {
+		key, _, found := strings.Cut(line, ": ")
+		if found && key != "" && key[0] >= 'a' && key[0] <= 'z' && !strings.ContainsAny(key, " \t") {
+			switch key {
+			case "goos", "goarch", "cpu":
+			default:
+				t.Errorf("benchstat takes this line for a property: %q", line)
+			}
+		}
+	}
+}
+
 func TestParseInittrace(t *testing.T) {
 	text := "init internal/bytealg @0.008 ms, 0 ms clock, 0 bytes, 0 allocs\n" +
 		"something else\n" +
