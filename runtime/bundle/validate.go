@@ -31,7 +31,7 @@ func Validate(s *specs.Spec) error {
 		c.text(s.Root.Path, "root.path")
 	}
 	if s.Process != nil {
-		c.process(s.Process, "process.")
+		c.process(s.Process)
 	}
 	c.hooks(s.Hooks)
 	for i := range s.Mounts {
@@ -80,7 +80,7 @@ func parent(path string) string {
 // ValidateProcess is [Validate] for the process of an exec.
 func ValidateProcess(p *specs.Process) error {
 	var c checker
-	c.process(p, "process.")
+	c.process(p)
 	return c.err()
 }
 
@@ -88,7 +88,7 @@ func ValidateProcess(p *specs.Process) error {
 // leave out what stays as it is: a swap limit needs no memory limit beside it.
 func ValidateResources(r *specs.LinuxResources) error {
 	var c checker
-	c.resources(r, "resources.", update)
+	c.resources(r, update)
 	return c.err()
 }
 
@@ -149,28 +149,26 @@ func (c *checker) hooks(h *specs.Hooks) {
 	if h == nil {
 		return
 	}
-	for _, list := range [...]struct {
-		name  string
-		hooks []specs.Hook
-	}{
-		{"hooks.prestart[%d]", h.Prestart}, // deprecated, and what dockerd uses
-		{"hooks.createRuntime[%d]", h.CreateRuntime},
-		{"hooks.createContainer[%d]", h.CreateContainer},
-		{"hooks.startContainer[%d]", h.StartContainer},
-		{"hooks.poststart[%d]", h.Poststart},
-		{"hooks.poststop[%d]", h.Poststop},
-	} {
-		for i, hook := range list.hooks {
-			c.absolute(hook.Path, list.name+".path", i)
-			for j, arg := range hook.Args {
-				c.text(arg, list.name+".args[%d]", i, j)
-			}
-			for j, env := range hook.Env {
-				c.text(env, list.name+".env[%d]", i, j)
-			}
-			if hook.Timeout != nil && *hook.Timeout <= 0 {
-				c.add("must be greater than zero seconds, got "+strconv.Itoa(*hook.Timeout)+": leave it out for no limit", list.name+".timeout", i)
-			}
+	c.hookList(h.Prestart, "prestart") // deprecated, and what dockerd uses
+	c.hookList(h.CreateRuntime, "createRuntime")
+	c.hookList(h.CreateContainer, "createContainer")
+	c.hookList(h.StartContainer, "startContainer")
+	c.hookList(h.Poststart, "poststart")
+	c.hookList(h.Poststop, "poststop")
+}
+
+func (c *checker) hookList(hooks []specs.Hook, name string) {
+	for i, hook := range hooks {
+		at := "hooks." + name + "[%d]"
+		c.absolute(hook.Path, at+".path", i)
+		for j, arg := range hook.Args {
+			c.text(arg, at+".args[%d]", i, j)
+		}
+		for j, env := range hook.Env {
+			c.text(env, at+".env[%d]", i, j)
+		}
+		if hook.Timeout != nil && *hook.Timeout <= 0 {
+			c.add("must be greater than zero seconds, got "+strconv.Itoa(*hook.Timeout)+": leave it out for no limit", at+".timeout", i)
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (c *checker) linux(l *specs.Linux, ns nsSet) {
 		c.device(&l.Devices[i], i)
 	}
 	if l.Resources != nil {
-		c.resources(l.Resources, "linux.resources.", whole)
+		c.resources(l.Resources, whole)
 	}
 	c.netDevices(l.NetDevices, ns)
 	c.timeOffsets(l.TimeOffsets, ns)
@@ -64,7 +64,9 @@ func (c *checker) hidden(paths []string, field string, ns nsSet) {
 		c.add(`unable to restrict sys entries without a private MNT namespace: add {"type": "mount"} to linux.namespaces`, field)
 	}
 	for i, p := range paths {
-		c.absolute(p, field+"[%d]", i)
+		if !strings.HasPrefix(p, "/") || strings.IndexByte(p, 0) >= 0 {
+			c.absolute(p, field+"[%d]", i)
+		}
 	}
 }
 
