@@ -54,10 +54,7 @@ func (w *dirWriter) write(dir string) error {
 	if err := w.header(&st, "./", "", xattrs); err != nil {
 		return err
 	}
-	if err := w.children(fd, "", 1); err != nil {
-		return err
-	}
-	return w.tw.Close()
+	return w.children(fd, "", 1)
 }
 
 // children writes what is in the directory fd, whose name in the archive is

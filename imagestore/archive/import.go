@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -37,8 +38,7 @@ func Import(ctx context.Context, s *imagestore.Store, src, name string, o Import
 }
 
 func importFrom(ctx context.Context, s *imagestore.Store, src, name string, o ImportOptions) (*Result, error) {
-	name, err := imagestore.Normalize(name)
-	if err != nil {
+	if _, err := imagestore.Normalize(name); err != nil { // before a long archive is read
 		return nil, err
 	}
 	if err := Change(&o.Config, o.Changes...); err != nil {
@@ -49,26 +49,56 @@ func importFrom(ctx context.Context, s *imagestore.Store, src, name string, o Im
 		return nil, err
 	}
 	defer in.Close()
+	if in.dir == nil {
+		return importTar(ctx, s, in.r, name, o)
+	}
+	w := &dirWriter{ctx: ctx, progress: o.Progress}
+	res, err := importFunc(ctx, s, name, o, func(tw *tar.Writer) error {
+		w.tw = tw
+		return w.write(src)
+	})
+	if err != nil {
+		return nil, err
+	}
+	res.Warnings = append(res.Warnings, w.skipped...)
+	return res, nil
+}
+
+// ImportFunc is [Import] of a tar archive that write produces.
+func ImportFunc(ctx context.Context, s *imagestore.Store, name string, o ImportOptions, write func(*tar.Writer) error) (*Result, error) {
+	res, err := importFunc(ctx, s, name, o, write)
+	if err != nil {
+		return nil, fmt.Errorf("make image %q: %w", name, err)
+	}
+	return res, nil
+}
+
+func importFunc(ctx context.Context, s *imagestore.Store, name string, o ImportOptions, write func(*tar.Writer) error) (*Result, error) {
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tw := tar.NewWriter(pw)
+		err := write(tw)
+		if err == nil {
+			err = tw.Close()
+		}
+		pw.CloseWithError(err)
+	}()
+	defer func() { pr.Close(); <-done }() // a writer that still writes gets io.ErrClosedPipe
+	return importTar(ctx, s, pr, name, o)
+}
+
+func importTar(ctx context.Context, s *imagestore.Store, r io.Reader, name string, o ImportOptions) (*Result, error) {
+	name, err := imagestore.Normalize(name)
+	if err != nil {
+		return nil, err
+	}
 	g, err := s.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer g.Close()
-	res := &Result{}
-	r := in.r
-	if in.dir != nil {
-		pr, pw := io.Pipe()
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			w := &dirWriter{ctx: ctx, tw: tar.NewWriter(pw), progress: o.Progress}
-			err := w.write(src)
-			res.Warnings = w.skipped
-			pw.CloseWithError(err)
-		}()
-		defer func() { pr.Close(); <-done }()
-		r = pr
-	}
 	c, err := spool(ctx, g, "", r, checkTar)
 	if err != nil {
 		return nil, err
@@ -76,6 +106,7 @@ func importFrom(ctx context.Context, s *imagestore.Store, src, name string, o Im
 	if c.err != nil {
 		return nil, c.err
 	}
+	res := &Result{}
 	layer := imagestore.Descriptor{MediaType: layerType(c.format), Digest: c.digest, Size: c.size}
 	return res, publishLayer(ctx, g, name, layer, c.diffID, o, res)
 }

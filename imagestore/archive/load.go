@@ -374,4 +374,3 @@ func typeFormat(mediaType string) decompress.Format {
 	}
 	return -1
 }
-

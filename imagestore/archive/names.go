@@ -89,4 +89,3 @@ func baseName(src string) string {
 	}
 	return name
 }
-

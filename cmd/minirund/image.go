@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/minirun/minirun/container/unpack"
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/archive"
+	"github.com/minirun/minirun/overlay"
+	"github.com/urfave/cli/v2"
+)
+
+func imageCommand(u *ui) *cli.Command {
+	return &cli.Command{
+		Name:            "image",
+		Usage:           "bring in, list and remove images",
+		HideHelpCommand: true,
+		OnUsageError:    onUsageError,
+		Subcommands: []*cli.Command{
+			imageDemoCommand(u),
+			imageGCCommand(u),
+			imageImportCommand(u),
+			imageListCommand(u),
+			imageLoadCommand(u),
+			imageRemoveCommand(u),
+			imageTagCommand(u),
+			imageUnpackCommand(u),
+			imageVerifyCommand(u),
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return &usageError{text: "unknown command " + quote("image "+c.Args().First()), command: "minirun image"}
+			}
+			return cli.ShowSubcommandHelp(c)
+		},
+	}
+}
+
+// command fills in what all commands have in common. It wants min to max
+// arguments; max -1 is any number.
+func command(c *cli.Command, min, max int, action cli.ActionFunc) *cli.Command {
+	c.OnUsageError = onUsageError
+	c.HideHelpCommand = true
+	c.Action = func(ctx *cli.Context) error {
+		if n := ctx.NArg(); n < min || max >= 0 && n > max {
+			return &usageError{text: fmt.Sprintf("%s: wrong number of arguments, want: %s", ctx.Command.HelpName, ctx.Command.ArgsUsage), command: ctx.Command.HelpName}
+		}
+		return action(ctx)
+	}
+	return c
+}
+
+func openImages(c *cli.Context) (*imagestore.Store, error) {
+	return imagestore.Open(c.String("store"))
+}
+
+// layersDir is where the layer store is, beside the OCI layout.
+func layersDir(images *imagestore.Store) string { return filepath.Join(images.Root(), "overlay") }
+
+// unpackImage unpacks ref and shows how far it is.
+func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, p *progress) error {
+	layers, err := overlay.OpenStore(layersDir(images))
+	if err != nil {
+		return err
+	}
+	defer layers.Close()
+	res, err := unpack.Image(c.Context, images, layers, ref, func(s unpack.Progress) {
+		p.update(fmt.Sprintf("unpack layer %d of %d", s.Layer, s.Layers), s.Done, s.Total)
+	})
+	p.clear()
+	if err != nil {
+		return err
+	}
+	for _, w := range res.Warnings {
+		u.warn("%s: %s", imagestore.Familiar(ref), w)
+	}
+	return nil
+}
+
+// prune removes unpacked layers that are not needed any more.
+func prune(c *cli.Context, images *imagestore.Store) (int, error) {
+	if _, err := os.Lstat(layersDir(images)); errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	layers, err := overlay.OpenStore(layersDir(images))
+	if err != nil {
+		return 0, err
+	}
+	defer layers.Close()
+	removed, err := unpack.Prune(c.Context, images, layers)
+	if err != nil {
+		err = fmt.Errorf("remove unused layers: %w", err)
+	}
+	return len(removed), err
+}
+
+// arrived finishes load, import and demo: it unpacks what came in and prints it.
+func arrived(c *cli.Context, u *ui, images *imagestore.Store, word string, res *archive.Result, p *progress) error {
+	for _, w := range res.Warnings {
+		u.warn("%s", w)
+	}
+	replaced := false
+	var errs []error
+	for _, img := range res.Images {
+		ref := img.Name
+		if ref == "" {
+			ref = string(img.ID)
+		}
+		if img.Replaced {
+			replaced = true
+			u.warn("%s stood for another image before", imagestore.Familiar(img.Name))
+		}
+		if !c.Bool("no-unpack") {
+			err := unpackImage(c, u, images, ref, p)
+			var platform *imagestore.PlatformError
+			if errors.As(err, &platform) {
+				u.warn("%v", err) // kept: it may be on its way to another host
+			} else if err != nil {
+				errs = append(errs, err)
+			}
+		}
+		switch {
+		case c.Bool("quiet"):
+			fmt.Fprintln(u.out, img.ID)
+		case img.Name == "":
+			fmt.Fprintf(u.out, "%s %s\n", word, img.ID.Short())
+		default:
+			fmt.Fprintf(u.out, "%s %s %s\n", word, imagestore.Familiar(img.Name), img.ID.Short())
+		}
+	}
+	if replaced {
+		if _, err := prune(c, images); err != nil {
+			u.warn("%v", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// flags of load, import and demo.
+func arrivalFlags(more ...cli.Flag) []cli.Flag {
+	return append(more,
+		&cli.BoolFlag{Name: "no-unpack", Usage: "leave the unpacking to the first container"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print the image's ID and nothing else"},
+	)
+}
+
+// interruptible makes a read that waits for a pipe or a terminal end with ctx.
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
+	pr, pw := io.Pipe()
+	go func() {
+		_, err := io.CopyBuffer(struct{ io.Writer }{pw}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+		pw.CloseWithError(err)
+	}()
+	context.AfterFunc(ctx, func() { pr.CloseWithError(context.Cause(ctx)) })
+	return pr
+}

@@ -1,0 +1,75 @@
+// Minirund is the second binary of minirun: everything that need not be fast to
+// start. minirun runs it with its own arguments for the commands that it does
+// not have itself, so people type `minirun image load` and never notice; all
+// messages therefore speak as minirun.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	os.Exit(code)
+}
+
+// run is main without the process around it.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	u := &ui{in: stdin, out: stdout, err: stderr}
+	if err := newApp(u).RunContext(ctx, args); err != nil {
+		return u.fail(err)
+	}
+	return 0
+}
+
+func newApp(u *ui) *cli.App {
+	app := &cli.App{
+		Name:            "minirun",
+		Usage:           "containers on one Linux host",
+		UsageText:       "minirun [--store DIR] COMMAND [ARGUMENTS]",
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Reader:          u.in,
+		Writer:          u.out,
+		ErrWriter:       u.err,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "root", Value: "/run/minirun", Usage: "directory of the containers' state", TakesFile: true},
+			&cli.StringFlag{Name: "store", Value: "/var/lib/minirun", EnvVars: []string{"MINIRUN_STORE"}, Usage: "directory of images and layers", TakesFile: true},
+		},
+		Commands: []*cli.Command{
+			imageCommand(u),
+			imagesCommand(u),
+			versionCommand(u),
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return &usageError{text: "unknown command " + quote(c.Args().First())}
+			}
+			return cli.ShowAppHelp(c)
+		},
+		// Without these two the library prints errors and exits by itself.
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   onUsageError,
+	}
+	return app
+}
+
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	return &usageError{text: err.Error(), command: commandName(c)}
+}
+
+// commandName is what the user typed up to the command's name.
+func commandName(c *cli.Context) string {
+	if c.Command == nil || c.Command.HelpName == "" {
+		return "minirun"
+	}
+	return c.Command.HelpName
+}

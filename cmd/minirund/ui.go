@@ -1,0 +1,147 @@
+package main
+
+// What people see:
+//
+//   - Results go to standard output, everything else to standard error.
+//   - An error is one line, "minirun: operation object: cause", in lower case
+//     and without a full stop; lines "hint: ..." say what to do instead. Hints
+//     are chosen by the type of the error and never by its text.
+//   - The exit status is 0 or 1.
+//   - No colours. A line that is rewritten in place only on a terminal.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/archive"
+	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
+	"golang.org/x/sys/unix"
+)
+
+type ui struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ text, command string }
+
+func (e *usageError) Error() string { return e.text }
+
+// hinted is an error with advice of its own.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+// exitStatus is an exit status without a message: it was printed already.
+type exitStatus int
+
+func (e exitStatus) Error() string { return "exit status " + strconv.Itoa(int(e)) }
+
+// fail prints err and returns the exit status.
+func (u *ui) fail(err error) int {
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	fmt.Fprintf(u.err, "minirun: %v\n", err)
+	for _, h := range hints(err) {
+		fmt.Fprintf(u.err, "hint: %s\n", h)
+	}
+	return 1
+}
+
+func (u *ui) warn(format string, a ...any) {
+	fmt.Fprintf(u.err, "minirun: warning: "+format+"\n", a...)
+}
+
+// hints returns advice for an error.
+func hints(err error) []string {
+	var (
+		usage     *usageError
+		own       *hinted
+		load      *archive.Error
+		noImage   *archive.NoImageError
+		notExist  *imagestore.NotExistError
+		ambiguous *imagestore.AmbiguousError
+		platform  *imagestore.PlatformError
+		depth     *overlay.DepthError
+	)
+	switch {
+	case errors.As(err, &own):
+		return []string{own.hint}
+	case errors.As(err, &usage):
+		command := usage.command
+		if command == "" {
+			command = "minirun"
+		}
+		return []string{command + " --help lists what there is"}
+	case errors.As(err, &noImage) && noImage.Repositories:
+		return []string{"save it again with a docker of this decade"}
+	case errors.As(err, &noImage):
+		return []string{"an archive of a root file system becomes an image with: minirun image import FILE NAME"}
+	case errors.As(err, &notExist):
+		return []string{"minirun image list shows the images that there are"}
+	case errors.As(err, &ambiguous):
+		return []string{"give the full name, or more digits of the ID"}
+	case errors.As(err, &platform):
+		return []string{"use an image that was built for " + platform.Host}
+	case errors.As(err, &depth):
+		return []string{"flatten the image: export its root file system and import that"}
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return []string{"free space in the store, for example with: minirun image rm NAME; nothing of this attempt was kept"}
+	case errors.As(err, &load) && isDamaged(err):
+		return []string{"the source is damaged or incomplete: make or fetch it again; nothing of it was kept"}
+	case isDamaged(err):
+		return []string{"the stored image is damaged: remove it and load it again"}
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return []string{"the store belongs to root: run as root, or name a store of your own with --store"}
+	}
+	return nil
+}
+
+// isDamaged tells content that is not what it should be.
+func isDamaged(err error) bool {
+	var (
+		digest  *imagestore.DigestError
+		size    *imagestore.SizeError
+		missing *imagestore.MissingError
+		format  *imagestore.FormatError
+	)
+	return errors.As(err, &digest) || errors.As(err, &size) || errors.As(err, &missing) || errors.As(err, &format) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, apply.ErrInvalid)
+}
+
+func quote(s string) string { return strconv.Quote(s) }
+
+// bytesText shows a size in the unit that leaves one to three digits before the point.
+func bytesText(n int64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	v, unit := float64(n), -1
+	for v >= 999.95 && unit < len(units)-1 {
+		v /= 1000
+		unit++
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64) + " " + units[unit:unit+1] + "B"
+}
+
+func isTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
+}

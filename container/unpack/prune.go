@@ -1,0 +1,74 @@
+package unpack
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/overlay"
+)
+
+// Prune removes the layers that no image in images needs, those above first.
+// Layers that a snapshot stands on, or that are being unpacked, stay until they
+// are free and somebody prunes again. No image can be added meanwhile, so none
+// can lose a layer that it was about to use. It also removes what dead
+// processes left in the layer store.
+func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store) (removed []overlay.ChainID, err error) {
+	cleanupErr := layers.Cleanup()
+	err = images.WithImages(func(list []*imagestore.Image) error {
+		used := map[overlay.ChainID]bool{}
+		for _, img := range list {
+			for n := range img.DiffIDs {
+				used[overlay.ChainID(img.ChainID(n+1))] = true
+			}
+		}
+		unused, err := unusedLayers(layers, used)
+		if err != nil {
+			return err
+		}
+		for _, c := range unused {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			err := layers.RemoveLayer(c)
+			var inUse *overlay.InUseError
+			switch {
+			case errors.As(err, &inUse):
+			case err != nil:
+				return err
+			default:
+				removed = append(removed, c)
+			}
+		}
+		return nil
+	})
+	return removed, errors.Join(err, cleanupErr)
+}
+
+// unusedLayers returns the layers that are not used, a layer always before the
+// one below it.
+func unusedLayers(layers *overlay.Store, used map[overlay.ChainID]bool) ([]overlay.ChainID, error) {
+	all, err := layers.Layers()
+	if err != nil {
+		return nil, err
+	}
+	parent := map[overlay.ChainID]overlay.ChainID{}
+	for _, l := range all {
+		parent[l.ID] = l.Parent
+	}
+	depth := func(c overlay.ChainID) (n int) {
+		for ; c != "" && n <= len(all); c = parent[c] {
+			n++
+		}
+		return n
+	}
+	var unused []overlay.ChainID
+	for _, l := range all {
+		if !used[l.ID] {
+			unused = append(unused, l.ID)
+		}
+	}
+	slices.SortStableFunc(unused, func(a, b overlay.ChainID) int { return depth(b) - depth(a) })
+	return unused, nil
+}
