@@ -196,11 +196,11 @@ func (c *creation) unavailable(controller string, depth int) error {
 	if depth > 0 {
 		return &ControllerError{Controller: controller, Parent: c.path(depth - 1)}
 	}
-	return whyMissing(controller)
+	return whyMissing(c.mount, controller)
 }
 
 // whyMissing explains why the root of the hierarchy lacks controller.
-func whyMissing(controller string) *ControllerError {
+func whyMissing(mount, controller string) *ControllerError {
 	e := &ControllerError{Controller: controller}
 	v1 := controller
 	if controller == "io" {
@@ -208,6 +208,10 @@ func whyMissing(controller string) *ControllerError {
 	}
 	if b, err := linux.ReadFile("/proc/self/mountinfo", 0); err == nil {
 		e.Mount = findMount(string(b), "cgroup", v1)
+	}
+	if e.Mount == "" && unix.Access(mount+"/cgroup.type", unix.F_OK) == nil {
+		e.Parent = "/" // the root of a cgroup namespace, not of the hierarchy
+		return e
 	}
 	if b, err := linux.ReadFile("/proc/cgroups", 0); err == nil && e.Mount == "" {
 		for line := range strings.Lines(string(b)) {
