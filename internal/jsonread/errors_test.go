@@ -44,15 +44,19 @@ func TestError_LongPathIsCut(t *testing.T) {
 
 func TestLocate(t *testing.T) {
 	doc := []byte(`{"a": 1, "b": {"c": [true, {"d": "x]"}], "e.f": null}, "a": 2}`)
-	for path, want := range map[string]string{
+	wants := map[string]string{
 		"": `{"a"`, "a": "2", "b": `{"c"`, "b.c": "[true", "b.c[0]": "true", "b.c[1]": `{"d"`, "b.c[1].d": `"x]"`, `b["e.f"]`: "null",
-	} {
-		offset, ok := Locate(doc, path)
-		if !ok || !strings.HasPrefix(string(doc[offset:]), want) {
-			t.Errorf("%q: got %d, %v, want the offset of %s", path, offset, ok, want)
-		}
 	}
-	if offset, ok := Locate(doc, "b.x"); ok {
-		t.Errorf("b.x: found at %d", offset)
+	at := map[string]int{"b.x": -1, "b.c[2]": -1}
+	for path := range wants {
+		at[path] = -1
+	}
+	Locate(doc, at)
+	for path, offset := range at {
+		if want, ok := wants[path]; !ok && offset != -1 {
+			t.Errorf("%q: found at %d", path, offset)
+		} else if ok && (offset < 0 || !strings.HasPrefix(string(doc[offset:]), want)) {
+			t.Errorf("%q: got %d, want the offset of %s", path, offset, want)
+		}
 	}
 }

@@ -14,7 +14,7 @@ type frame struct {
 // walk follows the structure of b up to the offset, as far as it is
 // well-formed, calling at (if not nil) with every position where a value
 // starts. It returns the open objects and arrays.
-func walk(b []byte, offset int, at func(stack []frame, value int) bool) []frame {
+func walk(b []byte, offset int, at func(stack []frame, value int)) []frame {
 	var stack []frame
 	for i := 0; i < offset; {
 		c := b[i]
@@ -23,8 +23,8 @@ func walk(b []byte, offset int, at func(stack []frame, value int) bool) []frame 
 			top = &stack[len(stack)-1]
 		}
 		starts := c == '{' || c == '[' || c == '"' || c == '-' || '0' <= c && c <= '9' || c == 't' || c == 'f' || c == 'n'
-		if starts && at != nil && (top == nil || !top.inKey) && !at(stack, i) {
-			return stack
+		if starts && at != nil && (top == nil || !top.inKey) {
+			at(stack, i)
 		}
 		switch {
 		case c == '{':
@@ -73,8 +73,9 @@ func pathAt(b []byte, offset int) string { return render(walk(b, offset, nil)) }
 // maxPath is how many bytes of a path are shown: a hostile document nests deep.
 const maxPath = 256
 
-func render(stack []frame) string {
-	var p []byte
+func render(stack []frame) string { return string(appendPath(nil, stack)) }
+
+func appendPath(p []byte, stack []frame) []byte {
 	for _, f := range stack {
 		switch {
 		case f.array:
@@ -84,10 +85,10 @@ func render(stack []frame) string {
 			p = AppendPathKey(p, f.key)
 		}
 		if len(p) > maxPath {
-			return string(p[:maxPath]) + "..."
+			return append(p[:maxPath], "..."...)
 		}
 	}
-	return string(p)
+	return p
 }
 
 // AppendPathKey appends an object key to a JSON path: .key, or ["key"] if the
@@ -108,15 +109,16 @@ func AppendPathKey(path []byte, key string) []byte {
 	return append(path, key...)
 }
 
-// Locate returns the offset of the value with the given path, as errors write
-// it, in a well-formed document. Of a key that occurs twice it is the last,
-// which is the one that counts.
-func Locate(b []byte, path string) (offset int, ok bool) {
-	walk(b, len(b), func(stack []frame, value int) bool {
-		if render(stack) == path {
-			offset, ok = value, true
+// Locate finds values by their paths, as errors write them, in a well-formed
+// document: it sets every key of at to the offset of the value with that path
+// and leaves those that are not there alone. Of a key that occurs twice it is
+// the last, which is the one that counts.
+func Locate(b []byte, at map[string]int) {
+	var p []byte
+	walk(b, len(b), func(stack []frame, value int) {
+		p = appendPath(p[:0], stack)
+		if _, wanted := at[string(p)]; wanted {
+			at[string(p)] = value
 		}
-		return true
 	})
-	return offset, ok
 }

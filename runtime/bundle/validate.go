@@ -15,7 +15,7 @@ import (
 // Validate checks what can be said about a configuration without looking at
 // the host: that values are in range, that no string would be cut short at a
 // NUL byte on its way to the kernel, and that what belongs together is there
-// together. It returns every finding, joined, each a *FieldError. Left to
+// together. It returns the first 20 findings, joined, each a *FieldError. Left to
 // others are sysctl keys (which need the namespaces' owners), mount options,
 // cpu lists and the content of the seccomp profile.
 //
@@ -56,15 +56,21 @@ func (b *Bundle) Validate() error {
 	if !ok {
 		return err
 	}
+	// One pass over the document for all: it may be large and all wrong.
+	at := map[string]int{}
 	for _, e := range joined.Unwrap() {
-		var field *FieldError
-		if errors.As(e, &field) {
-			field.File = ConfigFile
-			for path := field.Path; path != ""; path = parent(path) {
-				if offset, ok := jsonread.Locate(b.Raw, path); ok {
-					field.Line, field.Column = jsonread.Position(b.Raw, offset)
-					break
-				}
+		for path := e.(*FieldError).Path; path != ""; path = parent(path) {
+			at[path] = -1
+		}
+	}
+	jsonread.Locate(b.Raw, at)
+	for _, e := range joined.Unwrap() {
+		field := e.(*FieldError)
+		field.File = ConfigFile
+		for path := field.Path; path != ""; path = parent(path) {
+			if offset := at[path]; offset >= 0 {
+				field.Line, field.Column = jsonread.Position(b.Raw, offset)
+				break
 			}
 		}
 	}
@@ -95,8 +101,14 @@ func ValidateResources(r *specs.LinuxResources) error {
 // checker collects findings. Nothing is formatted unless there is one.
 type checker struct{ errs []error }
 
+// maxFindings bounds the work on a document that is wrong a million times.
+const maxFindings = 20
+
 // add records a finding at a path whose %d are filled from index.
 func (c *checker) add(msg, path string, index ...int) {
+	if len(c.errs) >= maxFindings {
+		return
+	}
 	args := make([]any, len(index))
 	for i, n := range index {
 		args[i] = n

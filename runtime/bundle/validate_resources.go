@@ -154,6 +154,10 @@ func (c *checker) blockDevice(d specs.LinuxBlockIODevice, path string, i int) {
 
 // hugepages checks the page sizes, which become part of file names.
 func (c *checker) hugepages(limits []specs.LinuxHugepageLimit) {
+	if len(limits) > 64 { // and not more than there are powers of two
+		c.add("more limits than a kernel can have page sizes: remove some", "linux.resources.hugepageLimits")
+		return
+	}
 	for i := range limits {
 		size := limits[i].Pagesize
 		digits, _ := strings.CutSuffix(size, "B")

@@ -9,14 +9,18 @@ import (
 )
 
 // Warnings returns what is odd about a configuration but does not keep it from
-// running, one sentence each: unknown capabilities, which the specification
-// wants ignored, and values that are read in a way one might not expect.
+// running, the first 20, one sentence each: unknown capabilities, which the
+// specification wants ignored, and values that are read in a way one might not
+// expect.
 func Warnings(s *specs.Spec) []string {
 	var w []string
 	if s.Process != nil && s.Process.Capabilities != nil {
 		w = capabilityWarnings(w, s.Process.Capabilities)
 	}
 	for i := range s.Mounts {
+		if len(w) >= maxFindings {
+			return w
+		}
 		if d := s.Mounts[i].Destination; d != "" && !strings.HasPrefix(d, "/") {
 			w = append(w, "mounts["+strconv.Itoa(i)+"].destination: relative destination "+strconv.Quote(d)+" is deprecated: taken as relative to /")
 		}
@@ -38,6 +42,9 @@ func capabilityWarnings(w []string, c *specs.LinuxCapabilities) []string {
 		{"permitted", c.Permitted}, {"ambient", c.Ambient},
 	} {
 		for i, name := range set.names {
+			if len(w) >= maxFindings {
+				return w
+			}
 			if !knownCapability(name) && !slices.Contains(set.names[:i], name) {
 				w = append(w, "process.capabilities."+set.name+": unknown capability "+strconv.Quote(name)+" ignored")
 			}
