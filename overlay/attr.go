@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyAttributes gives the directory to the owner, mode, times and extended
+// CopyAttributes gives the directory to the owner, mode, times and extended
 // attributes of the directory from. Attributes that describe the layer and not
 // the file (trusted.*: opaque and the like) or the host's security labels stay
 // behind.
-func copyAttributes(from, to int) error {
+func CopyAttributes(from, to int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(from, &st); err != nil {
 		return os.NewSyscallError("fstat", err)

@@ -101,7 +101,7 @@ func (sn *Snapshot) fill(dir int) error {
 		return err
 	}
 	defer linux.Close(top)
-	return copyAttributes(top, upper)
+	return CopyAttributes(top, upper)
 }
 
 // Snapshot returns the snapshot key, or a *NotExistError.
@@ -141,3 +141,16 @@ func (sn *Snapshot) UpperDir() string { return sn.s.root + "/" + sn.path() + "/u
 
 // path is relative to the store.
 func (sn *Snapshot) path() string { return "snapshots/" + sn.key }
+
+// OpenLayer opens the directory with the files of one layer alone, without those
+// below it (O_PATH).
+func (s *Store) OpenLayer(c ChainID) (fd int, err error) {
+	if !c.Valid() {
+		return -1, &NameError{"chain ID", string(c)}
+	}
+	fd, err = linux.OpenAt(s.dir, c.path()+"/fs", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		err = &NotExistError{"layer", string(c)}
+	}
+	return fd, err
+}

@@ -1,0 +1,207 @@
+package apply
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/overlay"
+)
+
+var epoch = time.Unix(1_000_000_000, 0)
+
+// ent is an entry of a test archive; see file, dir and so on.
+type ent struct {
+	tar.Header
+	body string
+}
+
+func file(name, body string) ent {
+	return ent{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, ModTime: epoch}, body}
+}
+
+func dir(name string) ent {
+	return ent{tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755, ModTime: epoch}, ""}
+}
+
+func symlink(name, target string) ent {
+	return ent{tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777, ModTime: epoch}, ""}
+}
+
+func hardlink(name, target string) ent {
+	return ent{tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, ModTime: epoch}, ""}
+}
+
+func whiteoutOf(name string) ent {
+	d, b := cut(name)
+	return file(filepath.Join(d, ".wh."+b), "")
+}
+
+func (e ent) mode(m int64) ent     { e.Mode = m; return e }
+func (e ent) own(uid, gid int) ent { e.Uid, e.Gid = uid, gid; return e }
+func (e ent) typ(t byte) ent       { e.Typeflag = t; return e }
+func (e ent) dev(major, minor int64) ent {
+	e.Devmajor, e.Devminor = major, minor
+	return e
+}
+func (e ent) pax(kv ...string) ent {
+	m := map[string]string{}
+	for k, v := range e.PAXRecords {
+		m[k] = v
+	}
+	for i := 0; i < len(kv); i += 2 {
+		m[kv[i]] = kv[i+1]
+	}
+	e.PAXRecords = m
+	return e
+}
+
+// archive returns the entries as a tar archive.
+func archive(t testing.TB, ents ...ent) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range ents {
+		h := e.Header
+		h.Size = int64(len(e.body))
+		if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeCont {
+			h.Size = 0
+		}
+		h.Format = tar.FormatPAX
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatalf("%s: %v", e.Name, err)
+		}
+		if h.Size > 0 {
+			if _, err := w.Write([]byte(e.body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func openStore(t testing.TB) *overlay.Store {
+	t.Helper()
+	s, err := overlay.OpenStore(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func testOptions() Options { return Options{unprivileged: os.Geteuid() != 0} }
+
+func apply(s *overlay.Store, parent overlay.ChainID, b []byte) (overlay.ChainID, Result, error) {
+	return Layer(context.Background(), s, parent, digest(b), bytes.NewReader(b), testOptions())
+}
+
+func mustApply(t testing.TB, s *overlay.Store, parent overlay.ChainID, ents ...ent) overlay.ChainID {
+	t.Helper()
+	c, _, err := apply(s, parent, archive(t, ents...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// layerDir is the directory of a layer's files.
+func layerDir(s *overlay.Store, c overlay.ChainID) string {
+	return filepath.Join(s.Root(), "layers", string(c)[len("sha256:"):], "fs")
+}
+
+// view lists what a mount of the chain shows.
+func view(t testing.TB, s *overlay.Store, c overlay.ChainID) []string {
+	t.Helper()
+	fd, err := s.MountView(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer linux.Close(fd)
+	return list(t, fmt.Sprintf("/proc/self/fd/%d/", fd))
+}
+
+// list describes a tree, one line per name: type, mode, owner, time, content.
+func list(t testing.TB, root string) []string {
+	t.Helper()
+	var lines []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return fmt.Errorf("ghost entry %q: %w", path, err)
+		}
+		rel := strings.TrimPrefix(strings.TrimPrefix(path, strings.TrimSuffix(root, "/")), "/")
+		line := fmt.Sprintf("/%s %o %d:%d %d", rel, st.Mode, st.Uid, st.Gid, st.Mtim.Sec)
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFREG:
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			line += " " + string(b)
+		case unix.S_IFLNK:
+			l, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			line += " -> " + l
+		case unix.S_IFCHR, unix.S_IFBLK:
+			line += fmt.Sprintf(" %d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		}
+		lines = append(lines, line)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sort.Strings(lines)
+	return lines
+}
+
+// wantEmpty checks that a failed Layer left nothing: no staging, and only the
+// layers that were there.
+func wantEmpty(t testing.TB, s *overlay.Store, layers int) {
+	t.Helper()
+	for _, sub := range []string{"staging", "snapshots"} {
+		if names, err := os.ReadDir(filepath.Join(s.Root(), sub)); err != nil || len(names) > 0 {
+			t.Errorf("left in %s: %v, %v", sub, names, err)
+		}
+	}
+	if names, err := os.ReadDir(filepath.Join(s.Root(), "layers")); err != nil || len(names) != layers {
+		t.Errorf("layers: got %v, %v, want %d", names, err, layers)
+	}
+}
+
+func inodeOf(t testing.TB, path string) uint64 {
+	t.Helper()
+	st, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Sys().(*syscall.Stat_t).Ino
+}
