@@ -219,8 +219,8 @@ func (c *compiler) resolve(a *arch, ends []int) (tops [3]int) {
 					c.add(s, i, 0)
 				}
 			}
-			if m := nameMux[id]; a.muxes && m != 0 && !r.skip {
-				c.addMuxed(a, i, m)
+			if m := nameMux[id]; a.muxes && m != 0 {
+				tops[0] = max(tops[0], c.addMuxed(a, i, m))
 			}
 		}
 	}
@@ -250,21 +250,22 @@ func (c *compiler) add(slot, rule int, mux uint8) {
 	ch.tail = at
 }
 
-// addMuxed repeats a rule for the sub-call of socketcall(2) or ipc(2). The arguments of the call are in memory there,
-// where a filter cannot look: a rule with conditions is only taken over if it is stricter than the default action, and
-// then without them.
-func (c *compiler) addMuxed(a *arch, rule int, mux uint8) {
-	r := &c.rules[rule]
-	if len(r.args) != 0 && rank(r.ret) >= rank(c.def) {
-		return
-	}
+// addMuxed repeats a rule for the sub-call of socketcall(2) or ipc(2), and returns the slot of that multiplexer, or -1.
+// The arguments of the call are in memory there, where a filter cannot look: a rule with conditions is only taken over
+// if it is stricter than the default action, and then without them.
+func (c *compiler) addMuxed(a *arch, rule int, mux uint8) int {
 	id := socketcallID
 	if mux&muxIPC != 0 {
 		id = ipcID
 	}
-	if s := a.table[id]; s != noSlot {
-		c.add(int(s), rule, mux)
+	slot := int(a.table[id])
+	if slot == noSlot {
+		return -1
 	}
+	if r := &c.rules[rule]; !r.skip && (len(r.args) == 0 || rank(r.ret) < rank(c.def)) {
+		c.add(slot, rule, mux)
+	}
+	return slot
 }
 
 // rank orders actions from strict to permissive as the kernel does between filters (seccomp(2)).

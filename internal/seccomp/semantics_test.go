@@ -167,6 +167,13 @@ func evaluate(p *specs.LinuxSeccomp, goarch string, d data) uint32 {
 			if nr, ok := numberOn(a, name); ok {
 				top[region(nr)] = max(top[region(nr)], int64(nr))
 			}
+			mux := "ipc"
+			if isSocketName(name) {
+				mux = "socketcall"
+			}
+			if nr, ok := numberOn(a, mux); ok && a.muxes && subCalls[name] != 0 {
+				top[0] = max(top[0], int64(nr))
+			}
 		}
 	}
 	r := region(d.nr)
