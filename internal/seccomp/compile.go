@@ -38,6 +38,23 @@ type compiler struct {
 	spans   []span
 	alts    []alt
 	conds   []cond
+
+	// First backing of the lists above: one allocation for nearly all profiles.
+	first struct {
+		chains  [32]chain
+		entries [128]entry
+		spans   [192]span
+		alts    [64]alt
+		conds   [64]cond
+		rets    [16]retAt
+	}
+}
+
+func newCompiler() *compiler {
+	c := new(compiler)
+	f := &c.first
+	c.chains, c.entries, c.spans, c.alts, c.conds, c.rets = f.chains[:0], f.entries[:0], f.spans[:0], f.alts[:0], f.conds[:0], f.rets[:0]
+	return c
 }
 
 // chain is the list of conditional rules for one slot, in the order of the profile.
@@ -71,7 +88,7 @@ func Compile(p *specs.LinuxSeccomp, goarch string) (*Filter, error) {
 			n++
 		}
 	}
-	c := new(compiler)
+	c := newCompiler()
 	if err := c.parse(p); err != nil {
 		return nil, err
 	}
@@ -178,6 +195,9 @@ func (c *compiler) addArch(a *arch) {
 	for i, end := range ends {
 		if top := tops[i]; top >= 0 {
 			for s := start; s <= top; s++ {
+				if s > start+1 && c.slots[s] == c.slots[s-1] {
+					continue // slot 0 may be special, so look at the second slot too
+				}
 				c.spans = addSpan(c.spans, a.number(s), c.slot(a, s))
 			}
 			c.spans = addSpan(c.spans, a.number(top)+1, ret(c.above))

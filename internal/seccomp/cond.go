@@ -197,7 +197,10 @@ func sameArg(alts []alt) bool {
 
 // emitRanges emits a search tree for alternatives on one argument.
 func emitRanges(e *emitter, a *arch, alts []alt, def uint32) target {
-	bounds := make([]uint64, 1, 2*len(alts)+1) // starts with 0
+	var boundBuf [64]uint64
+	var highBuf [8]span
+	var lowBuf [64]span
+	bounds := append(boundBuf[:0], 0)
 	for i := range alts {
 		c := &alts[i].conds[0]
 		if c.op != condGT {
@@ -222,8 +225,7 @@ func emitRanges(e *emitter, a *arch, alts []alt, def uint32) target {
 		return ret(def)
 	}
 	arg := alts[0].conds[0].arg
-	highs := make([]span, 0, 4)
-	lows := make([]span, 0, len(bounds))
+	highs, lows := highBuf[:0], lowBuf[:0]
 	for i := 0; i < len(bounds); {
 		// All bounds with the same high half, and what the values below the first of them get.
 		h := uint32(bounds[i] >> 32)

@@ -138,6 +138,49 @@ func matches(a *arch, args []specs.LinuxSeccompArg, d data) bool {
 	return true
 }
 
+// region tells the numbers that an ABI keeps apart from the common ones.
+func region(a *arch, nr uint32) int {
+	switch {
+	case a.scmp == "SCMP_ARCH_X32" && nr != 1<<32-1 && nr&^(1<<30) >= 512:
+		return 1
+	case a.scmp == "SCMP_ARCH_ARM" && nr >= 0xf0000:
+		return 1
+	}
+	return 0
+}
+
+type newestKey struct {
+	p *specs.LinuxSeccomp
+	a *arch
+}
+
+var newestCache sync.Map // newestKey to [2]int64
+
+// newest returns the highest number in each region that the profile names, or -1. A sub-call names its multiplexer.
+func newest(p *specs.LinuxSeccomp, a *arch) [2]int64 {
+	if top, ok := newestCache.Load(newestKey{p, a}); ok {
+		return top.([2]int64)
+	}
+	top := [2]int64{-1, -1}
+	for _, s := range p.Syscalls {
+		for _, name := range s.Names {
+			if nr, ok := numberOn(a, name); ok {
+				r := region(a, nr)
+				top[r] = max(top[r], int64(nr))
+			}
+			mux := "ipc"
+			if isSocketName(name) {
+				mux = "socketcall"
+			}
+			if nr, ok := numberOn(a, mux); ok && a.muxes && subCalls[name] != 0 {
+				top[0] = max(top[0], int64(nr))
+			}
+		}
+	}
+	newestCache.Store(newestKey{p, a}, top)
+	return top
+}
+
 // evaluate is the action of a profile for one call on a machine of architecture goarch.
 func evaluate(p *specs.LinuxSeccomp, goarch string, d data) uint32 {
 	a := abi(p, goarch, d)
@@ -152,31 +195,8 @@ func evaluate(p *specs.LinuxSeccomp, goarch string, d data) uint32 {
 	def := value(p.DefaultAction, p.DefaultErrnoRet)
 
 	// Newer than the profile?
-	region := func(nr uint32) int {
-		switch {
-		case a.scmp == "SCMP_ARCH_X32" && nr != 1<<32-1 && nr&^(1<<30) >= 512:
-			return 1
-		case a.scmp == "SCMP_ARCH_ARM" && nr >= 0xf0000:
-			return 1
-		}
-		return 0
-	}
-	top := [2]int64{-1, -1}
-	for _, s := range p.Syscalls {
-		for _, name := range s.Names {
-			if nr, ok := numberOn(a, name); ok {
-				top[region(nr)] = max(top[region(nr)], int64(nr))
-			}
-			mux := "ipc"
-			if isSocketName(name) {
-				mux = "socketcall"
-			}
-			if nr, ok := numberOn(a, mux); ok && a.muxes && subCalls[name] != 0 {
-				top[0] = max(top[0], int64(nr))
-			}
-		}
-	}
-	r := region(d.nr)
+	top := newest(p, a)
+	r := region(a, d.nr)
 	if top[r] < 0 {
 		if r == 1 && top[0] >= 0 {
 			r = 0 // nothing of the second region is named: it is all above the first
@@ -201,6 +221,8 @@ func evaluate(p *specs.LinuxSeccomp, goarch string, d data) uint32 {
 		}
 		return d.args[0]&0xffffffff == subCalls[name]
 	}
+	byNumber := byName()[a]
+	mux := a.muxes && (d.nr == byNumber["socketcall"] || d.nr == byNumber["ipc"])
 	result := def
 	decided := false
 	for _, s := range p.Syscalls {
@@ -209,7 +231,7 @@ func evaluate(p *specs.LinuxSeccomp, goarch string, d data) uint32 {
 			continue
 		}
 		for _, name := range s.Names {
-			if nr, ok := numberOn(a, name); ok && nr == d.nr {
+			if nr, ok := byNumber[name]; ok && nr == d.nr {
 				if len(s.Args) == 0 {
 					return v
 				}
@@ -217,7 +239,7 @@ func evaluate(p *specs.LinuxSeccomp, goarch string, d data) uint32 {
 					result, decided = v, true
 				}
 			}
-			if muxed(name, "socketcall") || muxed(name, "ipc") {
+			if mux && muxed(name, "socketcall") || mux && muxed(name, "ipc") {
 				if !decided && (len(s.Args) == 0 || stricter(s.Action, p.DefaultAction)) {
 					result, decided = v, true
 				}
