@@ -152,6 +152,15 @@ func (c *creation) enable(dir, depth int, wanted []string) ([]string, error) {
 	if len(must)+len(may) == 0 {
 		return got, nil
 	}
+	// A group with processes must not get limited children. The kernel says EBUSY
+	// for some controllers only; enabling others (cpu, cpuset, pids) silently makes
+	// the group the root of a threaded subtree, in which no container can live.
+	if n, err := c.processes(dir, depth); err != nil || n > 0 {
+		if err == nil && len(must) > 0 {
+			err = &BusyParentError{c.path(depth), plus(must), n}
+		}
+		return got, err
+	}
 	// All at once is the usual case; the kernel takes all of a write or nothing.
 	if linux.WriteFileAt(dir, "cgroup.subtree_control", plus(append(must[:len(must):len(must)], may...))) == nil {
 		return append(append(got, must...), may...), nil
@@ -171,6 +180,16 @@ func (c *creation) enable(dir, depth int, wanted []string) ([]string, error) {
 	return got, nil
 }
 
+// processes returns how many processes the group dir itself has. The root of the
+// hierarchy, the one group without a type, may have any number.
+func (c *creation) processes(dir, depth int) (int, error) {
+	if depth == 0 && unix.Faccessat(dir, "cgroup.type", unix.F_OK, 0) == unix.ENOENT {
+		return 0, nil
+	}
+	pids, err := procs(dir)
+	return len(pids), err
+}
+
 func plus(controllers []string) string { return "+" + strings.Join(controllers, " +") }
 
 func (c *creation) enableError(dir, depth int, value string, err error) error {
@@ -178,11 +197,6 @@ func (c *creation) enableError(dir, depth int, value string, err error) error {
 		return err
 	}
 	err = cause(err)
-	if err == unix.EBUSY {
-		if n, perr := procs(dir); perr == nil && len(n) > 0 {
-			return &BusyParentError{c.path(depth), value, len(n)}
-		}
-	}
 	if err == unix.EOPNOTSUPP || err == unix.EINVAL {
 		if terr := c.checkTypeAt(dir, depth); terr != nil {
 			return terr

@@ -186,6 +186,9 @@ func (t *translation) cpu(c *specs.LinuxCPU) {
 	// Burst stands before the quota, because the quota cannot go below it;
 	// Apply writes it again when it was the other way round.
 	if c.Burst != nil {
+		if quota > 0 && *c.Burst > uint64(quota) {
+			t.fail("cpu.burst", utoa(*c.Burst), "is above cpu.quota "+itoa(quota), "make it at most linux.resources.cpu.quota")
+		}
 		t.add(Setting{File: "cpu.max.burst", Value: utoa(*c.Burst), Field: root + "cpu.burst", Optional: *c.Burst == 0})
 	}
 	if quota != 0 || period != 0 {

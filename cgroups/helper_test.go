@@ -162,6 +162,22 @@ func create(t *testing.T, path string, controllers ...string) *Group {
 	return g
 }
 
+// mkdir makes a group below g as a container does: g may have processes too.
+func mkdir(t *testing.T, g *Group, name string) *Group {
+	t.Helper()
+	sub := Open(g.Mount, g.Path+"/"+name)
+	if err := os.Mkdir(sub.Dir(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = sub.Kill()
+		if err := sub.Remove(10 * time.Second); err != nil {
+			t.Errorf("clean up %s: %v", sub.Path, err)
+		}
+	})
+	return sub
+}
+
 type helper struct {
 	*exec.Cmd
 	stdin io.Closer

@@ -125,6 +125,7 @@ func TestFromOCI_Refused(t *testing.T) {
 	tests := []struct{ json, want, hint string }{
 		{`{"cpu":{"realtimeRuntime":950000}}`, "linux.resources.cpu.realtimeRuntime 950000: cgroup v2 has no realtime limits", "remove it"},
 		{`{"cpu":{"idle":2}}`, "linux.resources.cpu.idle 2: is neither 0 nor 1", "use 0 or 1"},
+		{`{"cpu":{"quota":50000,"burst":50001}}`, "linux.resources.cpu.burst 50001: is above cpu.quota 50000", "at most"},
 		{`{"cpu":{"cpus":"0\n1"}}`, `linux.resources.cpu.cpus "0\n1": contains white space`, "0-3,7"},
 		{`{"memory":{"limit":-2}}`, "linux.resources.memory.limit -2: is negative", "-1"},
 		{`{"memory":{"swap":4096}}`, "linux.resources.memory.swap 4096: memory plus swap cannot be limited without memory.limit", "memory.limit"},

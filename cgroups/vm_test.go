@@ -119,10 +119,10 @@ func TestVMUpdate(t *testing.T) {
 }
 
 func TestVMRefused(t *testing.T) {
-	g := limited(t, parentPath(t), `{}`)
+	g := limited(t, parentPath(t), `{"cpu":{"quota":50000}}`)
 	tests := []struct{ json, want, hint string }{
 		{`{"cpu":{"quota":50000,"period":100}}`, `write cpu.max "50000 100": invalid argument`, "between 1000 and 1000000 microseconds"},
-		{`{"cpu":{"quota":50000,"burst":60000}}`, `write cpu.max.burst "60000": invalid argument`, "must not exceed the quota"},
+		{`{"cpu":{"burst":60000}}`, `write cpu.max.burst "60000": invalid argument`, "must not exceed the quota"},
 		{`{"cpu":{"cpus":"999"}}`, `write cpuset.cpus "999": `, "only CPUs and memory nodes that exist"},
 		{`{"blockIO":{"throttleReadBpsDevice":[{"major":4095,"minor":7,"rate":1}]}}`, `write io.max "4095:7 rbps=1": no such device`, "no such block device"},
 		{`{"unified":{"memory.nosuch":"1"}}`, `write memory.nosuch "1": no such file or directory`, "this kernel does not have the file"},
@@ -165,8 +165,8 @@ func TestVMOOMGroup(t *testing.T) {
 	if s := innocent.killedBy(); s != syscall.SIGKILL {
 		t.Errorf("its neighbour ended by signal %d", s)
 	}
-	if n, err := g.OOMKills(); n != 2 || err != nil {
-		t.Errorf("OOMKills() = %d, %v, want 2", n, err)
+	if n, err := g.OOMKills(); n < 2 || n > 3 || err != nil {
+		t.Errorf("OOMKills() = %d, %v, want 2 or 3", n, err)
 	}
 }
 
@@ -274,19 +274,26 @@ func TestVMBusyParent(t *testing.T) {
 	path := parentPath(t)
 	parent := create(t, path)
 	h := block(t, parent)
-	_, err := Create(parent.Mount, path+"/c", []string{"memory"})
-	be, ok := errors.AsType[*BusyParentError](err)
-	if !ok || be.Group != path || be.Procs != 1 || !errors.Is(err, unix.EBUSY) {
-		t.Errorf("got %v", err)
-	}
-	if Open(parent.Mount, path+"/c").Exists() {
-		t.Error("a refused Create left its group behind")
+	// pids is a threaded controller: the kernel would enable it and thereby spoil
+	// the parent.
+	for _, controller := range []string{"memory", "pids"} {
+		_, err := Create(parent.Mount, path+"/c", []string{controller})
+		be, ok := errors.AsType[*BusyParentError](err)
+		if !ok || be.Group != path || be.Procs != 1 || be.Controllers != "+"+controller || !errors.Is(err, unix.EBUSY) {
+			t.Errorf("%s: got %v", controller, err)
+		}
+		if Open(parent.Mount, path+"/c").Exists() {
+			t.Error("a refused Create left its group behind")
+		}
 	}
 	// What nobody asked for is not insisted on.
 	if g, err := Create(parent.Mount, path+"/d", nil); err != nil {
 		t.Error(err)
 	} else if err := g.Remove(time.Second); err != nil {
 		t.Error(err)
+	}
+	if got := read(t, parent, "cgroup.type") + read(t, parent, "cgroup.subtree_control"); got != "domain" {
+		t.Errorf("the parent became %q", got)
 	}
 	h.stdin.Close()
 	if err := parent.WaitEmpty(10 * time.Second); err != nil {
