@@ -80,8 +80,10 @@ func serve(work, tag, dir string, readWrite bool, self string) (*exec.Cmd, strin
 		mode, options = "rw", []string{"-o", "cache=auto", "-o", "xattr"}
 	}
 	cmd := child(self)
-	cmd.Args = append([]string{shareName, dir, view, mode, virtiofsd, "--fd=3", "-f", "-o", "source=" + view,
-		"-o", "sandbox=chroot", "-o", "log_level=err"}, options...)
+	cmd.Args = append([]string{
+		shareName, dir, view, mode, virtiofsd, "--fd=3", "-f", "-o", "source=" + view,
+		"-o", "sandbox=chroot", "-o", "log_level=err",
+	}, options...)
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS
 	cmd.ExtraFiles = []*os.File{socket} // fd 3
 	cmd.Stdout, cmd.Stderr = log, log

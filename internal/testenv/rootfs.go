@@ -64,8 +64,18 @@ func writeRootfs(dir, busybox string) error {
 		name string
 		mode os.FileMode
 	}{
-		{"", 0o755}, {"bin", 0o755}, {"dev", 0o755}, {"etc", 0o755}, {"home", 0o755}, {"home/user", 0o755}, {"proc", 0o755},
-		{"root", 0o700}, {"run", 0o755}, {"sys", 0o755}, {"tmp", 0o777 | os.ModeSticky}, {"var", 0o755},
+		{"", 0o755},
+		{"bin", 0o755},
+		{"dev", 0o755},
+		{"etc", 0o755},
+		{"home", 0o755},
+		{"home/user", 0o755},
+		{"proc", 0o755},
+		{"root", 0o700},
+		{"run", 0o755},
+		{"sys", 0o755},
+		{"tmp", 0o777 | os.ModeSticky},
+		{"var", 0o755},
 	} {
 		path := filepath.Join(dir, d.name)
 		if err := os.Mkdir(path, 0o755); err != nil {

@@ -9,7 +9,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,10 +29,11 @@ type testPackage struct {
 func listTests(ctx context.Context, o *options, prefix string) ([]testPackage, error) {
 	args := append([]string{"list", "-e", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}, o.packages...)
 	cmd := command(ctx, "go", args...)
-	cmd.Stderr = os.Stderr
+	var errs strings.Builder
+	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("go list: %w", err)
+		return nil, fmt.Errorf("go list: %w\n%s", err, errs.String())
 	}
 	var found []testPackage
 	dec := json.NewDecoder(strings.NewReader(string(out)))

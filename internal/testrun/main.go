@@ -88,7 +88,7 @@ func main() {
 		err := phases[name](ctx, &o, c)
 		c.finish()
 		if err != nil {
-			c.fail(name+" tests", err.Error())
+			c.fail("the "+name+" phase", err.Error())
 		}
 		c.phaseDone(time.Since(start))
 		if ctx.Err() != nil {

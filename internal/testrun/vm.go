@@ -87,8 +87,12 @@ func runGuest(ctx context.Context, o *options, c *counter, work, vmrun string, j
 		"-timeout", o.vmTimeout.String(), "-ro", dir, "-ro", work, "-ro", filepath.Dir(self),
 		"-env", "MINIRUN_TEST_EXCLUSIVE=1", "-env", "MINIRUN_TEST_SLOW=" + guestSlow,
 	}
-	for _, e := range binEnv(o) {
-		args = append(args, "-ro", o.binDir, "-env", e)
+	// Also when they are not there: a guest is no place to build them.
+	if bin, err := filepath.Abs(o.binDir); err == nil {
+		args = append(args, "-env", "MINIRUN_BIN_DIR="+bin)
+		if _, err := os.Stat(bin); err == nil {
+			args = append(args, "-ro", bin)
+		}
 	}
 	cmd := command(ctx, vmrun, append(args, "--", self, guestCommand, list)...)
 	cmd.Stderr = c.w
