@@ -1,6 +1,7 @@
 package jsonread
 
 import (
+	"bytes"
 	"math/bits"
 	"unicode/utf8"
 	"unsafe"
@@ -205,16 +206,11 @@ func (r *Reader) Raw() []byte {
 // numbers just entered by counting commas up to the next ']'. It may be wrong
 // when strings hold commas or brackets, but never exceeds the bytes left.
 func (r *Reader) LenHint() int {
-	n := 1
-	for _, c := range r.b[r.i:] {
-		switch c {
-		case ',':
-			n++
-		case ']':
-			return n
-		}
+	rest := r.b[r.i:]
+	if end := bytes.IndexByte(rest, ']'); end >= 0 {
+		rest = rest[:end]
 	}
-	return n
+	return bytes.Count(rest, []byte{','}) + 1
 }
 
 // peek skips white space and returns the next byte, 0 at the end.
