@@ -150,6 +150,7 @@ func checkRandom(t *testing.T, seed uint64) {
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
+	defer newestCache.Clear()
 	all := numbers()
 	for range 300 {
 		a := &archs[r.IntN(len(archs))]

@@ -1,10 +1,10 @@
 package seccomp
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
@@ -370,6 +370,8 @@ func TestCompile_TooLong(t *testing.T) {
 	}
 }
 
+var update = flag.Bool("update", false, "write the golden files")
+
 func TestDisassemble(t *testing.T) {
 	p := profile(specs.ActErrno,
 		specs.LinuxSyscall{Names: []string{"read", "write", "close", "openat", "exit_group"}, Action: specs.ActAllow},
@@ -380,7 +382,7 @@ func TestDisassemble(t *testing.T) {
 	p.Architectures = []specs.Arch{specs.ArchX86}
 	got := Disassemble(mustCompile(t, p, "amd64"))
 	const file = "testdata/disassembly.golden"
-	if slices.Contains(os.Args, "-update") || os.Getenv("UPDATE_GOLDEN") != "" {
+	if *update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
