@@ -101,21 +101,28 @@ const socketFamilies = (1<<46 - 1) &^ (1<<unix.AF_DECnet | 1<<unix.AF_ECONET | 1
 func Default(goarch string, caps []string) *specs.LinuxSeccomp {
 	eperm, enosys := uint(unix.EPERM), uint(unix.ENOSYS)
 	p := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &eperm, Architectures: siblings(goarch)}
-	allow := func(names string, args ...specs.LinuxSeccompArg) {
-		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: strings.Fields(names), Action: specs.ActAllow, Args: args})
+	p.Syscalls = make([]specs.LinuxSyscall, 0, 64)
+	allow := func(names string) {
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: strings.Fields(names), Action: specs.ActAllow})
+	}
+	args := make([]specs.LinuxSeccompArg, 0, 64)
+	allowIf := func(names []string, a specs.LinuxSeccompArg) {
+		args = append(args, a)
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: names, Action: specs.ActAllow, Args: args[len(args)-1 : len(args) : len(args)]})
 	}
 	allow(defaultNames)
 	if goarch != "amd64" {
 		allow("socketcall")
 	}
-	for family := uint64(0); family < 46; family++ {
+	socket, personality := []string{"socket"}, []string{"personality"}
+	for family := range uint64(46) {
 		if socketFamilies&(1<<family) != 0 {
-			allow("socket", specs.LinuxSeccompArg{Value: family, Op: specs.OpEqualTo})
+			allowIf(socket, specs.LinuxSeccompArg{Value: family, Op: specs.OpEqualTo})
 		}
 	}
 	// PER_LINUX, PER_LINUX32, both with UNAME26, and "tell me".
 	for _, v := range [...]uint64{0, 8, 0x20000, 0x20008, 0xffffffff} {
-		allow("personality", specs.LinuxSeccompArg{Value: v, Op: specs.OpEqualTo})
+		allowIf(personality, specs.LinuxSeccompArg{Value: v, Op: specs.OpEqualTo})
 	}
 	admin := false
 	for _, capability := range caps {
@@ -129,7 +136,7 @@ func Default(goarch string, caps []string) *specs.LinuxSeccomp {
 		if goarch == "s390x" {
 			flags.Index = 1 // clone(stack, flags): CONFIG_CLONE_BACKWARDS2
 		}
-		allow("clone", flags)
+		allowIf([]string{"clone"}, flags)
 		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: &enosys})
 	}
 	return p

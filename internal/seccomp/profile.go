@@ -36,7 +36,12 @@ type rule struct {
 	skip   bool // same as the default action
 }
 
-var errUnknown = errors.New("unknown value")
+// errorText is an error that needs no initialization when the program starts.
+type errorText string
+
+func (e errorText) Error() string { return string(e) }
+
+const errUnknown = errorText("unknown value")
 
 // bad is an error at a JSON path of the profile.
 func bad(path string, value any, err error) error {
