@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -187,7 +188,7 @@ func (g *Ingest) reachable(names []Naming) ([]Digest, error) {
 		staged = append(staged, d)
 	}
 	for _, n := range names {
-		if !m.marked[n.Target.Digest] {
+		if !slices.Contains(staged, n.Target.Digest) {
 			return nil, &MissingError{Object: "manifest", Digest: n.Target.Digest}
 		}
 	}

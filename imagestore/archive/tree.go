@@ -84,7 +84,7 @@ func tarError(err error, n int) error {
 	switch {
 	case err == io.EOF: // of an empty file, or of nothing but zeros
 		return errors.New("it is empty")
-	case errors.Is(err, tar.ErrHeader) && n == 0:
+	case n == 0 && (errors.Is(err, tar.ErrHeader) || err == io.ErrUnexpectedEOF): // the latter: shorter than a header
 		return errors.New("it is no tar archive")
 	case errors.Is(err, tar.ErrHeader):
 		return fmt.Errorf("damaged tar header after entry %d", n)
