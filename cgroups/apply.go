@@ -14,8 +14,12 @@ import (
 // Apply writes the settings in order and then attaches the device filter. The
 // first failure ends it: *WriteError, *ControllerError, *DeviceError, *UsageError.
 // It serves create and update: controllers that an existing group lacks are
-// enabled on the way if that is possible.
+// enabled on the way if that is possible. Settings written before a failure stay.
+// A nil l does nothing.
 func (g *Group) Apply(l *Limits) error {
+	if l == nil {
+		return nil
+	}
 	dir, err := g.FD()
 	if err != nil {
 		return err

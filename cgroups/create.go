@@ -24,6 +24,9 @@ const createTries = 20
 // CreateFor is Create with the controllers that l needs; a *ControllerError then
 // names the field that asked.
 func CreateFor(mount, path string, l *Limits) (*Group, error) {
+	if l == nil {
+		l = new(Limits)
+	}
 	g, err := Create(mount, path, l.Controllers)
 	if ce, ok := errors.AsType[*ControllerError](err); ok && ce.Field == "" {
 		ce.Field = l.Field(ce.Controller)

@@ -59,36 +59,39 @@ func (r *deviceRule) covers(o *deviceRule) bool {
 		(r.major == wildcard || r.major == o.major) && (r.minor == wildcard || r.minor == o.minor)
 }
 
+// String returns the rule as "allow c 1:3 rwm". It is called for every rule of
+// every container, hence the buffer.
 func (r *deviceRule) String() string {
-	s := "deny "
+	var buf [48]byte
+	b := append(buf[:0], "deny "...)
 	if r.allow {
-		s = "allow "
+		b = append(buf[:0], "allow "...)
 	}
 	switch r.typ {
 	case 0:
-		s += "a "
+		b = append(b, "a "...)
 	case unix.BPF_DEVCG_DEV_BLOCK:
-		s += "b "
+		b = append(b, "b "...)
 	default:
-		s += "c "
+		b = append(b, "c "...)
 	}
-	s += number(r.major) + ":" + number(r.minor) + " "
-	for _, a := range [...]struct {
-		bit  int32
-		name string
-	}{{accRead, "r"}, {accWrite, "w"}, {accMknod, "m"}} {
-		if r.access&a.bit != 0 {
-			s += a.name
+	b = appendNumber(b, r.major)
+	b = append(b, ':')
+	b = appendNumber(b, r.minor)
+	b = append(b, ' ')
+	for i, bit := range [...]int32{accRead, accWrite, accMknod} {
+		if r.access&bit != 0 {
+			b = append(b, "rwm"[i])
 		}
 	}
-	return s
+	return string(b)
 }
 
-func number(n int64) string {
+func appendNumber(b []byte, n int64) []byte {
 	if n == wildcard {
-		return "*"
+		return append(b, '*')
 	}
-	return itoa(n)
+	return strconv.AppendInt(b, n, 10)
 }
 
 // DeviceFilter compiles rules (linux.resources.devices). Nothing is allowed

@@ -14,7 +14,8 @@ import (
 
 // run executes a device program as the kernel would and returns its verdict. It
 // refuses what the verifier refuses: jumps backwards or out of the program,
-// reads of registers that were never written, falling off the end.
+// reads of registers that were never written, falling off the end. The opcodes
+// are numbers here, so that a wrong constant in the compiler shows.
 func runFilter(insns []byte, typ, access, major, minor uint32) (bool, error) {
 	ctx := map[int16]uint32{0: access<<16 | typ, 4: major, 8: minor}
 	var reg [11]uint64
@@ -41,30 +42,30 @@ func runFilter(insns []byte, typ, access, major, minor uint32) (bool, error) {
 		}
 		var err error
 		switch op {
-		case opLoad32:
+		case 0x61: // load
 			v, ok := ctx[off]
 			if !ok || src != regCtx {
 				return false, fmt.Errorf("instruction %d loads from r%d%+d", pc, src, off)
 			}
 			reg[dst], written[dst] = uint64(v), true
-		case opMovReg:
+		case 0xbc: // movreg
 			err = need(src)
 			reg[dst], written[dst] = uint64(uint32(reg[src])), true
-		case opMov32:
+		case 0xb4: // mov
 			reg[dst], written[dst] = uint64(imm), true
-		case opAnd32:
+		case 0x54: // and
 			err = need(dst)
 			reg[dst] = uint64(uint32(reg[dst]) & imm)
-		case opShr32:
+		case 0x74: // shr
 			err = need(dst)
 			reg[dst] = uint64(uint32(reg[dst]) >> imm)
-		case opJeq32:
+		case 0x16: // jeq
 			err = jump(uint32(reg[dst]) == imm)
-		case opJne32:
+		case 0x56: // jne
 			err = jump(uint32(reg[dst]) != imm)
-		case opJset32:
+		case 0x46: // jset
 			err = jump(uint32(reg[dst])&imm != 0)
-		case opExit:
+		case 0x95: // exit
 			return reg[regResult] != 0, need(regResult)
 		default:
 			err = fmt.Errorf("instruction %d has opcode %#x", pc, op)

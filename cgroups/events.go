@@ -75,15 +75,17 @@ func (g *Group) wait(timeout time.Duration, want string, done func(events) bool)
 // one every 10 ms, and a process that has been waited for may count as living
 // for some microseconds more. A short-lived container would wait longest for
 // the announcement of its own end, so the first looks come after growing pauses
-// of 50 us to 25 ms; from then on only the announcement counts.
+// of 50 us to 25 ms; from then on the announcement counts. One thing is never
+// announced, that an empty group was removed, hence a look every second.
 const (
 	firstPause = 50 * time.Microsecond
 	lastPause  = 25 * time.Millisecond
+	longPause  = time.Second
 )
 
 func patience(pause time.Duration) time.Duration {
 	if pause > lastPause || pause <= 0 {
-		return time.Hour
+		return longPause
 	}
 	return pause
 }

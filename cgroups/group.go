@@ -76,8 +76,8 @@ func keyed(text, key string) string {
 
 // OOMKills returns how many processes of the group and its sub-groups the
 // kernel has killed for lack of memory: oom_kill of memory.events. A group kill
-// (memory.oom.group) counts each process, the first perhaps twice. It is 0 when
-// the group has no memory controller, or is gone.
+// (memory.oom.group) counts each process, some more than once: only a rise
+// means something. It is 0 when the group has no memory controller, or is gone.
 func (g *Group) OOMKills() (uint64, error) {
 	n, err := g.Key("memory.events", "oom_kill")
 	if gone(err) {

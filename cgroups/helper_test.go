@@ -13,6 +13,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,6 +35,9 @@ func TestMain(m *testing.M) {
 			return
 		case "helper-hog":
 			helperHog()
+			return
+		case "helper-namespace":
+			helperNamespace(os.Args[2])
 			return
 		case "helper-spin":
 			fmt.Println("ready")
@@ -83,6 +87,28 @@ func helperOpen(how, name string) string {
 		return err.Error()
 	}
 	return "ok"
+}
+
+// helperNamespace mounts the hierarchy of its own cgroup namespace and makes
+// groups there.
+func helperNamespace(dir string) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		fmt.Println(err)
+	}
+	if err := unix.Mount("none", dir, "cgroup2", 0, ""); err != nil {
+		fmt.Println(err)
+	}
+	n := int64(1 << 26)
+	l, err := FromOCIUpdate(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &n}})
+	if err == nil {
+		_, err = CreateFor(dir, "/x", l)
+	}
+	fmt.Println(err)
+	g, err := Create(dir, "/y", nil)
+	if err == nil {
+		err = g.Remove(time.Second)
+	}
+	fmt.Println("without:", err)
 }
 
 func helperHog() {
@@ -187,6 +213,12 @@ type helper struct {
 // start runs the helper inside the group, as clone3(2) does it.
 func start(t *testing.T, g *Group, args ...string) *helper {
 	t.Helper()
+	return startIn(t, g, 0, args...)
+}
+
+// startIn is start with new namespaces.
+func startIn(t *testing.T, g *Group, namespaces uintptr, args ...string) *helper {
+	t.Helper()
 	fd, err := g.FD()
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +228,7 @@ func start(t *testing.T, g *Group, args ...string) *helper {
 	if !strings.HasPrefix(args[0], "helper-") {
 		c = exec.Command(args[0], args[1:]...)
 	}
-	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
+	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd, Cloneflags: namespaces}
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -212,3 +212,30 @@ func TestWeight(t *testing.T) {
 		t.Errorf("the curve misses the default: %v", x)
 	}
 }
+
+// Whatever the configuration says, a setting is one line for one file of the group.
+func FuzzFromOCI(f *testing.F) {
+	f.Add(`{"cpu":{"shares":2,"quota":-5,"period":1,"cpus":"0-1"},"unified":{"a.b":"1\n\n2","../c":""}}`)
+	f.Add(`{"memory":{"limit":9223372036854775807,"swap":-1},"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":10}]}}`)
+	f.Add(`{"hugepageLimits":[{"pageSize":"2MB"}],"rdma":{"x":{"hcaHandles":1}},"devices":[{"allow":true,"type":"c","access":"m"}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		r := new(specs.LinuxResources)
+		if json.Unmarshal([]byte(text), r) != nil {
+			return
+		}
+		l, err := FromOCI(r)
+		if err != nil {
+			if h, ok := err.(interface{ Hint() string }); !ok || h.Hint() == "" || !strings.HasPrefix(err.Error(), "linux.resources.") {
+				t.Fatalf("%q: error %q", text, err)
+			}
+			return
+		}
+		for i := range l.Settings {
+			for s := &l.Settings[i]; s != nil; s = s.Else {
+				if !plainName(s.File) || strings.ContainsAny(s.Value, "\n\x00") || !strings.HasPrefix(s.Field, "linux.resources.") {
+					t.Fatalf("%q: %+v", text, s)
+				}
+			}
+		}
+	})
+}

@@ -92,7 +92,7 @@ func TestRootRemoveBusy(t *testing.T) {
 	h := block(t, sub)
 	began := time.Now()
 	err := g.Remove(100 * time.Millisecond)
-	if _, ok := errors.AsType[*TimeoutError](err); !ok {
+	if te, ok := errors.AsType[*TimeoutError](err); !ok || te.Want != "empty" {
 		t.Fatalf("removing a group with a process: %v", err)
 	}
 	if d := time.Since(began); d < 90*time.Millisecond || d > 2*time.Second {
@@ -283,6 +283,19 @@ func TestRootWaitEmptyWhileRemoved(t *testing.T) {
 	})
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A wait that nothing else ends, ends with the group.
+func TestRootWaitGone(t *testing.T) {
+	g := create(t, parentPath(t))
+	time.AfterFunc(100*time.Millisecond, func() { _ = rmdir(unix.AT_FDCWD, g.Dir()) })
+	began := time.Now()
+	if err := g.wait(10*time.Second, "never", func(events) bool { return false }); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d < 90*time.Millisecond || d > 5*time.Second {
+		t.Errorf("it took %v", d)
 	}
 }
 
