@@ -169,15 +169,25 @@ func TestRootRun(t *testing.T) {
 	if err := os.Mkdir(shared, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Another file system than the root: virtiofs does not show it by itself.
+	other, err := os.MkdirTemp("/dev/shm", "mrt-vm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(other) })
+	if err := os.WriteFile(filepath.Join(other, "file"), []byte("visible\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	var out, errs, log bytes.Buffer
 	status, err := Run(context.Background(), Options{
 		Command: []string{"sh", "-c", `
 			echo "$GREETING"; pwd; echo oops >/dev/stderr
 			touch "$1" && test -e "$1" && echo written
 			echo kept >"$2/file"
-			seq 1 100000 | md5sum; seq 1 100000
-			exit 7`, "sh", inGuest, shared},
-		Dir: dir, Env: []string{"GREETING=hello"}, ReadWrite: []string{shared},
+			cat "$3/file"; echo changed >"$3/file"; cat "$3/file"
+			echo; seq 1 100000
+			exit 7`, "sh", inGuest, shared, other},
+		Dir: dir, Env: []string{"GREETING=hello"}, ReadWrite: []string{shared}, ReadOnly: []string{other},
 		Timeout: testenv.Timeout(5 * time.Minute), Stdout: &out, Stderr: &errs, Log: &log,
 	})
 	if err != nil {
@@ -186,13 +196,13 @@ func TestRootRun(t *testing.T) {
 	if status != 7 {
 		t.Errorf("status %d, want 7", status)
 	}
-	// md5sum of `seq 1 100000`: a stream of some size arrives whole and in order.
+	// A stream of some size arrives whole and in order.
 	var seq strings.Builder
 	for i := 1; i <= 100000; i++ {
 		fmt.Fprintln(&seq, i)
 	}
-	head, rest, _ := strings.Cut(out.String(), "  -\n")
-	if want := "hello\n" + dir + "\nwritten\n"; !strings.HasPrefix(head, want) {
+	head, rest, _ := strings.Cut(out.String(), "\n\n")
+	if want := "hello\n" + dir + "\nwritten\nvisible\nchanged"; head != want {
 		t.Errorf("output begins with %q, want %q", head, want)
 	}
 	if rest != seq.String() {
@@ -203,6 +213,9 @@ func TestRootRun(t *testing.T) {
 	}
 	if _, err := os.Stat(inGuest); !os.IsNotExist(err) {
 		t.Errorf("a file written in the guest is on the host: %v", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(other, "file")); err != nil || string(b) != "visible\n" {
+		t.Errorf("a file in a read-only share after the guest wrote it: %q, %v", b, err)
 	}
 	if b, err := os.ReadFile(filepath.Join(shared, "file")); err != nil || string(b) != "kept\n" {
 		t.Errorf("a file in a read-write share: %q, %v, want kept", b, err)
@@ -228,3 +241,18 @@ func TestRootRunGuestFails(t *testing.T) {
 }
 
 func shell(script string) *exec.Cmd { return exec.Command("sh", "-c", script) }
+
+// A kernel that panics is tried twice, then reported with its console.
+func TestRootRunNoBoot(t *testing.T) {
+	requireGuests(t)
+	var log bytes.Buffer
+	_, err := Run(context.Background(), Options{
+		Command: []string{"true"}, Append: "rdinit=/nonexistent root=/dev/none", Timeout: testenv.Timeout(5 * time.Minute), Log: &log,
+	})
+	if !errors.Is(err, errNoBoot) {
+		t.Errorf("got %v, want %v", err, errNoBoot)
+	}
+	if !strings.Contains(log.String(), "Kernel panic") || !strings.Contains(log.String(), "booting once more") {
+		t.Errorf("log %q, want a panic and a second boot", &log)
+	}
+}

@@ -15,10 +15,10 @@ import (
 // test and vmrun clean up then), killed half a minute later.
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 30 * time.Second
-	// Its own group: a terminal's ^C reaches it once, through us.
+	// A group of its own: a terminal's ^C reaches it once, through us, and its children as well.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = 30 * time.Second
 	return cmd
 }
 

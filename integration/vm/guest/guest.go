@@ -81,7 +81,7 @@ func boot() (int, error) {
 		return 0, fmt.Errorf("%s: %w", ConfigFile, err)
 	}
 	for _, step := range []func(*Config) error{
-		kernelFileSystems, loadModules, switchRoot, deviceFileSystems, controlGroups, network, scratch, ioScheduler,
+		kernelFileSystems, loadModules, switchRoot, deviceFileSystems, controlGroups, network, scratch, ioScheduler, shares,
 	} {
 		if err := step(&cfg); err != nil {
 			return 0, err

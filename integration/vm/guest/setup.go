@@ -61,11 +61,11 @@ func loadModule(file string) error {
 	return unix.FinitModule(fd, params, 0)
 }
 
-// overlay makes the virtiofs file system with the tag visible at target with a
-// tmpfs on top. name is unique among them.
-func overlay(name, tag, target string) error {
-	lower, upper := "/lower/"+name, "/over/"+name
-	for _, d := range []string{lower, upper + "/upper", upper + "/work"} {
+// overlay makes the virtiofs file system with the tag visible at target, with an
+// upper directory in base, which is on a tmpfs.
+func overlay(base, tag, target string) error {
+	lower, upper, work := base+"/lower", base+"/upper", base+"/work"
+	for _, d := range []string{lower, upper, work} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func overlay(name, tag, target string) error {
 	if err := mount(tag, lower, "virtiofs", unix.MS_RDONLY, ""); err != nil {
 		return err
 	}
-	return mount("overlay", target, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+"/upper,workdir="+upper+"/work")
+	return mount("overlay", target, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work)
 }
 
 // switchRoot makes the host's files the root. An initramfs cannot be pivoted
@@ -82,26 +82,12 @@ func switchRoot(cfg *Config) error {
 	if err := mount("tmpfs", "/over", "tmpfs", 0, "mode=755,size=100%"); err != nil {
 		return err
 	}
-	if err := overlay("root", "root", "/new"); err != nil {
+	if err := overlay("/over/root", "root", "/new"); err != nil {
 		return err
 	}
 	modules := "/new/lib/modules/" + cfg.Release
 	for _, d := range []string{"/new/proc", "/new/sys", "/new/dev", "/new/run", "/new/scratch", modules} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
-			return err
-		}
-	}
-	for _, s := range cfg.Shares {
-		if s.ReadWrite {
-			if err := mountShare(s, "/new"+s.Path); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := os.MkdirAll("/new"+s.Path, 0o755); err != nil {
-			return err
-		}
-		if err := overlay(s.Tag, s.Tag, "/new"+s.Path); err != nil {
 			return err
 		}
 	}
@@ -135,11 +121,24 @@ func switchRoot(cfg *Config) error {
 	return nil
 }
 
-func mountShare(s Share, target string) error {
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return err
+// shares mounts the other directories of the host. It comes after everything
+// that could cover them, such as the guest's own /run.
+func shares(cfg *Config) error {
+	for _, s := range cfg.Shares {
+		if err := os.MkdirAll(s.Path, 0o755); err != nil {
+			return err
+		}
+		if s.ReadWrite {
+			if err := mount(s.Tag, s.Path, "virtiofs", 0, ""); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := overlay("/run/minirun-vm/"+s.Tag, s.Tag, s.Path); err != nil {
+			return err
+		}
 	}
-	return mount(s.Tag, target, "virtiofs", 0, "")
+	return nil
 }
 
 func deviceFileSystems(*Config) error {
