@@ -90,7 +90,7 @@ func unpack(ctx context.Context, s *overlay.Store, st *overlay.Staged, parent ov
 		return Result{}, err
 	}
 	if err := in.drain(u.buf); err != nil {
-		return Result{}, fmt.Errorf("read archive: %w", err)
+		return Result{}, u.readError(err)
 	}
 	if got := in.digest(); got != diffID {
 		return Result{}, &DigestError{Want: diffID, Got: got}
@@ -109,7 +109,7 @@ func (u *unpacker) entries(r *tar.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return readError(err)
+			return u.readError(err)
 		}
 		if u.result.Entries++; u.result.Entries > u.opts.MaxEntries {
 			return limit("more than %d entries (MaxEntries)", u.opts.MaxEntries)
@@ -120,13 +120,16 @@ func (u *unpacker) entries(r *tar.Reader) error {
 	}
 }
 
-// readError puts errors about the archive's form into the class ErrInvalid, and
-// leaves those of the reader below alone.
-func readError(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-		return fmt.Errorf("read archive: %w", &classError{ErrInvalid, err.Error()})
+// readError tells errors of the reader below from those about the archive's
+// form, which are ErrInvalid whatever archive/tar calls them.
+func (u *unpacker) readError(err error) error {
+	if u.in.err != nil {
+		return fmt.Errorf("read archive: %w", u.in.err)
 	}
-	return fmt.Errorf("read archive: %w", err)
+	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrLimit) {
+		return fmt.Errorf("read archive: %w", err)
+	}
+	return fmt.Errorf("read archive: %w", &classError{ErrInvalid, err.Error()})
 }
 
 func (u *unpacker) warn(format string, a ...any) {

@@ -142,7 +142,7 @@ func (u *unpacker) file(dir, base string, hdr *tar.Header, r io.Reader, a attr) 
 		}
 		defer linux.Close(fd)
 		if isSparse(hdr) {
-			err = u.copySparse(fd, r, hdr.Size)
+			err = u.copySparse(fd, r, hdr.Size, u.readError)
 		} else {
 			err = u.copyData(fd, r, hdr.Size)
 		}
@@ -168,7 +168,7 @@ func (u *unpacker) copyData(fd int, r io.Reader, size int64) error {
 	for size > 0 {
 		n, err := io.ReadFull(r, u.buf[:min(int64(len(u.buf)), size)])
 		if err != nil {
-			return readError(err)
+			return u.readError(err)
 		}
 		if err := linux.WriteAll(fd, u.buf[:n]); err != nil {
 			return os.NewSyscallError("write", err)
@@ -190,8 +190,9 @@ func isSparse(hdr *tar.Header) bool {
 	return false
 }
 
-// copySparse writes what is not zero, and leaves holes for the rest.
-func (u *unpacker) copySparse(fd int, r io.Reader, size int64) error {
+// copySparse writes what is not zero, and leaves holes for the rest. Errors of r
+// go through failed.
+func (u *unpacker) copySparse(fd int, r io.Reader, size int64, failed func(error) error) error {
 	const block = 4096
 	var zero [block]byte
 	for off := int64(0); off < size; {
@@ -200,7 +201,7 @@ func (u *unpacker) copySparse(fd int, r io.Reader, size int64) error {
 		}
 		n, err := io.ReadFull(r, u.buf[:min(int64(len(u.buf)), size-off)])
 		if err != nil {
-			return readError(err)
+			return failed(err)
 		}
 		for b := 0; b < n; {
 			run := b // data starts here

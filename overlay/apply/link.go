@@ -2,6 +2,7 @@ package apply
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -212,17 +213,18 @@ func (u *unpacker) copyFile(path string, parent int, base string, st *unix.Stat_
 		return err
 	}
 	defer linux.Close(fd)
-	if err := u.copySparse(fd, fdReader(src), st.Size); err != nil {
+	failed := func(err error) error { return fmt.Errorf("copy %q from a lower layer: %w", clip(path), err) }
+	if err := u.copySparse(fd, fdReader{src}, st.Size, failed); err != nil {
 		return err
 	}
 	return u.copyAttributes(src, fd)
 }
 
 // fdReader reads a descriptor.
-type fdReader int
+type fdReader struct{ fd int }
 
-func (fd fdReader) Read(p []byte) (int, error) {
-	n, err := linux.Read(int(fd), p)
+func (r fdReader) Read(p []byte) (int, error) {
+	n, err := linux.Read(r.fd, p)
 	if err != nil {
 		return 0, os.NewSyscallError("read", err)
 	}

@@ -16,6 +16,7 @@ type stream struct {
 	h   hash.Hash
 	n   int64
 	max int64
+	err error // the first of r or ctx, io.EOF apart
 }
 
 func newStream(ctx context.Context, r io.Reader, max int64) *stream {
@@ -23,13 +24,19 @@ func newStream(ctx context.Context, r io.Reader, max int64) *stream {
 }
 
 func (s *stream) Read(p []byte) (int, error) {
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
+	if s.err != nil {
+		return 0, s.err
 	}
-	n, err := s.r.Read(p)
+	n, err := 0, s.ctx.Err()
+	if err == nil {
+		n, err = s.r.Read(p)
+	}
 	s.h.Write(p[:n])
 	if s.n += int64(n); s.n > s.max {
-		return n, limit("archive of more than %d bytes (MaxBytes)", s.max)
+		err = limit("archive of more than %d bytes (MaxBytes)", s.max)
+	}
+	if err != io.EOF {
+		s.err = err
 	}
 	return n, err
 }
