@@ -1,0 +1,108 @@
+package main
+
+import (
+	"github.com/minirun/minirun/runtime"
+	"github.com/minirun/minirun/runtime/bundle"
+)
+
+// launchOptions are the flags that create and run share.
+type launchOptions struct {
+	bundle, console, pidFile string
+	noPivot, noKeyring       bool
+	preserve                 int
+	image                    imageOptions
+}
+
+func (o *launchOptions) add(f *flagSet) {
+	f.String(&o.bundle, "bundle", 'b', "DIR", "directory of the OCI bundle (default: the working directory)")
+	f.String(&o.console, "console-socket", 0, "PATH", "unix socket that receives the terminal's master")
+	f.String(&o.pidFile, "pid-file", 0, "FILE", "write the pid of the container's process to FILE")
+	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the container")
+	f.Bool(&o.noPivot, "no-pivot", 0, "do not use pivot_root, for a root on a ramfs")
+	f.Bool(&o.noKeyring, "no-new-keyring", 0, "keep the session keyring of the caller")
+	o.image.add(f)
+}
+
+func createFlags(*app) *flagSet {
+	f := newFlags("create")
+	new(launchOptions).add(f)
+	return f
+}
+
+// create makes a container and leaves its process waiting for start.
+func (a *app) create(args []string) error {
+	var o launchOptions
+	f := newFlags("create")
+	o.add(f)
+	args, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	l, err := a.prepare(f, &o, args)
+	if err != nil {
+		return err
+	}
+	return l.createOnly(a)
+}
+
+// launch is a container about to be made.
+type launch struct {
+	store   *runtime.Store
+	options runtime.CreateOptions
+	undo    func() // closes what prepare opened for an image
+	image   bool   // made from an image: kept when it ends, as docker does
+	remove  bool   // and --rm was given
+}
+
+// prepare turns flags and arguments into a bundle, from a directory or from an
+// image.
+func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, error) {
+	s, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	l := &launch{store: s, undo: func() {}}
+	l.options = runtime.CreateOptions{
+		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile,
+		PlanOptions: runtime.PlanOptions{
+			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring,
+		},
+	}
+	if o.preserve < 0 {
+		return nil, f.fail("flag --preserve-fds: invalid value %d: want 0 or more", o.preserve)
+	}
+	if o.image.ref != "" {
+		return l, a.prepareImage(f, l, o, args)
+	}
+	if err := o.image.refuse(f); err != nil {
+		return nil, err
+	}
+	if len(args) != 1 {
+		return nil, f.fail("want exactly one argument, the container ID; got %d", len(args))
+	}
+	l.options.ID = args[0]
+	if err := runtime.CheckID(l.options.ID); err != nil {
+		return nil, err
+	}
+	l.options.Bundle, err = bundle.Load(o.bundle)
+	return l, err
+}
+
+// keep reports whether the container stays when it ends.
+func (l *launch) keep(o *runOptions) bool { return o.keep || l.image && !l.remove }
+
+func (l *launch) createOnly(a *app) error {
+	c, err := l.store.Create(l.options)
+	if err != nil {
+		l.undo()
+		return err
+	}
+	a.warnings(c.Warnings)
+	return nil
+}
+
+func (a *app) warnings(w []string) {
+	for _, text := range w {
+		a.log.warn(text)
+	}
+}

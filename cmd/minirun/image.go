@@ -1,0 +1,239 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/runtime"
+	"golang.org/x/sys/unix"
+)
+
+// imageOptions are the flags of run, create and explain for a container from an
+// image, named as docker names them.
+type imageOptions struct {
+	ref         string
+	container   container.Options
+	interactive bool
+	rm          bool
+	detach      bool   // set by run
+	used        string // a flag that only makes sense with --image
+	dashes      bool   // "--" stood in place of the ID
+}
+
+func (o *imageOptions) add(f *flagSet) {
+	c := &o.container
+	note := func(name string, set func(string) error) func(string) error {
+		return func(v string) error { o.used = name; return set(v) }
+	}
+	str := func(p *string, name string, letter byte, value, help string) {
+		f.add(name, letter, value, help, note(name, func(v string) error { *p = v; return nil }))
+	}
+	list := func(p *[]string, name string, letter byte, value, help string) {
+		f.add(name, letter, value, help, note(name, func(v string) error { *p = append(*p, v); return nil }))
+	}
+	toggle := func(p *bool, name string, letter byte, help string) {
+		f.add(name, letter, "", help, note(name, func(v string) (err error) { *p, err = strconv.ParseBool(v); return err }))
+	}
+	f.String(&o.ref, "image", 0, "REF", "make the container from this image; the flags below need it")
+	f.add("env", 'e', "NAME=VALUE", "set an environment variable (repeatable)", note("env", func(v string) error {
+		name, _, ok := strings.Cut(v, "=")
+		if name == "" {
+			return errors.New("want NAME=VALUE or NAME")
+		}
+		if !ok { // the user's own, who asks for it by name
+			value, set := os.LookupEnv(name)
+			if !set {
+				return nil
+			}
+			v = name + "=" + value
+		}
+		c.Env = append(c.Env, v)
+		return nil
+	}))
+	str(&c.WorkDir, "workdir", 'w', "DIR", "working directory in the container")
+	str(&c.User, "user", 'u', "USER[:GROUP]", "user, by name or number")
+	list(&c.Volumes, "volume", 'v', "SRC:DST[:ro]", "bind a directory or file of the host (repeatable)")
+	toggle(&o.interactive, "interactive", 'i', "pass standard input on")
+	toggle(&c.Terminal, "tty", 't', "give the process a terminal")
+	toggle(&o.rm, "rm", 0, "remove the container when it ends")
+	toggle(&c.ReadOnly, "read-only", 0, "make the root file system read-only")
+	list(&c.Tmpfs, "tmpfs", 0, "DIR[:OPTIONS]", "mount a tmpfs (repeatable)")
+	str(&c.Hostname, "hostname", 0, "NAME", "hostname (default: the container's ID)")
+	f.add("entrypoint", 0, "PROGRAM", "replace the image's entrypoint", note("entrypoint", func(v string) error { c.Entrypoint = &v; return nil }))
+	f.add("memory", 'm', "BYTES[kmg]", "memory limit", note("memory", func(v string) (err error) { c.Memory, err = parseBytes(v); return err }))
+	f.add("cpus", 0, "N", "CPU limit, in CPUs: 0.5", note("cpus", func(v string) (err error) {
+		c.CPUs, err = strconv.ParseFloat(v, 64)
+		if err != nil || !(c.CPUs >= 0.01) || c.CPUs > 1<<20 {
+			return errors.New("want a number of CPUs, at least 0.01")
+		}
+		return nil
+	}))
+	f.add("pids-limit", 0, "N", "limit on processes and threads", note("pids-limit", func(v string) (err error) {
+		c.Pids, err = strconv.ParseInt(v, 10, 64)
+		if err != nil || c.Pids < -1 {
+			return errors.New("want a number, -1 for no limit")
+		}
+		return nil
+	}))
+	list(&c.CapAdd, "cap-add", 0, "CAP", "add a capability, or ALL (repeatable)")
+	list(&c.CapDrop, "cap-drop", 0, "CAP", "take a capability away, or ALL (repeatable)")
+	toggle(&c.Privileged, "privileged", 0, "all capabilities and devices, nothing masked or filtered")
+	f.add("security-opt", 0, "OPTION", "seccomp=FILE, seccomp=unconfined or no-new-privileges (repeatable)", note("security-opt", func(v string) error {
+		key, value, _ := strings.Cut(v, "=")
+		switch {
+		case key == "seccomp" && value != "":
+			c.Seccomp = value
+		case key == "no-new-privileges" && (value == "" || value == "true"):
+			c.NoNewPrivs = true
+		default:
+			return errors.New("want seccomp=FILE, seccomp=unconfined or no-new-privileges")
+		}
+		return nil
+	}))
+	f.add("network", 0, "none|host", "network of the container (default none: loopback only)", note("network", func(v string) error {
+		if v != "none" && v != "host" {
+			return errors.New("want none or host")
+		}
+		c.HostNetwork = v == "host"
+		return nil
+	}))
+}
+
+// refuse reports a flag that needs --image and came without.
+func (o *imageOptions) refuse(f *flagSet) error {
+	if o.used != "" {
+		return f.fail("flag --%s needs --image; for a bundle, config.json says it", o.used)
+	}
+	return nil
+}
+
+// parseBytes reads a size such as 64m; the units are powers of 1024.
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(strings.ToLower(s), "b")
+	shift := 0
+	if n := len(digits); n > 0 {
+		if i := strings.IndexByte("kmgt", digits[n-1]); i >= 0 {
+			shift, digits = 10*(i+1), digits[:n-1]
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > 1<<62>>shift {
+		return 0, errors.New("want a number of bytes, perhaps with k, m, g or t")
+	}
+	return n << shift, nil
+}
+
+// imageStore is the store that --store names.
+func (a *app) images() *container.Images {
+	return &container.Images{Dir: container.StoreDir(a.storeAt)}
+}
+
+// prepareImage makes a container's snapshot and configuration from an image.
+func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []string) error {
+	i := &o.image
+	id := ""
+	if f.dashes {
+		id = randomID()
+	} else if len(args) > 0 {
+		id, args = args[0], args[1:]
+	}
+	if id == "" {
+		return f.fail("want a container ID, or -- for a random one")
+	}
+	if o.bundle != "" {
+		return f.fail("--bundle and --image exclude each other")
+	}
+	switch {
+	case i.detach && i.rm:
+		return f.fail("--rm needs somebody who waits for the end: leave out --detach, or delete the container later")
+	case i.detach && i.container.Terminal && o.console == "":
+		return f.fail("a detached container with --tty needs --console-socket")
+	}
+	i.container.Command = args
+	image, err := a.findImage(i.ref)
+	if err != nil {
+		return err
+	}
+	p, err := a.images().Prepare(l.store, id, image, &i.container)
+	if err != nil {
+		return err
+	}
+	l.remove = i.rm
+	l.image = true
+	l.undo = func() { linux.Close(p.RootFD) }
+	l.options.ID, l.options.Bundle = id, p.Bundle
+	l.options.Reservation, l.options.RootFD, l.options.RootMount = p.Reservation, p.RootFD, true
+	return a.streams(l, i, p.Reservation.Dir())
+}
+
+// streams decides what the container's standard streams are.
+func (a *app) streams(l *launch, i *imageOptions, dir string) error {
+	if i.container.Terminal {
+		return nil
+	}
+	if !i.interactive {
+		null, err := linux.OpenAt(unix.AT_FDCWD, "/dev/null", unix.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		l.options.Stdio[0] = null
+	}
+	if i.detach {
+		// The container writes its log itself: nobody has to stay for it.
+		log, err := linux.OpenAt(unix.AT_FDCWD, dir+"/"+runtime.LogFile, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return err
+		}
+		l.options.Stdio[1], l.options.Stdio[2] = log, log
+	}
+	return nil
+}
+
+// findImage looks an image up; the embedded one is made on first use.
+func (a *app) findImage(ref string) (*imagestore.Image, error) {
+	images := a.images()
+	image, err := images.Find(ref)
+	if err == nil {
+		return image, nil
+	}
+	var packed *container.NotUnpackedError
+	switch {
+	case errors.As(err, &packed):
+		err = a.runSibling("image", "unpack", ref)
+	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
+		err = a.runSibling("image", "demo")
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &noImageError{err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return images.Find(ref)
+}
+
+func isDemo(ref string) bool {
+	r, err := imagestore.Normalize(ref)
+	return err == nil && r == "docker.io/minirun/demo:latest"
+}
+
+type noImageError struct{ err error }
+
+func (e *noImageError) Error() string { return e.err.Error() }
+func (e *noImageError) Unwrap() error { return e.err }
+func (e *noImageError) Hint() string {
+	return "minirun image list shows what there is; minirun image load and minirun image import add images, and minirun/demo is built in"
+}
+
+func randomID() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // never fails on Linux
+	return hex.EncodeToString(b[:])
+}

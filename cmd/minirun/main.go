@@ -1,0 +1,153 @@
+// Command minirun creates and runs Linux containers: an OCI runtime with the
+// command line of runc, and "run --image" for images.
+//
+// What happens on "minirun run" is in four files: run.go here, then
+// runtime/create.go, runtime/plan.go and internal/initprog/launch.go.
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/minirun/minirun/internal/demo"
+	"github.com/minirun/minirun/runtime"
+)
+
+// Reading cgroup limits for GOMAXPROCS at start, and again every second, is of
+// no use to a command that lives for some milliseconds.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+func main() {
+	if code, ok := demo.Main(filepath.Base(os.Args[0]), os.Args[1:]); ok {
+		os.Exit(code)
+	}
+	os.Exit(run(os.Args[1:]))
+}
+
+// app is what the global flags say.
+type app struct {
+	log         logger
+	root        string
+	storeAt     string
+	systemd     bool
+	showVersion bool
+	args        []string // the whole command line, for minirund
+}
+
+var errHelp = errors.New("help wanted")
+
+// exitStatus is the status of a process that is passed on.
+type exitStatus int
+
+func (exitStatus) Error() string { return "exit status" }
+
+func run(args []string) int {
+	a := &app{root: runtime.DefaultRoot, args: args}
+	err := a.dispatch(args)
+	var status exitStatus
+	var execErr *runtime.ExecError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	}
+	a.log.fail(err)
+	var unknown *unknownCommandError
+	var failed *execFailure
+	switch {
+	case errors.As(err, &unknown):
+		return 3
+	case errors.As(err, &failed): // runc: an exec that could not start
+		return 255
+	case errors.As(err, &execErr):
+		return execErr.ExitCode()
+	}
+	return 1
+}
+
+func (a *app) globalFlags() *flagSet {
+	f := newFlags("")
+	f.String(&a.root, "root", 0, "DIR", "where containers are recorded (default "+runtime.DefaultRoot+")")
+	f.String(&a.storeAt, "store", 0, "DIR", "where images and snapshots are kept (default $MINIRUN_STORE or /var/lib/minirun)")
+	f.String(&a.log.file, "log", 0, "FILE", "append errors and warnings to FILE")
+	f.add("log-format", 0, "text|json", "format of the log (default text)", func(v string) error {
+		if v != "text" && v != "json" {
+			return errors.New("want text or json")
+		}
+		a.log.json = v == "json"
+		return nil
+	})
+	f.Bool(&a.log.debug, "debug", 0, "log more")
+	f.Bool(&a.systemd, "systemd-cgroup", 0, "use the systemd cgroup driver (not supported)")
+	f.add("rootless", 0, "auto|true|false", "accepted for compatibility", func(string) error { return nil })
+	f.hide()
+	f.Bool(&a.showVersion, "version", 'v', "print the version")
+	return f
+}
+
+func (a *app) dispatch(args []string) error {
+	rest, err := a.globalFlags().parse(args)
+	if err == nil && a.showVersion {
+		return a.version(nil)
+	}
+	if errors.Is(err, errHelp) || err == nil && len(rest) == 0 {
+		return a.help()
+	}
+	if err != nil {
+		return err
+	}
+	name, rest := rest[0], rest[1:]
+	for i := range commands {
+		c := &commands[i]
+		if c.name != name {
+			continue
+		}
+		if a.systemd {
+			return errSystemd
+		}
+		err := c.run(a, rest)
+		if errors.Is(err, errHelp) {
+			return a.commandHelp(c)
+		}
+		return err
+	}
+	if forSibling(name) {
+		return a.sibling()
+	}
+	if name == "help" {
+		return a.help()
+	}
+	return &unknownCommandError{name}
+}
+
+var errSystemd = &unsupportedDriver{}
+
+type unsupportedDriver struct{}
+
+func (*unsupportedDriver) Error() string { return "the systemd cgroup driver is not supported" }
+func (*unsupportedDriver) Hint() string {
+	return "leave out --systemd-cgroup and give linux.cgroupsPath as a path"
+}
+
+func (a *app) store() (*runtime.Store, error) { return runtime.OpenStore(a.root) }
+
+// container loads the container that the single argument names.
+func (a *app) container(f *flagSet, args []string) (*runtime.Container, error) {
+	if len(args) != 1 {
+		return nil, f.fail("want exactly one argument, the container ID; got %d", len(args))
+	}
+	s, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	return s.Load(args[0])
+}
+
+type unknownCommandError struct{ name string }
+
+func (e *unknownCommandError) Error() string { return "unknown command \"" + e.name + "\"" }
+func (e *unknownCommandError) Hint() string  { return "minirun --help lists the commands" }

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/runtime"
+	"golang.org/x/sys/unix"
+)
+
+// runOptions are the flags of run.
+type runOptions struct {
+	launchOptions
+	detach, keep, noSubreaper bool
+}
+
+func (o *runOptions) flags() *flagSet {
+	f := newFlags("run")
+	o.launchOptions.add(f)
+	f.Bool(&o.detach, "detach", 'd', "return when the process runs")
+	f.Bool(&o.keep, "keep", 0, "do not delete the container when it ends")
+	f.Bool(&o.noSubreaper, "no-subreaper", 0, "do not become the parent of the container's orphans")
+	return f
+}
+
+func runFlags(*app) *flagSet { return new(runOptions).flags() }
+
+// run creates a container, starts it and, unless detached, stays until it ends.
+func (a *app) run(args []string) error {
+	var o runOptions
+	f := o.flags()
+	args, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	o.image.detach = o.detach
+	l, err := a.prepare(f, &o.launchOptions, args)
+	if err != nil {
+		return err
+	}
+	if o.detach {
+		return a.runDetached(l)
+	}
+	return a.runForeground(l, &o)
+}
+
+func (a *app) runDetached(l *launch) error {
+	c, err := l.store.Run(l.options)
+	if err != nil {
+		l.undo()
+		return err
+	}
+	a.warnings(c.Warnings)
+	return nil
+}
+
+func (a *app) runForeground(l *launch, o *runOptions) error {
+	if !o.noSubreaper {
+		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	}
+	signals := make(chan os.Signal, 128)
+	terminal := l.options.Bundle.Spec.Process != nil && l.options.Bundle.Spec.Process.Terminal
+	var tty *terminalRelay
+	if terminal && l.options.ConsoleSocket == "" {
+		var err error
+		if tty, err = newTerminalRelay(); err != nil {
+			l.undo()
+			return err
+		}
+		defer tty.close()
+		l.options.ConsoleFD = tty.socket[1]
+		tty.size(l.options.Bundle.Spec.Process)
+	}
+	signal.Notify(signals)
+	c, err := l.store.Run(l.options)
+	if err != nil {
+		l.undo()
+		return err
+	}
+	a.warnings(c.Warnings)
+	status, err := attend(c.PidFD(), signals, tty, c.Wait)
+	if err != nil {
+		return err
+	}
+	if unix.SIGKILL == status.Signal() && status.Signaled() {
+		if oom := c.OOM(); oom != nil {
+			a.log.fail(&runtime.ProcessError{ID: c.ID, Err: oom, OOM: true})
+		}
+	}
+	if !l.keep(o) {
+		if err := container.Delete(c, runtime.Force); err != nil {
+			return err
+		}
+	}
+	if code := runtime.ExitCode(status); code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+// attend passes signals and terminal input on to a process until it ends.
+func attend(pidfd int, signals <-chan os.Signal, tty *terminalRelay, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
+	if tty != nil {
+		if err := tty.start(); err != nil {
+			return 0, err
+		}
+	}
+	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return 0, os.NewSyscallError("fcntl", err)
+	}
+	go forward(signals, fd, tty)
+	status, err := wait()
+	if tty != nil {
+		tty.finish()
+	}
+	return status, err
+}
+
+// forward sends the signals that reach us to the process.
+func forward(signals <-chan os.Signal, pidfd int, tty *terminalRelay) {
+	for s := range signals {
+		sig, _ := s.(syscall.Signal)
+		switch sig {
+		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // ours: children, the Go scheduler, our output
+		case unix.SIGWINCH:
+			if tty != nil {
+				tty.resize()
+				continue
+			}
+			fallthrough
+		default:
+			_ = unix.PidfdSendSignal(pidfd, sig, nil, 0)
+		}
+	}
+}
+
+// listenFDs is the number of descriptors that a socket-activating parent has
+// passed to us; see sd_listen_fds(3).
+func listenFDs() int {
+	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	if fds == "" || pid != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	n, err := strconv.Atoi(fds)
+	if err != nil || n < 0 || n > 1024 {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/runtime"
+	"golang.org/x/sys/unix"
+)
+
+// start lets a created container run.
+func (a *app) start(args []string) error {
+	f := newFlags("start")
+	args, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	c, err := a.container(f, args)
+	if err != nil {
+		return err
+	}
+	return c.Start()
+}
+
+// killOptions are the flags of kill.
+type killOptions struct{ all bool }
+
+func killFlags(*app) *flagSet { return new(killOptions).flags() }
+
+func (o *killOptions) flags() *flagSet {
+	f := newFlags("kill")
+	f.Bool(&o.all, "all", 'a', "send the signal to all processes of the container")
+	return f
+}
+
+func (a *app) kill(args []string) error {
+	var o killOptions
+	f := o.flags()
+	args, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	if len(args) < 1 || len(args) > 2 {
+		return f.fail("want a container ID and perhaps a signal; got %d arguments", len(args))
+	}
+	sig, target := unix.SIGTERM, runtime.Init
+	if len(args) == 2 {
+		if sig, err = runtime.ParseSignal(args[1]); err != nil {
+			return err
+		}
+	}
+	if o.all {
+		target = runtime.AllProcesses
+	}
+	c, err := a.container(f, args[:1])
+	if err != nil {
+		return err
+	}
+	if stop := c.Annotations[container.StopSignal]; len(args) == 1 && c.Snapshot != "" && stop != "" {
+		if sig, err = runtime.ParseSignal(stop); err != nil {
+			return err
+		}
+	}
+	return c.Kill(sig, target)
+}
+
+// deleteOptions are the flags of delete.
+type deleteOptions struct{ force bool }
+
+func deleteFlags(*app) *flagSet { return new(deleteOptions).flags() }
+
+func (o *deleteOptions) flags() *flagSet {
+	f := newFlags("delete")
+	f.Bool(&o.force, "force", 'f', "kill the container if it runs; succeed if it does not exist")
+	return f
+}
+
+func (a *app) delete(args []string) error {
+	var o deleteOptions
+	f := o.flags()
+	args, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	mode := runtime.Stop
+	if o.force {
+		mode = runtime.Force
+	}
+	c, err := a.container(f, args)
+	if err != nil {
+		if !o.force {
+			return err
+		}
+		var damaged *runtime.StateError
+		if !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s, err := a.store()
+		if err != nil {
+			return err
+		}
+		return s.DeleteRemains(args[0])
+	}
+	return container.Delete(c, mode)
+}

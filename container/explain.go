@@ -1,0 +1,33 @@
+package container
+
+import (
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/runtime"
+	"github.com/minirun/minirun/runtime/bundle"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Explain makes the bundle that Prepare would make, without taking the ID or
+// making a snapshot. Users are looked up in the image's top layer.
+func (i *Images) Explain(id string, image *imagestore.Image, o *Options) (*bundle.Bundle, runtime.PlanOptions, error) {
+	var po runtime.PlanOptions
+	layers, err := i.Layers()
+	if err != nil {
+		return nil, po, err
+	}
+	defer layers.Close()
+	root, err := layers.MountView(overlay.ChainID(image.TopChainID()))
+	if err != nil {
+		return nil, po, err
+	}
+	var spec *specs.Spec
+	if spec, err = Spec(id, image, root, o); err != nil {
+		linux.Close(root)
+		return nil, po, err
+	}
+	spec.Root.Path = OverlayDir(i.Dir) + "/snapshots/" + id + "/rootfs"
+	b, err := inMemory(OverlayDir(i.Dir), spec)
+	return b, runtime.PlanOptions{RootMount: true, Root: root}, err
+}

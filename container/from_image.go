@@ -1,0 +1,434 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/internal/seccomp"
+	"github.com/minirun/minirun/runtime"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Options are what a user says about a container from an image, in the words
+// of docker's flags.
+type Options struct {
+	Command     []string // replaces the image's Cmd
+	Entrypoint  *string  // replaces the image's Entrypoint; empty: none
+	Env         []string // NAME=VALUE
+	WorkDir     string
+	User        string // name or uid, and perhaps :group
+	Hostname    string
+	Terminal    bool
+	ReadOnly    bool
+	Privileged  bool
+	HostNetwork bool
+	NoNewPrivs  bool
+	Seccomp     string // "", "unconfined" or the path of an OCI or docker profile
+	Volumes     []string
+	Tmpfs       []string
+	CapAdd      []string
+	CapDrop     []string
+	Memory      int64 // bytes; 0: no limit
+	CPUs        float64
+	Pids        int64 // 0: no limit
+	CgroupPath  string
+}
+
+// defaultCaps are the capabilities that containers have under docker.
+const defaultCaps = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID CAP_SETUID " +
+	"CAP_SETFCAP CAP_SETPCAP CAP_NET_BIND_SERVICE CAP_SYS_CHROOT CAP_KILL CAP_AUDIT_WRITE"
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// maxPasswd is how much of an image's passwd and group is read, in bytes.
+const maxPasswd = 1 << 20
+
+// Spec makes the configuration of a container from an image. id is the
+// container's, root an open directory: the container's root, where names of
+// users are looked up. What the image says is data: none of it becomes a path
+// or a variable of the host.
+func Spec(id string, image *imagestore.Image, root int, o *Options) (*specs.Spec, error) {
+	cfg := &image.Config.Config
+	args, err := command(image, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range cfg.Env {
+		// Without "=" a variable would be taken from the host (CVE-2026-57231).
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			return nil, fmt.Errorf("image %q: config.Env: %q is not NAME=VALUE", image.Name, e)
+		}
+	}
+	userName := cfg.User
+	if o.User != "" {
+		userName = o.User
+	}
+	user, err := lookupUser(root, userName)
+	if err != nil {
+		return nil, err
+	}
+	hostname := o.Hostname
+	if hostname == "" {
+		if hostname = id; len(hostname) > 63 {
+			hostname = hostname[:63]
+		}
+		if o.HostNetwork {
+			if h, err := os.Hostname(); err == nil {
+				hostname = h
+			}
+		}
+	}
+	caps, err := capabilities(o)
+	if err != nil {
+		return nil, err
+	}
+	cwd := cfg.WorkingDir
+	if o.WorkDir != "" {
+		cwd = o.WorkDir
+	}
+	s := &specs.Spec{
+		Version:  specs.Version,
+		Root:     &specs.Root{Path: "rootfs", Readonly: o.ReadOnly},
+		Hostname: hostname,
+		Process: &specs.Process{
+			Terminal: o.Terminal, User: user, Args: args, Cwd: filepath.Join("/", cwd),
+			Env: env(cfg.Env, o.Env, hostname, o.Terminal), NoNewPrivileges: o.NoNewPrivs,
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		},
+		Annotations: annotations(image),
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+			},
+			Resources:   resources(o),
+			CgroupsPath: o.CgroupPath,
+		},
+	}
+	if user.UID != 0 { // as execve(2) of a program without file capabilities leaves it
+		s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = nil, nil
+	}
+	if !o.HostNetwork {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	if err := mounts(s, o); err != nil {
+		return nil, err
+	}
+	return s, confinement(s, caps, o)
+}
+
+// command is what runs: the entrypoint and what follows it (image-spec,
+// conversion.md).
+func command(image *imagestore.Image, o *Options) ([]string, error) {
+	cfg := &image.Config.Config
+	entrypoint, cmd := cfg.Entrypoint, cfg.Cmd
+	if o.Entrypoint != nil {
+		entrypoint, cmd = nil, nil
+		if *o.Entrypoint != "" {
+			entrypoint = []string{*o.Entrypoint}
+		}
+	}
+	if len(o.Command) > 0 {
+		cmd = o.Command
+	}
+	args := append(entrypoint[:len(entrypoint):len(entrypoint)], cmd...)
+	if len(args) == 0 {
+		return nil, &NoCommandError{image.Name}
+	}
+	return args, nil
+}
+
+// NoCommandError reports that neither the image nor the user says what to run.
+type NoCommandError struct{ Image string }
+
+func (e *NoCommandError) Error() string {
+	return fmt.Sprintf("image %q has no command of its own", e.Image)
+}
+
+// Hint says what to do.
+func (e *NoCommandError) Hint() string {
+	return "give one after the container's ID: minirun run --image " + e.Image + " ID COMMAND"
+}
+
+func env(image, user []string, hostname string, terminal bool) []string {
+	out := make([]string, 0, len(image)+len(user)+3)
+	if !has(image, "PATH") && !has(user, "PATH") {
+		out = append(out, defaultPath)
+	}
+	if !has(image, "HOSTNAME") && !has(user, "HOSTNAME") {
+		out = append(out, "HOSTNAME="+hostname)
+	}
+	if terminal && !has(image, "TERM") && !has(user, "TERM") {
+		out = append(out, "TERM=xterm")
+	}
+	return append(append(out, image...), user...)
+}
+
+func has(env []string, name string) bool {
+	for _, e := range env {
+		if strings.HasPrefix(e, name+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+// Keys of the annotations that describe the image (image-spec, conversion.md).
+const (
+	annotationPrefix = "org.opencontainers.image."
+	// StopSignal is the annotation with the signal that asks the container to end.
+	StopSignal = annotationPrefix + "stopSignal"
+)
+
+// annotations describe the image. Labels come first and then what we say, so
+// that no label can pass for one of ours.
+func annotations(image *imagestore.Image) map[string]string {
+	m := map[string]string{}
+	for k, v := range image.Config.Config.Labels {
+		if !strings.HasPrefix(k, "io.minirun.") && !strings.HasPrefix(k, "run.oci.") && !strings.HasPrefix(k, "org.systemd.") {
+			m[k] = v
+		}
+	}
+	set := func(key, value string) {
+		if value != "" {
+			m[annotationPrefix+key] = value
+		}
+	}
+	c := &image.Config
+	set("os", c.OS)
+	set("architecture", c.Architecture)
+	set("variant", c.Variant)
+	set("author", c.Author)
+	set("created", c.Created)
+	delete(m, StopSignal)
+	if _, err := runtime.ParseSignal(c.Config.StopSignal); err == nil {
+		set("stopSignal", c.Config.StopSignal)
+	}
+	if len(c.Config.ExposedPorts) > 0 {
+		ports := make([]string, 0, len(c.Config.ExposedPorts))
+		for p := range c.Config.ExposedPorts {
+			ports = append(ports, p)
+		}
+		sort.Strings(ports)
+		set("exposedPorts", strings.Join(ports, ","))
+	}
+	return m
+}
+
+func capabilities(o *Options) ([]string, error) {
+	set := map[string]bool{}
+	add := func(names []string, on bool) error {
+		for _, n := range names {
+			n = strings.ToUpper(n)
+			if n == "ALL" {
+				for _, c := range runtime.AllCapabilities() {
+					set[c] = on
+				}
+				continue
+			}
+			if !strings.HasPrefix(n, "CAP_") {
+				n = "CAP_" + n
+			}
+			if !runtime.KnownCapability(n) {
+				return fmt.Errorf("unknown capability %q; see capabilities(7)", n)
+			}
+			set[n] = on
+		}
+		return nil
+	}
+	base := strings.Fields(defaultCaps)
+	if o.Privileged {
+		base = runtime.AllCapabilities()
+	}
+	// ALL first, so that --cap-drop ALL --cap-add X leaves X, as docker has it.
+	order := func(names []string) (all, rest []string) {
+		for _, n := range names {
+			if strings.EqualFold(n, "ALL") {
+				all = append(all, n)
+			} else {
+				rest = append(rest, n)
+			}
+		}
+		return all, rest
+	}
+	dropAll, drop := order(o.CapDrop)
+	addAll, plus := order(o.CapAdd)
+	if err := errors.Join(add(base, true), add(addAll, true), add(dropAll, false), add(plus, true), add(drop, false)); err != nil {
+		return nil, err
+	}
+	names := []string{}
+	for _, n := range runtime.AllCapabilities() {
+		if set[n] {
+			names = append(names, n)
+		}
+	}
+	return names, nil
+}
+
+func resources(o *Options) *specs.LinuxResources {
+	r := &specs.LinuxResources{}
+	if o.Memory > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &o.Memory}
+	}
+	if o.CPUs > 0 {
+		period := uint64(100000)
+		quota := int64(o.CPUs*float64(period) + 0.5)
+		r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
+	}
+	if o.Pids > 0 {
+		r.Pids = &specs.LinuxPids{Limit: &o.Pids}
+	}
+	if o.Privileged {
+		r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	} else {
+		r.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	}
+	return r
+}
+
+// maskedPaths and readonlyPaths are docker's: what procfs and sysfs tell about
+// the host or let a container change of it.
+const (
+	maskedPaths = "/proc/asound /proc/acpi /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list " +
+		"/proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap"
+	readonlyPaths = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
+)
+
+func confinement(s *specs.Spec, caps []string, o *Options) error {
+	if o.Privileged {
+		return nil
+	}
+	s.Linux.MaskedPaths = strings.Fields(maskedPaths)
+	s.Linux.ReadonlyPaths = strings.Fields(readonlyPaths)
+	switch o.Seccomp {
+	case "":
+		s.Linux.Seccomp = seccomp.Default(goruntime.GOARCH, caps)
+	case "unconfined":
+	default:
+		raw, err := os.ReadFile(o.Seccomp)
+		if err != nil {
+			return fmt.Errorf("seccomp profile: %w", err)
+		}
+		profile := new(specs.LinuxSeccomp)
+		if err := json.Unmarshal(raw, profile); err != nil {
+			return fmt.Errorf("seccomp profile %q: %w", o.Seccomp, err)
+		}
+		if profile.DefaultAction == "" {
+			return fmt.Errorf("seccomp profile %q: defaultAction is missing", o.Seccomp)
+		}
+		s.Linux.Seccomp = profile
+	}
+	return nil
+}
+
+// lookupUser resolves a user as image-spec, conversion.md has it: numbers are
+// taken as they are, names come from the image's passwd and group.
+func lookupUser(root int, s string) (specs.User, error) {
+	var u specs.User
+	if s == "" {
+		return u, nil
+	}
+	name, group, hasGroup := strings.Cut(s, ":")
+	passwd, _ := readDatabase(root, "etc/passwd")
+	groups, _ := readDatabase(root, "etc/group")
+	found := name
+	if numeric(name) {
+		id, err := parseID(name)
+		if err != nil {
+			return u, fmt.Errorf("user %q: %w", s, err)
+		}
+		u.UID = id
+		found = ""
+		for _, f := range passwd {
+			if len(f) >= 4 && f[2] == name {
+				if id, err := parseID(f[3]); err == nil {
+					u.GID = id
+				}
+				break
+			}
+		}
+	} else {
+		ok := false
+		for _, f := range passwd {
+			if len(f) >= 4 && f[0] == name && name != "" {
+				uid, err1 := parseID(f[2])
+				gid, err2 := parseID(f[3])
+				if err := errors.Join(err1, err2); err != nil {
+					return u, fmt.Errorf("user %q: the container's /etc/passwd: %w", s, err)
+				}
+				u.UID, u.GID, ok = uid, gid, true
+				break
+			}
+		}
+		if !ok {
+			return u, fmt.Errorf("user %q: unable to find user %s: no matching entries in the container's /etc/passwd", s, name)
+		}
+	}
+	if hasGroup {
+		gid, err := lookupGroup(groups, group)
+		if err != nil {
+			return u, fmt.Errorf("user %q: %w", s, err)
+		}
+		u.GID = gid
+		return u, nil
+	}
+	for _, f := range groups {
+		if found == "" || len(f) < 4 {
+			continue
+		}
+		for m := range strings.SplitSeq(f[3], ",") {
+			if id, err := parseID(f[2]); err == nil && m == found && id != u.GID {
+				u.AdditionalGids = append(u.AdditionalGids, id)
+			}
+		}
+	}
+	return u, nil
+}
+
+func lookupGroup(groups [][]string, name string) (uint32, error) {
+	if numeric(name) {
+		return parseID(name)
+	}
+	for _, f := range groups {
+		if len(f) >= 3 && f[0] == name && name != "" {
+			return parseID(f[2])
+		}
+	}
+	return 0, fmt.Errorf("unable to find group %s: no matching entries in the container's /etc/group", name)
+}
+
+// numeric reports whether s is meant as a number: then it is never looked up as
+// a name (CVE-2016-3697, CVE-2026-46680).
+func numeric(s string) bool {
+	return s != "" && (s[0] >= '0' && s[0] <= '9' || s[0] == '-' || s[0] == '+')
+}
+
+func parseID(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n > 1<<31-1 {
+		return 0, fmt.Errorf("invalid id %q: want a number from 0 to 2147483647", s)
+	}
+	return uint32(n), nil
+}
+
+func readDatabase(root int, path string) ([][]string, error) {
+	raw, err := runtime.ReadInRoot(root, path, maxPasswd)
+	if err != nil {
+		return nil, err
+	}
+	var lines [][]string
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		if line != "" && line[0] != '#' {
+			lines = append(lines, strings.Split(line, ":"))
+		}
+	}
+	return lines, nil
+}

@@ -1,0 +1,118 @@
+package container
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// mounts adds the mounts every container has, and the user's.
+func mounts(s *specs.Spec, o *Options) error {
+	ro := "ro"
+	if o.Privileged {
+		ro = "rw"
+	}
+	s.Mounts = []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", ro}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", ro}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+	}
+	if o.HostNetwork {
+		for _, f := range []string{"/etc/resolv.conf", "/etc/hosts"} {
+			if real, err := filepath.EvalSymlinks(f); err == nil {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: f, Type: "bind", Source: real, Options: []string{"bind", "rprivate", "ro"}})
+			}
+		}
+	}
+	for _, v := range o.Volumes {
+		m, err := volume(v)
+		if err != nil {
+			return err
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	for _, t := range o.Tmpfs {
+		dest, opts, _ := strings.Cut(t, ":")
+		if !filepath.IsAbs(dest) {
+			return fmt.Errorf("tmpfs %q: the path in the container must be absolute", t)
+		}
+		m := specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "noexec"}}
+		if opts != "" {
+			m.Options = append(m.Options, strings.Split(opts, ",")...)
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	if o.Privileged {
+		return hostDevices(s)
+	}
+	return nil
+}
+
+// volume reads SOURCE:DESTINATION[:OPTIONS], a bind mount.
+func volume(v string) (specs.Mount, error) {
+	parts := strings.SplitN(v, ":", 3)
+	if len(parts) < 2 || parts[0] == "" || parts[1] == "" {
+		return specs.Mount{}, fmt.Errorf("volume %q: want SOURCE:DESTINATION[:OPTIONS]", v)
+	}
+	if !filepath.IsAbs(parts[0]) {
+		return specs.Mount{}, fmt.Errorf("volume %q: the source must be an absolute path of the host; named volumes are not supported", v)
+	}
+	if !filepath.IsAbs(parts[1]) {
+		return specs.Mount{}, fmt.Errorf("volume %q: the path in the container must be absolute", v)
+	}
+	m := specs.Mount{Destination: parts[1], Type: "bind", Source: parts[0], Options: []string{"rbind", "rprivate"}}
+	if len(parts) < 3 {
+		return m, nil
+	}
+	for opt := range strings.SplitSeq(parts[2], ",") {
+		switch opt {
+		case "ro", "rw", "nosuid", "nodev", "noexec", "suid", "dev", "exec", "private", "rprivate", "slave", "rslave", "shared", "rshared":
+			m.Options = append(m.Options, opt)
+		default:
+			return m, fmt.Errorf("volume %q: unknown option %q; use ro, rw, nosuid, nodev, noexec or a propagation", v, opt)
+		}
+	}
+	return m, nil
+}
+
+// hostDevices gives a privileged container the device nodes of the host.
+func hostDevices(s *specs.Spec) error {
+	return filepath.WalkDir("/dev", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // gone meanwhile
+		}
+		if d.IsDir() {
+			switch path {
+			case "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd":
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if d.Type()&fs.ModeDevice == 0 || path == "/dev/console" || path == "/dev/ptmx" {
+			return nil
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil {
+			return nil
+		}
+		typ := "b"
+		if d.Type()&fs.ModeCharDevice != 0 {
+			typ = "c"
+		}
+		mode := os.FileMode(st.Mode & 0o777)
+		s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{
+			Path: path, Type: typ, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
+			FileMode: &mode, UID: &st.Uid, GID: &st.Gid,
+		})
+		return nil
+	})
+}

@@ -1,0 +1,552 @@
+package runtime
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/minirun/minirun/cgroups"
+	"github.com/minirun/minirun/internal/initprog"
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/namespaces"
+	"github.com/minirun/minirun/runtime/bundle"
+	"golang.org/x/sys/unix"
+)
+
+// CreateOptions say how to create a container.
+type CreateOptions struct {
+	ID     string
+	Bundle *bundle.Bundle
+	PlanOptions
+	Stdio         [3]int // standard streams of the container
+	ConsoleSocket string // path of the socket that receives the terminal's master
+	ConsoleFD     int    // the same as an open descriptor, if > 0
+	RootFD        int    // the detached mount of PlanOptions.RootMount
+	PidFile       string
+	// Reservation, if not nil, is the ID's, taken before.
+	Reservation *Reservation
+}
+
+// A Reservation is an ID taken for a container that will be created soon, and
+// the record of what is made for it meanwhile.
+type Reservation struct {
+	c       *Container
+	dir     int
+	release func() error
+}
+
+// Reserve takes the ID and records what the layer above is going to make, so
+// that it can be found if we are killed. release takes that back; it is called
+// when creating the container fails.
+func (s *Store) Reserve(id, snapshot string, release func() error) (*Reservation, error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	dir, err := s.makeDir(id)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reservation{dir: dir, release: release, c: &Container{store: s, State: State{ID: id, Snapshot: snapshot, Created: time.Now().UTC()}}}
+	if err := r.c.save(dir); err != nil {
+		return nil, errors.Join(err, r.Cancel())
+	}
+	return r, nil
+}
+
+// Dir is the directory of the record.
+func (r *Reservation) Dir() string { return r.c.Dir() }
+
+// Cancel gives the ID back. It is for a reservation that was not handed to
+// Create or Run; those do it themselves.
+func (r *Reservation) Cancel() error {
+	defer linux.Close(r.dir)
+	if err := r.release(); err != nil {
+		return err // the record stays: delete finds what is left
+	}
+	return r.c.removeDir(r.dir)
+}
+
+// How long the end of a killed container may take. Longer means that a process
+// is stuck in the kernel, which the error says.
+const killTimeout = 10 * time.Second
+
+// Create makes a container that waits for start. On error nothing is left.
+func (s *Store) Create(o CreateOptions) (*Container, error) {
+	o.gate = gateStart
+	return s.create(o)
+}
+
+// Run makes a container whose process runs when Run returns.
+func (s *Store) Run(o CreateOptions) (*Container, error) {
+	o.gate = gateReady
+	return s.create(o)
+}
+
+func (s *Store) create(o CreateOptions) (*Container, error) {
+	o.Root = o.RootFD
+	t, err := s.newCreation(&o)
+	if err != nil {
+		if o.Reservation != nil {
+			err = errors.Join(err, o.Reservation.Cancel())
+		}
+		return nil, err
+	}
+	err = t.run()
+	t.close()
+	if err != nil {
+		return nil, err
+	}
+	return t.c, nil
+}
+
+// newCreation works out everything that can be before anything is made.
+func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
+	plan, err := NewPlan(o.ID, o.Bundle, o.PlanOptions)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkConsole(plan.Spec.Process.Terminal, o); err != nil {
+		return nil, err
+	}
+	mount, err := cgroups.Mount()
+	if err != nil {
+		return nil, err
+	}
+	image, gateOp, err := plan.compile()
+	if err != nil {
+		return nil, err
+	}
+	t := &creation{o: o, plan: plan, image: image, gateOp: gateOp, dir: -1, cgroup: -1, pidfd: -1, sync: [2]int{-1, -1}}
+	t.c = &Container{store: s, Warnings: plan.Warnings, State: State{
+		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
+		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(),
+		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
+	}}
+	if r := o.Reservation; r != nil {
+		t.c.Snapshot = r.c.Snapshot
+	}
+	return t, nil
+}
+
+func checkConsole(terminal bool, o *CreateOptions) error {
+	has := o.ConsoleSocket != "" || o.ConsoleFD > 0
+	switch {
+	case terminal && !has:
+		return errors.New("cannot allocate tty if runc will detach without setting console socket")
+	case !terminal && o.ConsoleSocket != "":
+		return errors.New("cannot use console socket if runc will not detach or allocate tty")
+	}
+	return nil
+}
+
+// creation is the transaction that makes a container.
+type creation struct {
+	o      *CreateOptions
+	plan   *Plan
+	image  *initprog.Image
+	gateOp int // first op whose failure belongs to start
+	c      *Container
+
+	dir    int // the locked state directory
+	cgroup int
+	group  *cgroups.Group
+	sync   [2]int // our end, the init's end
+	pidfd  int
+	first  int   // first process of a staged start, until it is reaped
+	fds    []int // to close at the end
+}
+
+func (t *creation) close() {
+	for _, fd := range append(t.fds, t.sync[0], t.sync[1], t.cgroup, t.pidfd, t.dir) {
+		linux.Close(fd)
+	}
+}
+
+// run does the steps in order; each that leaves something behind is recorded
+// before or undone in undo.
+func (t *creation) run() (err error) {
+	c := t.c
+	// The record comes first: what is in it is what delete removes.
+	if r := t.o.Reservation; r != nil {
+		t.dir = r.dir
+	} else if t.dir, err = c.store.makeDir(c.ID); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.undo())
+		}
+	}()
+	if err = c.save(t.dir); err != nil {
+		return err
+	}
+	if err = t.makeCgroup(); err != nil {
+		return err
+	}
+	files, err := t.openFiles()
+	if err != nil {
+		return err
+	}
+	if err = t.launch(files); err != nil {
+		return t.explain(err)
+	}
+
+	// The init mounts while we do the rest of our part.
+	if err = t.finishState(); err != nil {
+		return err
+	}
+	if err = t.group.Apply(t.plan.Limits); err != nil {
+		return t.explain(err)
+	}
+	if err = t.setOOMScore(); err != nil {
+		return err
+	}
+	if err = t.await(namespaces.Ready); err != nil {
+		return t.explain(err)
+	}
+	// Only now is the record one of a complete container: killed before, we
+	// leave one that start refuses and delete removes.
+	if err = renameState(t.dir); err != nil {
+		return err
+	}
+	if t.o.gate == gateReady {
+		if err = t.answer(); err != nil {
+			return t.explain(err)
+		}
+		if err = t.awaitExec(); err != nil {
+			return t.explain(err)
+		}
+	}
+	if t.o.PidFile != "" {
+		if err = writePidFile(t.o.PidFile, c.Pid); err != nil {
+			return err
+		}
+	}
+	c.exit = &exitInfo{pidfd: t.pidfd}
+	t.pidfd = -1
+	return nil
+}
+
+func (t *creation) makeCgroup() (err error) {
+	if t.group, err = cgroups.CreateFor(t.c.CgroupMount, t.c.Cgroup, t.plan.Limits); err != nil {
+		return err
+	}
+	if err = t.group.CheckFree(); err != nil {
+		t.group = nil // it is not ours to remove
+		t.c.Cgroup = ""
+		return err
+	}
+	t.cgroup, err = t.group.FD()
+	return err
+}
+
+// openFiles opens what the init inherits, in the order of fdLayout.
+func (t *creation) openFiles() ([]int, error) {
+	o, l := t.o, &t.plan.fds
+	files := make([]int, l.join, l.join+len(t.plan.Set.Join))
+	copy(files, o.Stdio[:])
+	for i := range l.preserve {
+		fd := 3 + i
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return nil, errors.New("unable to stat preserved-fd " + strconv.Itoa(i) + " (of " + strconv.Itoa(l.preserve) + "): " + err.Error())
+		}
+		files[fd] = fd
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	t.sync = pair
+	files[l.sync], files[l.listen], files[l.console], files[l.root] = pair[1], -1, -1, -1
+	if o.gate == gateStart {
+		if files[l.listen], err = listenAt(t.dir, startFile); err != nil {
+			return nil, err
+		}
+		t.fds = append(t.fds, files[l.listen])
+	}
+	switch {
+	case o.ConsoleFD > 0:
+		files[l.console] = o.ConsoleFD
+	case o.ConsoleSocket != "":
+		if files[l.console], err = dial(o.ConsoleSocket); err != nil {
+			return nil, err
+		}
+		t.fds = append(t.fds, files[l.console])
+	}
+	if o.RootMount {
+		files[l.root] = o.RootFD
+	}
+	for _, j := range t.plan.Set.Join {
+		fd, err := linux.OpenAt(unix.AT_FDCWD, j.Path, unix.O_RDONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		t.fds = append(t.fds, fd)
+		files = append(files, fd)
+	}
+	return files, nil
+}
+
+// launch starts the init and, where its namespaces need it, sets them up. After
+// it c.Pid is the pid of the container's init.
+func (t *creation) launch(files []int) error {
+	set := &t.plan.Set
+	opts := initprog.Options{
+		Args: []string{initprog.Name, t.c.ID}, Files: files, Cloneflags: uintptr(set.CloneFlags()),
+		CgroupFD: t.cgroup, Fallback: t.c.Dir(),
+	}
+	start := func() (err error) {
+		t.c.Pid, t.pidfd, err = t.image.Start(opts)
+		return err
+	}
+	if j := set.Joins(unix.CLONE_NEWPID); j != nil && !set.Staged() {
+		// A pid namespace is entered by the next child, so by us and not by
+		// the program: on a thread that is then thrown away.
+		fd := files[t.plan.fds.join+joinIndex(set, j)]
+		start = onDoomedThread(fd, unix.CLONE_NEWPID, start)
+	}
+	if err := start(); err != nil {
+		return err
+	}
+	linux.Close(t.sync[1])
+	t.sync[1] = -1
+	if !set.Staged() {
+		return nil
+	}
+	return t.stage()
+}
+
+func joinIndex(set *namespaces.Set, j *namespaces.Join) int {
+	for i := range set.Join {
+		if &set.Join[i] == j {
+			return i
+		}
+	}
+	return -1
+}
+
+// stage serves the first process of a staged start: writes id maps and clock
+// offsets, learns the pid of the real init, and reaps it.
+func (t *creation) stage() error {
+	first, linuxSpec := t.c.Pid, t.plan.Spec.Linux
+	t.first = first
+	proc := "/proc/" + strconv.Itoa(first)
+	if t.plan.Set.New&(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME) != 0 {
+		if err := t.await(namespaces.WantMaps); err != nil {
+			return err
+		}
+		if t.plan.Set.New&unix.CLONE_NEWUSER != 0 {
+			if err := writeHost(proc+"/uid_map", namespaces.IDMap(linuxSpec.UIDMappings)); err != nil {
+				return err
+			}
+			if err := writeHost(proc+"/gid_map", namespaces.IDMap(linuxSpec.GIDMappings)); err != nil {
+				return err
+			}
+		}
+		if o := namespaces.TimeOffsets(linuxSpec.TimeOffsets); o != "" && t.plan.Set.New&unix.CLONE_NEWTIME != 0 {
+			if err := writeHost(proc+"/timens_offsets", o); err != nil {
+				return err
+			}
+		}
+		if err := t.answer(); err != nil {
+			return err
+		}
+	}
+	r, err := t.record()
+	if err != nil {
+		return err
+	}
+	t.c.Pid = int(r.Value)
+	linux.Close(t.pidfd)
+	if t.pidfd, err = unix.PidfdOpen(t.c.Pid, 0); err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	_, err = reap(first)
+	t.first = 0
+	return err
+}
+
+// finishState prepares the final record and keeps a copy of the configuration.
+func (t *creation) finishState() (err error) {
+	c := t.c
+	info, err := statProcess(c.Pid)
+	if err != nil {
+		// It ended already; what it had to say comes with await.
+		return t.await(namespaces.Ready)
+	}
+	c.StartTime = info.startTime
+	if c.BootID, err = bootID(); err != nil {
+		return err
+	}
+	c.Complete = true
+	c.Pending = nil
+	if t.o.gate == gateStart {
+		c.Pending = t.image.Pending(t.gateOp)
+	}
+	if err = replaceFile(t.dir, configFile, t.o.Bundle.Raw); err != nil {
+		return err
+	}
+	return writeTemp(t.dir, stateFile, c.appendJSON(make([]byte, 0, 4096)))
+}
+
+func (t *creation) setOOMScore() error {
+	adj := t.plan.Spec.Process.OOMScoreAdj
+	if adj == nil {
+		return nil
+	}
+	err := writeHost("/proc/"+strconv.Itoa(t.c.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return errors.New("process.oomScoreAdj: lowering oom_score_adj to " + strconv.Itoa(*adj) + " takes CAP_SYS_RESOURCE: " + err.Error())
+	}
+	return err
+}
+
+// record receives one record of the init.
+func (t *creation) record() (initprog.Record, error) {
+	var buf [initprog.RecordSize]byte
+	n, err := linux.Read(t.sync[0], buf[:])
+	switch {
+	case err != nil:
+		return initprog.Record{}, os.NewSyscallError("read from container init", err)
+	case n == 0:
+		return initprog.Record{}, errInitDied
+	case n != len(buf):
+		return initprog.Record{}, errors.New("container init sent half a record")
+	}
+	r := initprog.ParseRecord(buf[:])
+	if !r.Progress() {
+		return r, stepFailure(t.image.Failure(r))
+	}
+	return r, nil
+}
+
+// errInitDied is what is left when the init ends without a word: it was killed.
+var errInitDied = errors.New("container init was killed before the container was ready")
+
+// await receives the record that says word.
+func (t *creation) await(word uint64) error {
+	r, err := t.record()
+	if err == nil && r.Value != word {
+		err = errors.New("container init is out of step: got " + strconv.FormatUint(r.Value, 16))
+	}
+	return err
+}
+
+// awaitExec waits until execve has closed the init's end of the socket.
+func (t *creation) awaitExec() error {
+	_, err := t.record()
+	if err == errInitDied { //nolint:errorlint // end of file is what we want
+		return nil
+	}
+	if err == nil {
+		err = errors.New("container init is out of step after its last record")
+	}
+	return err
+}
+
+func (t *creation) answer() error {
+	_, err := linux.Write(t.sync[0], make([]byte, 8))
+	if err == unix.EPIPE {
+		return errInitDied
+	}
+	return err
+}
+
+// explain completes an error of the init's.
+func (t *creation) explain(err error) error {
+	e := &ProcessError{ID: t.c.ID, Err: err}
+	if errors.Is(err, errInitDied) && t.group != nil {
+		if n, oomErr := t.group.OOMKills(); oomErr == nil && n > 0 {
+			e.OOM = true
+			e.Err = &OOMError{Limit: memoryLimit(t.plan)}
+		}
+	}
+	return e
+}
+
+// undo removes everything that run has made.
+func (t *creation) undo() error {
+	var errs []error
+	if t.group != nil {
+		errs = append(errs, t.group.Kill())
+	} else if t.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(t.pidfd, unix.SIGKILL, nil, 0)
+	}
+	if t.pidfd >= 0 {
+		_, _ = reap(t.c.Pid)
+	}
+	if t.first > 0 && t.first != t.c.Pid {
+		_, _ = reap(t.first)
+	}
+	if t.group != nil {
+		errs = append(errs, t.group.Remove(killTimeout))
+	}
+	if r := t.o.Reservation; r != nil {
+		errs = append(errs, r.release())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // the record stays: delete finds what is left
+	}
+	return t.c.removeDir(t.dir)
+}
+
+// onDoomedThread returns fn run on a thread that has joined the namespace fd
+// for its children. The thread is not given back.
+func onDoomedThread(fd int, flag int, fn func() error) func() error {
+	return func() error {
+		done := make(chan error)
+		go func() {
+			lockThread()
+			if err := unix.Setns(fd, flag); err != nil {
+				done <- os.NewSyscallError("setns "+namespaces.Name(uint64(flag)), err)
+				return
+			}
+			done <- fn()
+			// The thread ends with the goroutine, since it stays locked.
+		}()
+		return <-done
+	}
+}
+
+// reap waits for the end of a child.
+func reap(pid int) (syscall.WaitStatus, error) {
+	var ws syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(pid, &ws, 0, nil)
+		if err != syscall.EINTR {
+			return ws, err
+		}
+	}
+}
+
+func writeHost(path, data string) error { return linux.WriteFileAt(unix.AT_FDCWD, path, data) }
+
+// writePidFile writes the pid without a newline, complete from the first moment
+// its name is there.
+func writePidFile(path string, pid int) error {
+	dir, err := linux.OpenAt(unix.AT_FDCWD, filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(dir)
+	name := filepath.Base(path)
+	tmp := "." + name
+	_ = unix.Unlinkat(dir, tmp, 0)
+	fd, err := linux.OpenAt(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	err = linux.WriteAll(fd, strconv.AppendInt(nil, int64(pid), 10))
+	linux.Close(fd)
+	if err == nil {
+		err = unix.Renameat(dir, tmp, dir, name)
+	}
+	if err != nil {
+		_ = unix.Unlinkat(dir, tmp, 0)
+		return &os.PathError{Op: "write pid file", Path: path, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/minirun/minirun/internal/linux"
+	"golang.org/x/sys/unix"
+)
+
+// Mode says how a container is deleted.
+type Mode int
+
+const (
+	Stop  Mode = iota // only a container that has stopped, or was never started
+	Force             // whatever state it is in, and whatever is left of it
+)
+
+// Delete removes the container: its processes, its cgroup, its record. With
+// Force it converges: called again after a crash of create, of the container or
+// of itself it removes what is left.
+//
+// release, if not nil, takes back what the layer above has made for the
+// container, see State.Snapshot. It is called when no process is left, and
+// before the record goes.
+func (c *Container) Delete(mode Mode, release func() error) error {
+	dir, err := lockDir(c.Dir())
+	if err != nil {
+		return &NotExistError{c.ID}
+	}
+	defer linux.Close(dir)
+	if now, err := c.store.load(c.ID); err == nil {
+		c.State = now.State
+	}
+	pidfd, err := c.process()
+	if err != nil {
+		return err
+	}
+	defer linux.Close(pidfd)
+	status, err := c.statusLocked(pidfd >= 0)
+	if err != nil {
+		return err
+	}
+	if mode != Force && status != Stopped && status != Created && status != Creating {
+		return &StatusError{ID: c.ID, Op: "delete", Have: status}
+	}
+	if c.Cgroup != "" {
+		g := c.group()
+		if status != Stopped || !c.alone() {
+			if g.Exists() {
+				if err := g.Kill(); err != nil {
+					return err
+				}
+			}
+		}
+		if pidfd >= 0 {
+			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+			if !ended(pidfd, killTimeout) {
+				return fmt.Errorf("container %q: container init still running: process %d does not end within %s of SIGKILL; it hangs in the kernel, see /proc/%d/stack",
+					c.ID, c.Pid, killTimeout, c.Pid)
+			}
+		}
+		if err := g.Remove(killTimeout); err != nil {
+			return err
+		}
+	}
+	if release != nil {
+		if err := release(); err != nil {
+			return err
+		}
+	}
+	return c.removeDir(dir)
+}
+
+// alone reports whether the cgroup of a stopped container is empty.
+func (c *Container) alone() bool {
+	if c.Namespaces&unix.CLONE_NEWPID != 0 && c.Complete {
+		return true // the end of its init ended all others
+	}
+	populated, err := c.group().Populated()
+	return err == nil && !populated
+}
+
+// ended waits for the end of a process.
+func ended(pidfd int, timeout time.Duration) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(timeout); ; {
+		left := time.Until(deadline)
+		n, err := unix.Poll(fds, max(int(left.Milliseconds()), 0))
+		if n > 0 {
+			return true
+		}
+		if err != unix.EINTR && left <= 0 {
+			return false
+		}
+	}
+}
+
+// removeDir removes the container's directory, open and locked as dir. The
+// record goes last: as long as anything is left, delete finds it.
+func (c *Container) removeDir(dir int) error {
+	for _, name := range [...]string{configFile, startFile, LogFile, "." + stateFile + ".tmp", "." + configFile + ".tmp", stateFile} {
+		if name == LogFile && c.Snapshot == "" {
+			continue
+		}
+		if err := unix.Unlinkat(dir, name, 0); err != nil && err != unix.ENOENT {
+			return &os.PathError{Op: "unlink", Path: c.Dir() + "/" + name, Err: err}
+		}
+	}
+	err := unix.Rmdir(c.Dir())
+	if err == unix.ENOTEMPTY { // an init image of a create that was killed, or what somebody else put there
+		err = os.RemoveAll(c.Dir())
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("container %q: remove its directory: %w", c.ID, err)
+	}
+	return nil
+}
+
+// DeleteRemains removes a container that has no usable record: one whose create
+// was killed right at its beginning, or whose state.json is damaged.
+func (s *Store) DeleteRemains(id string) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	c := &Container{store: s, State: State{ID: id, Snapshot: "?"}}
+	dir, err := lockDir(c.Dir())
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer linux.Close(dir)
+	if raw, err := linux.ReadFileAt(dir, configFile, 0); err == nil {
+		if err := c.recover(raw); err != nil {
+			return err
+		}
+	}
+	return c.removeDir(dir)
+}

@@ -1,0 +1,296 @@
+package runtime
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/minirun/minirun/cgroups"
+	"github.com/minirun/minirun/internal/initprog"
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/namespaces"
+	"github.com/minirun/minirun/rootfs"
+	"github.com/minirun/minirun/runtime/bundle"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ExecOptions say how to add a process to a running container.
+type ExecOptions struct {
+	// Process gets the container's own process to change it into the wanted one.
+	Process       func(*specs.Process) (*specs.Process, error)
+	Stdio         [3]int
+	ConsoleSocket string
+	Console       func() int // descriptor of such a socket instead, asked after Process; 0: none
+	PreserveFDs   int
+	PidFile       string
+	Cgroup        string // a group below the container's
+	IgnorePaused  bool
+}
+
+// A Process is one that Exec has added.
+type Process struct {
+	Pid      int
+	PidFD    int
+	Warnings []string
+}
+
+// Wait waits for its end.
+func (p *Process) Wait() (syscall.WaitStatus, error) {
+	ws, err := reap(p.Pid)
+	linux.Close(p.PidFD)
+	return ws, err
+}
+
+// Exec starts a process in the container. When it returns without an error the
+// user's program runs.
+func (c *Container) Exec(o ExecOptions) (*Process, error) {
+	target, err := c.process()
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(target)
+	if target < 0 {
+		return nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
+	}
+	if frozen, err := c.group().Frozen(); err == nil && frozen && !o.IgnorePaused {
+		return nil, &StatusError{ID: c.ID, Op: "exec", Have: Paused}
+	}
+	raw, err := linux.ReadFile(c.Dir()+"/"+configFile, bundle.MaxConfigSize)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := bundle.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	pr, err := o.Process(spec.Process)
+	if err != nil {
+		return nil, err
+	}
+	if err := validateProcess(spec, pr); err != nil {
+		return nil, err
+	}
+	console := 0
+	if o.Console != nil {
+		console = o.Console()
+	}
+	e := &execution{console: console, c: c, o: &o, spec: spec, pr: pr, target: target, sync: [2]int{-1, -1}}
+	p, err := e.run()
+	e.close()
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// validateProcess checks a process of exec the way create checks the first one.
+func validateProcess(spec *specs.Spec, pr *specs.Process) error {
+	if err := bundle.ValidateProcess(pr); err != nil {
+		return err
+	}
+	return unsupportedProcess(pr)
+}
+
+type execution struct {
+	c       *Container
+	o       *ExecOptions
+	spec    *specs.Spec
+	pr      *specs.Process
+	target  int // pidfd of the container's init
+	console int // see ExecOptions.Console
+	sync    [2]int
+	fds     []int
+}
+
+func (e *execution) close() {
+	for _, fd := range append(e.fds, e.sync[0], e.sync[1]) {
+		linux.Close(fd)
+	}
+}
+
+func (e *execution) run() (*Process, error) {
+	if err := checkConsole(e.pr.Terminal, &CreateOptions{ConsoleSocket: e.o.ConsoleSocket, ConsoleFD: e.console}); err != nil {
+		return nil, err
+	}
+	plan, image, err := e.plan()
+	if err != nil {
+		return nil, err
+	}
+	files, err := e.openFiles(&plan.fds)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{PidFD: -1, Warnings: plan.Warnings}
+	if err := e.launch(image, files, p); err != nil {
+		return nil, e.failed(err)
+	}
+	linux.Close(e.sync[1])
+	e.sync[1] = -1
+	if adj := e.pr.OOMScoreAdj; adj != nil {
+		_ = writeHost("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
+	}
+	var buf [initprog.RecordSize]byte
+	n, err := linux.Read(e.sync[0], buf[:])
+	if err == nil && n != 0 {
+		err = stepFailure(image.Failure(initprog.ParseRecord(buf[:])))
+	}
+	if err == nil && e.o.PidFile != "" {
+		err = writePidFile(e.o.PidFile, p.Pid)
+	}
+	if err != nil {
+		// One that is not reaped would hold up the end of the container's whole
+		// pid namespace.
+		_ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
+		_, _ = p.Wait()
+		return nil, e.failed(err)
+	}
+	return p, nil
+}
+
+func (e *execution) failed(err error) error { return &ProcessError{ID: e.c.ID, Err: err} }
+
+// plan makes the program that enters the container and becomes the process.
+func (e *execution) plan() (*Plan, *initprog.Image, error) {
+	p := &Plan{ID: e.c.ID, Spec: e.spec, fds: layout(e.o.PreserveFDs)}
+	if e.spec.Linux == nil {
+		e.spec.Linux = &specs.Linux{}
+	}
+	set, err := namespaces.FromSpec(e.spec.Linux.Namespaces)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.Set = set
+	root, err := linux.OpenAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(e.c.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, nil, &StatusError{ID: e.c.ID, Op: "exec", Have: Stopped}
+	}
+	defer linux.Close(root)
+	if err := p.planProcess(e.pr, e.spec.Linux.Seccomp, root, gateNone); err != nil {
+		return nil, nil, err
+	}
+	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set)},
+		&session{skip: true})
+	if e.pr.Terminal {
+		var h, w uint16
+		if z := e.pr.ConsoleSize; z != nil {
+			h, w = uint16(z.Height), uint16(z.Width)
+		}
+		p.Steps = append(p.Steps, rootfs.Console(initprog.FD(p.fds.console), e.pr.User.UID, h, w))
+	}
+	p.Steps = append(p.Steps, p.process.steps()...)
+	image, _, err := p.compile()
+	return p, image, err
+}
+
+// joinFlags are the namespaces that the program joins. The pid namespace is
+// entered by the runtime; joining the user namespace one is in already is an
+// error.
+func (e *execution) joinFlags(set namespaces.Set) uint64 {
+	flags := set.All() &^ unix.CLONE_NEWPID
+	if flags&unix.CLONE_NEWUSER != 0 && sameNamespace(e.c.Pid, "user") {
+		flags &^= unix.CLONE_NEWUSER
+	}
+	return flags
+}
+
+func sameNamespace(pid int, name string) bool {
+	var a, b unix.Stat_t
+	return unix.Stat("/proc/self/ns/"+name, &a) == nil &&
+		unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/"+name, &b) == nil && a.Ino == b.Ino && a.Dev == b.Dev
+}
+
+// enter joins the container's namespaces, all at once.
+type enter struct {
+	target initprog.Value
+	flags  uint64
+}
+
+func (s *enter) Phase() string { return "namespaces" }
+func (s *enter) String() string {
+	t := "join the namespaces of the container:"
+	for _, n := range namespaces.Names(s.flags) {
+		t += " " + n
+	}
+	return t
+}
+func (s *enter) Why() string { return "" }
+
+func (s *enter) Emit(b *initprog.Builder) {
+	b.Object("container init")
+	if s.flags != 0 {
+		b.Setns(s.target, s.flags)
+	}
+	if s.flags&unix.CLONE_NEWUSER != 0 {
+		b.Setresgid(0)
+		b.Setresuid(0)
+		b.Prctl(unix.PR_SET_DUMPABLE, 0)
+	}
+	b.Umask(0)
+}
+
+func (e *execution) openFiles(l *fdLayout) ([]int, error) {
+	files := make([]int, l.root)
+	copy(files, e.o.Stdio[:])
+	for i := range l.preserve {
+		files[3+i] = 3 + i
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	e.sync = pair
+	files[l.sync], files[l.listen], files[l.console] = pair[1], e.target, -1
+	if e.console > 0 {
+		files[l.console] = e.console
+	} else if e.o.ConsoleSocket != "" {
+		fd, err := dial(e.o.ConsoleSocket)
+		if err != nil {
+			return nil, err
+		}
+		e.fds = append(e.fds, fd)
+		files[l.console] = fd
+	}
+	return files, nil
+}
+
+// launch starts the program inside the container's cgroup and pid namespace.
+func (e *execution) launch(image *initprog.Image, files []int, p *Process) error {
+	group := e.c.group()
+	if e.o.Cgroup != "" {
+		var err error
+		if group, err = group.Sub(e.o.Cgroup); err != nil {
+			return err
+		}
+	}
+	err := e.launchIn(group, image, files, p)
+	if errors.Is(err, unix.EBUSY) && e.o.Cgroup == "" {
+		// The container has made groups of its own, with controllers, and no
+		// process may be in ours any more: join its init where that is.
+		if group, err = e.c.initGroup(); err == nil {
+			err = e.launchIn(group, image, files, p)
+		}
+	}
+	return err
+}
+
+func (e *execution) launchIn(group *cgroups.Group, image *initprog.Image, files []int, p *Process) error {
+	cgroup, err := group.FD()
+	if err != nil {
+		return err
+	}
+	defer linux.Close(cgroup)
+	start := func() (err error) {
+		p.Pid, p.PidFD, err = image.Start(initprog.Options{
+			Args: []string{initprog.Name, e.c.ID}, Files: files, CgroupFD: cgroup, Fallback: e.c.Dir(),
+		})
+		return err
+	}
+	if e.c.Namespaces&unix.CLONE_NEWPID == 0 {
+		return start()
+	}
+	// setns(2) into the init's pid namespace takes effect for children; all
+	// other namespaces are joined by the single-threaded program itself.
+	return onDoomedThread(e.target, unix.CLONE_NEWPID, start)()
+}

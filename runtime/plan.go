@@ -1,0 +1,309 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+
+	"github.com/minirun/minirun/cgroups"
+	"github.com/minirun/minirun/internal/initprog"
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/seccomp"
+	"github.com/minirun/minirun/namespaces"
+	"github.com/minirun/minirun/rootfs"
+	"github.com/minirun/minirun/runtime/bundle"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Plan is everything that creating a container will do, worked out before
+// anything is touched.
+type Plan struct {
+	ID       string
+	Spec     *specs.Spec
+	Bundle   string // absolute directory
+	Rootfs   string // absolute directory
+	Set      namespaces.Set
+	Cgroup   string // path in the cgroup v2 hierarchy
+	Limits   *cgroups.Limits
+	Steps    []initprog.Step // what the init does, in order
+	Warnings []string
+
+	process *process
+	fds     fdLayout
+}
+
+// fdLayout are the descriptor numbers inside the init. The standard streams and
+// the preserved ones keep their numbers; ours lie above.
+type fdLayout struct {
+	preserve int // descriptors 3 to 2+preserve are the user's
+	sync     int
+	listen   int
+	console  int
+	root     int
+	join     int // of the first namespace to join
+}
+
+func layout(preserve int) fdLayout {
+	base := 3 + preserve
+	return fdLayout{preserve, base, base + 1, base + 2, base + 3, base + 4}
+}
+
+// PlanOptions are what a plan depends on beside the bundle.
+type PlanOptions struct {
+	PreserveFDs  int  // descriptors from 3 on that the user's process inherits
+	NoPivot      bool // see rootfs.Options
+	NoNewKeyring bool
+	RootMount    bool // the root is a detached mount handed over as a descriptor
+	Root         int  // with RootMount: descriptor of the root, for look-ups
+	gate         gate
+}
+
+// NewPlan validates the bundle and works out the plan for a container. It reads
+// the host (does the rootfs exist, what is a bind source, who is the user) and
+// changes nothing.
+func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	spec := b.Spec
+	if err := bundle.Validate(spec); err != nil {
+		return nil, err
+	}
+	if err := unsupported(spec); err != nil {
+		return nil, err
+	}
+	if spec.Process == nil {
+		return nil, &UnsupportedError{Field: "config without process"}
+	}
+	if spec.Linux == nil {
+		spec.Linux = &specs.Linux{}
+	}
+	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
+	var err error
+	if p.Set, err = namespaces.FromSpec(spec.Linux.Namespaces); err != nil {
+		return nil, err
+	}
+	if p.Set.All()&unix.CLONE_NEWNS == 0 {
+		return nil, errors.New("linux.namespaces: a mount namespace is needed: without one the mounts would be made on the host; add {\"type\": \"mount\"}")
+	}
+	if p.Cgroup, err = cgroups.CleanPath(spec.Linux.CgroupsPath, id); err != nil {
+		return nil, err
+	}
+	if p.Limits, err = cgroups.FromOCI(spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	p.Rootfs = spec.Root.Path
+	if !filepath.IsAbs(p.Rootfs) {
+		p.Rootfs = filepath.Join(b.Dir, p.Rootfs)
+	}
+	root := o.Root
+	if !o.RootMount {
+		if root, err = linux.OpenAt(unix.AT_FDCWD, p.Rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
+			return nil, rootfsError(p.Rootfs, err)
+		}
+		defer linux.Close(root)
+	}
+	return p, p.build(root, &o)
+}
+
+func rootfsError(path string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("root.path: rootfs (%s) does not exist: %w", path, unix.ENOENT)
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("root.path: rootfs (%s) is not a directory, or a symlink", path)
+	}
+	return fmt.Errorf("root.path: %w", err)
+}
+
+func (p *Plan) build(root int, o *PlanOptions) error {
+	spec := p.Spec
+	userns := p.Set.All()&unix.CLONE_NEWUSER != 0
+	steps := make([]initprog.Step, 0, 48)
+	steps = append(steps, &harden{p.ID, p.fds.sync})
+	joins := make([]initprog.Value, len(p.Set.Join))
+	for i := range joins {
+		joins[i] = initprog.FD(p.fds.join + i)
+	}
+	steps = append(steps, p.Set.Plan(joins, os.Geteuid() == 0)...)
+	steps = append(steps, &session{keyring: p.ID, skip: o.NoNewKeyring})
+	if p.Set.New&unix.CLONE_NEWNET != 0 {
+		steps = append(steps, &loopback{})
+	}
+
+	ro := rootfs.Options{
+		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
+		Stat: statHost,
+		DirMode: func(path string) (uint32, bool) {
+			fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
+			if err != nil {
+				return 0, false
+			}
+			defer linux.Close(fd)
+			var st unix.Stat_t
+			err = unix.Fstat(fd, &st)
+			return st.Mode & 0o7777, err == nil
+		},
+	}
+	if o.RootMount {
+		ro.Mount = initprog.FD(p.fds.root)
+	}
+	if spec.Process.Terminal {
+		ro.Console, ro.ConsoleUID = initprog.FD(p.fds.console), spec.Process.User.UID
+		if z := spec.Process.ConsoleSize; z != nil {
+			ro.Height, ro.Width = uint16(z.Height), uint16(z.Width)
+		}
+	}
+	if userns {
+		p.dropUnmappedGID()
+	}
+	tree, err := rootfs.Plan(spec, ro)
+	if err != nil {
+		return err
+	}
+	enter := len(tree) - 1 // the change of the root comes last
+	steps = append(steps, tree[:enter]...)
+	if p.Set.New&unix.CLONE_NEWUTS != 0 && (spec.Hostname != "" || spec.Domainname != "") {
+		steps = append(steps, &names{spec.Hostname, spec.Domainname})
+	}
+	steps = append(steps, tree[enter])
+
+	if err := p.planProcess(spec.Process, spec.Linux.Seccomp, root, o.gate); err != nil {
+		return err
+	}
+	p.Steps = append(steps, p.process.steps()...)
+	return nil
+}
+
+// planProcess works out the part of the plan that becomes the user's process.
+func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root int, g gate) error {
+	userns := p.Set.All()&unix.CLONE_NEWUSER != 0
+	p.process = &process{spec: pr, gate: g, listen: initprog.FD(p.fds.listen)}
+	if pr.Cwd == "" {
+		pr.Cwd = "/"
+	}
+	var warn []string
+	p.process.caps, warn = planCaps(pr.Capabilities, userns)
+	p.Warnings = append(p.Warnings, warn...)
+	p.process.env = environment(pr.Env, func() string { return homeOf(root, pr.User.UID) })
+	if profile != nil {
+		f, err := seccomp.Compile(profile, goruntime.GOARCH)
+		if err != nil {
+			return err
+		}
+		if f.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+			return &UnsupportedError{Field: "linux.seccomp: action SCMP_ACT_NOTIFY"}
+		}
+		p.process.filter = f
+	}
+	return nil
+}
+
+// dropUnmappedGID removes the option gid= of devpts where the group has no
+// counterpart on the host: mounting it would fail, and runc drops it too.
+func (p *Plan) dropUnmappedGID() {
+	maps := p.Spec.Linux.GIDMappings
+	if len(maps) == 0 {
+		return
+	}
+	for i := range p.Spec.Mounts {
+		m := &p.Spec.Mounts[i]
+		if m.Type != "devpts" {
+			continue
+		}
+		kept := m.Options[:0:0]
+		for _, opt := range m.Options {
+			if v, ok := strings.CutPrefix(opt, "gid="); ok {
+				if id, err := strconv.ParseUint(v, 10, 32); err == nil && !namespaces.Mapped(maps, uint32(id)) {
+					continue
+				}
+			}
+			kept = append(kept, opt)
+		}
+		m.Options = kept
+	}
+}
+
+func statHost(path string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return false, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+// Image compiles the plan into the init program.
+func (p *Plan) Image() (*initprog.Image, error) {
+	m, _, err := p.compile()
+	return m, err
+}
+
+// compile also tells from which op on failures belong to start.
+func (p *Plan) compile() (*initprog.Image, int, error) {
+	b := initprog.NewBuilder(p.fds.sync)
+	gate := 0
+	for _, s := range p.Steps {
+		b.Phase(s.Phase())
+		s.Emit(b)
+		if _, ok := s.(*waitGate); ok {
+			gate = b.Len()
+		}
+	}
+	m, err := b.Link()
+	return m, gate, err
+}
+
+// unsupported refuses what the spec can say and this version cannot do.
+func unsupported(s *specs.Spec) error {
+	var errs []error
+	no := func(set bool, field string) {
+		if set {
+			errs = append(errs, &UnsupportedError{Field: field})
+		}
+	}
+	if h := s.Hooks; h != nil {
+		no(len(h.Prestart) > 0, "hooks.prestart") //nolint:staticcheck // deprecated and still used
+		no(len(h.CreateRuntime) > 0, "hooks.createRuntime")
+		no(len(h.CreateContainer) > 0, "hooks.createContainer")
+		no(len(h.StartContainer) > 0, "hooks.startContainer")
+		no(len(h.Poststart) > 0, "hooks.poststart")
+		no(len(h.Poststop) > 0, "hooks.poststop")
+	}
+	if l := s.Linux; l != nil {
+		no(len(l.Sysctl) > 0, "linux.sysctl")
+		no(l.IntelRdt != nil, "linux.intelRdt")
+		no(l.MountLabel != "", "linux.mountLabel")
+		no(l.Personality != nil, "linux.personality")
+		no(len(l.NetDevices) > 0, "linux.netDevices")
+		no(l.MemoryPolicy != nil, "linux.memoryPolicy")
+	}
+	if s.Process != nil {
+		errs = append(errs, unsupportedProcess(s.Process))
+	}
+	return errors.Join(errs...)
+}
+
+func unsupportedProcess(p *specs.Process) error {
+	var errs []error
+	no := func(set bool, field string) {
+		if set {
+			errs = append(errs, &UnsupportedError{Field: field})
+		}
+	}
+	no(p.SelinuxLabel != "", "process.selinuxLabel")
+	no(p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile")
+	no(p.Scheduler != nil, "process.scheduler")
+	no(p.IOPriority != nil, "process.ioPriority")
+	no(p.ExecCPUAffinity != nil, "process.execCPUAffinity")
+	return errors.Join(errs...)
+}
+
+func cleanPath(path string) string { return rootfs.PathInRoot(path) }
+
+// NewNamespaces lists the namespaces that are made.
+func (p *Plan) NewNamespaces() string { return strings.Join(namespaces.Names(p.Set.New), " ") }

@@ -1,0 +1,30 @@
+package runtime
+
+import (
+	"github.com/minirun/minirun/cgroups"
+	"github.com/minirun/minirun/runtime/bundle"
+)
+
+// recover finds the cgroup of a container whose state.json is damaged through
+// the copy of its config.json, and removes it with all its processes. Without
+// this, deleting the record would leave a running container that nobody knows.
+func (c *Container) recover(config []byte) error {
+	spec, err := bundle.Parse(config)
+	if err != nil || spec.Linux == nil {
+		return nil //nolint:nilerr // nothing to learn from it
+	}
+	if c.Cgroup, err = cgroups.CleanPath(spec.Linux.CgroupsPath, c.ID); err != nil {
+		return nil //nolint:nilerr // create would have refused it
+	}
+	if c.CgroupMount, err = cgroups.Mount(); err != nil {
+		return err
+	}
+	g := c.group()
+	if !g.Exists() {
+		return nil
+	}
+	if err := g.Kill(); err != nil {
+		return err
+	}
+	return g.Remove(killTimeout)
+}

@@ -1,0 +1,62 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/minirun/minirun/internal/linux"
+	"golang.org/x/sys/unix"
+)
+
+// A unix socket's address holds 108 bytes and a state root may be longer, so
+// sockets are named through a descriptor of their directory.
+func socketAddr(dir int, name string) *unix.SockaddrUnix {
+	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name}
+}
+
+func listenAt(dir int, name string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err = unix.Bind(fd, socketAddr(dir, name)); err == nil {
+		err = unix.Listen(fd, 1)
+	}
+	if err != nil {
+		linux.Close(fd)
+		return -1, &os.PathError{Op: "listen", Path: name, Err: err}
+	}
+	return fd, nil
+}
+
+func dialAt(dir int, name string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	for {
+		if err = unix.Connect(fd, socketAddr(dir, name)); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		linux.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// dial connects to the console socket at path.
+func dial(path string) (int, error) {
+	dir, err := linux.OpenAt(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		defer linux.Close(dir)
+		var fd int
+		if fd, err = dialAt(dir, filepath.Base(path)); err == nil {
+			return fd, nil
+		}
+	}
+	return -1, fmt.Errorf("console socket %q: %w", path, err)
+}

@@ -1,0 +1,69 @@
+package runtime
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/minirun/minirun/internal/initprog"
+	"github.com/minirun/minirun/internal/linux"
+	"golang.org/x/sys/unix"
+)
+
+// Start lets a created container run the user's process. When it returns, the
+// process runs, or the error says why it could not be executed; then the
+// container has stopped.
+func (c *Container) Start() error {
+	dir, err := lockDir(c.Dir())
+	if err != nil {
+		return &NotExistError{c.ID}
+	}
+	defer linux.Close(dir)
+	if c, err = c.store.load(c.ID); err != nil { // as it is now that it is ours
+		return err
+	}
+	pidfd, err := c.process()
+	if err != nil {
+		return err
+	}
+	defer linux.Close(pidfd)
+	status, err := c.statusLocked(pidfd >= 0)
+	if err != nil {
+		return err
+	}
+	if status != Created {
+		return &StatusError{ID: c.ID, Op: "start", Have: status}
+	}
+	conn, err := dialAt(dir, startFile)
+	if err != nil {
+		return fmt.Errorf("container %q: it does not wait for start: %w", c.ID, err)
+	}
+	defer linux.Close(conn)
+	var buf [initprog.RecordSize]byte
+	n, err := linux.Read(conn, buf[:])
+	_ = unix.Unlinkat(dir, startFile, 0)
+	if err != nil {
+		return &ProcessError{ID: c.ID, Err: fmt.Errorf("container init ended before it executed the process: %w", err)}
+	}
+	if n == 0 { // execve has closed the other end
+		return nil
+	}
+	r := initprog.ParseRecord(buf[:])
+	for _, p := range c.Pending {
+		if p.Address == r.Address {
+			return &ProcessError{ID: c.ID, Err: stepFailure(p.Failure(syscall.Errno(r.Value)))}
+		}
+	}
+	return &ProcessError{ID: c.ID, Err: fmt.Errorf("container init failed at %#x: %w", r.Address, syscall.Errno(r.Value))}
+}
+
+// statusLocked is status for the holder of the lock, to whom the creator can
+// only be dead.
+func (c *Container) statusLocked(alive bool) (Status, error) {
+	switch {
+	case !alive:
+		return Stopped, nil
+	case !c.Complete:
+		return Creating, nil
+	}
+	return c.status(true)
+}
