@@ -13,7 +13,7 @@ import (
 func probeEROFSFile() error {
 	var doubt error = inconclusive("no directory to put a test file in")
 	for _, dir := range [...]string{"/var/lib", "/var/tmp", "/tmp", "/root", "/"} {
-		err := EROFSFileIn(dir)
+		err := erofsFileIn(dir)
 		if err == nil {
 			return nil
 		}
@@ -29,11 +29,16 @@ func probeEROFSFile() error {
 }
 
 // EROFSFileIn mounts, detached, an EROFS image with blocks of 512 bytes from a
-// nameless file in dir: nil if the kernel takes it. *Error, without a name, says
-// that the kernel cannot mount EROFS from files at all; another error is about
-// the directory: its file system may not be one that can back EROFS (it must
-// read through the page cache; overlayfs and tmpfs do not).
+// nameless file in dir: nil if the kernel takes it. *Error says that the kernel
+// cannot mount EROFS from files at all. *ProbeError is about the directory: its
+// file system may not be one that can back EROFS (it must read through the page
+// cache, which overlayfs and tmpfs do not). Nothing is remembered.
 func EROFSFileIn(dir string) error {
+	f := Feature{Name: EROFSFile.Name, MinKernel: EROFSFile.MinKernel, probe: func() error { return erofsFileIn(dir) }}
+	return f.Supported()
+}
+
+func erofsFileIn(dir string) error {
 	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
 	if err == unix.ENODEV {
 		return no("the kernel has no driver for erofs and cannot load one")
