@@ -2,6 +2,7 @@ package cgroups
 
 import (
 	"errors"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,7 +96,7 @@ func (c *creation) walk() error {
 			c.made = append(c.made, i+1)
 		case unix.EEXIST:
 		default:
-			return &WriteError{Group: c.path(i), File: name, Value: "mkdir", Err: err}
+			return &fs.PathError{Op: "mkdir", Path: c.mount + c.path(i+1), Err: err}
 		}
 		next, err := linux.OpenAt(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {

@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -110,17 +111,16 @@ func (g *Group) Delegate(uid int) error {
 	}
 	defer linux.Close(dir)
 	if err := unix.Fchown(dir, uid, -1); err != nil {
-		return &WriteError{Group: g.Path, File: ".", Value: "owner " + strconv.Itoa(uid), Err: err}
+		return &fs.PathError{Op: "chown", Path: g.Dir(), Err: err}
 	}
 	list, err := linux.ReadFile("/sys/kernel/cgroup/delegate", 0)
 	if err != nil {
 		return err
 	}
 	for _, file := range strings.Fields(string(list)) {
-		// Files of controllers that the group lacks are on the list too. memory.reclaim
-		// and the like are named by the kernel itself.
+		// Files of controllers that the group lacks are on the list too.
 		if err := unix.Fchownat(dir, file, uid, -1, unix.AT_SYMLINK_NOFOLLOW); err != nil && err != unix.ENOENT {
-			return &WriteError{Group: g.Path, File: file, Value: "owner " + strconv.Itoa(uid), Err: err}
+			return &fs.PathError{Op: "chown", Path: g.Dir() + "/" + file, Err: err}
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"io/fs"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +50,7 @@ func (g *Group) removeError(err error) error {
 	if err == nil || gone(err) {
 		return nil
 	}
-	return &WriteError{Group: g.Path, File: ".", Value: "rmdir", Err: cause(err)}
+	return &fs.PathError{Op: "rmdir", Path: g.Dir(), Err: cause(err)}
 }
 
 // pause waits for news of the group, at most d.

@@ -3,6 +3,7 @@ package cgroups
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -383,6 +384,21 @@ func TestRootConcurrent(t *testing.T) {
 	wg.Wait()
 	if err := Open(mount, parent).Remove(time.Second); err != nil {
 		t.Error(err)
+	}
+}
+
+// The kernel's own limits on the tree are errors that name the directory.
+func TestRootCreateRefused(t *testing.T) {
+	g := create(t, parentPath(t))
+	if err := g.write("cgroup.max.descendants", "1"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Create(g.Mount, g.Path+"/a/b", nil)
+	if pe, ok := errors.AsType[*fs.PathError](err); !ok || pe.Op != "mkdir" || pe.Path != g.Dir()+"/a/b" || pe.Err != unix.EAGAIN {
+		t.Errorf("got %v", err)
+	}
+	if subs := listGroups(t, g); len(subs) != 0 {
+		t.Errorf("left behind: %v", subs)
 	}
 }
 
