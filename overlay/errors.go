@@ -53,3 +53,11 @@ type DepthError struct{ Layers int }
 func (e *DepthError) Error() string {
 	return fmt.Sprintf("mount %d layers: overlayfs takes at most %d", e.Layers, MaxLayers)
 }
+
+// VolatileError says that a snapshot was mounted by MountVolatile before, so that
+// its content may have been lost in part without anybody noticing.
+type VolatileError struct{ Key string }
+
+func (e *VolatileError) Error() string {
+	return fmt.Sprintf("snapshot %q was mounted volatile and cannot be mounted again", e.Key)
+}

@@ -62,6 +62,9 @@ func (sn *Snapshot) mount(volatile bool) (int, error) {
 		st.lowers = lowerPaths(sn.lowers)
 	}
 	fd, err := st.mount(byFD)
+	if errors.Is(err, unix.EINVAL) && unix.Faccessat(sn.s.dir, st.work+"/work/incompat/volatile", unix.F_OK, 0) == nil {
+		err = &VolatileError{sn.key} // the kernel says so in its log only
+	}
 	if err != nil {
 		return -1, fmt.Errorf("mount snapshot %q: %w", sn.key, err)
 	}

@@ -20,11 +20,18 @@ import (
 // working directory, mounts, and takes a detached copy of the mount. The thread
 // ends with the goroutine that locked it and takes the namespace along.
 func (st *stack) mountOption() (int, error) {
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result)
+	fd := -1
+	err := onThrowawayThread(func() (err error) {
+		fd, err = st.mountShort()
+		return err
+	})
+	return fd, err
+}
+
+// onThrowawayThread runs f on a thread that ends with it, so that f may leave
+// shared namespaces.
+func onThrowawayThread(f func() error) error {
+	done := make(chan error)
 	var run func()
 	run = func() {
 		goruntime.LockOSThread()
@@ -37,12 +44,10 @@ func (st *stack) mountOption() (int, error) {
 			goruntime.UnlockOSThread()
 			return
 		}
-		fd, err := st.mountShort() // never unlocked: the thread must not be used again
-		done <- result{fd, err}
+		done <- f() // never unlocked: the thread must not be used again
 	}
 	go run()
-	r := <-done
-	return r.fd, r.err
+	return <-done
 }
 
 func (st *stack) mountShort() (int, error) {
