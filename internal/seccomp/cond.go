@@ -206,8 +206,8 @@ func emitRanges(e *emitter, a *arch, alts []alt, def uint32) target {
 		if c.op != condGT {
 			bounds = append(bounds, c.val)
 		}
-		if c.op != condGE && c.val != 1<<64-1 {
-			bounds = append(bounds, c.val+1)
+		if c.op != condGE {
+			bounds = append(bounds, c.val+1) // 0 behind the last value: a bound anyway
 		}
 	}
 	slices.Sort(bounds)
