@@ -87,7 +87,7 @@ const cloneNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 // Address families for socket(2), one bit each: AF_UNSPEC, for which the kernel has its own error, and all that kernels
 // still have except AF_ALG (38), the way to kernel
 // cryptography that CVE-2026-31431 and others came through, and AF_VSOCK (40), which leaves the network namespace.
-const socketFamilies = (1<<46 - 1) &^ (1<<unix.AF_DECnet | 1<<unix.AF_ECONET | 1<<unix.AF_ATMSVC |
+const socketFamilies uint64 = (1<<46 - 1) &^ (1<<unix.AF_DECnet | 1<<unix.AF_ECONET | 1<<unix.AF_ATMSVC |
 	1<<unix.AF_IRDA | 1<<unix.AF_WANPIPE | 1<<unix.AF_ISDN | 1<<unix.AF_CAIF | 1<<unix.AF_ALG | 1<<unix.AF_VSOCK)
 
 // Default returns the profile for containers that bring none: what Docker's default profile allows to a container with
