@@ -234,9 +234,13 @@ func pick(read blobReader, target Descriptor, host Platform, strict bool) (Descr
 		}
 		have = append(have, c.p.String())
 	}
-	if best < 0 && !strict {
+	readable := func(i int) bool {
+		_, _, err := readImage(read, all[i].d)
+		return err == nil
+	}
+	if !strict && (best < 0 || !readable(best)) {
 		for i := range all {
-			if _, _, err := readImage(read, all[i].d); err == nil {
+			if readable(i) {
 				best = i
 				break
 			}

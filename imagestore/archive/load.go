@@ -276,7 +276,9 @@ func (l *loader) index(ctx context.Context, d imagestore.Descriptor, depth int) 
 			switch {
 			case err == nil && imagestore.IsImageConfigType(m.Config.MediaType):
 				n++
-			case isMissing(err) && !isNative(c.Platform):
+			case isMissing(err) && (!isNative(c.Platform) || missingDigest(err) == c.Digest):
+				// Of another platform, or not there at all. One for this
+				// host of which a part is missing is a damaged archive.
 			case err != nil:
 				return 0, fmt.Errorf("%s: %w", object, err)
 			}
@@ -285,9 +287,15 @@ func (l *loader) index(ctx context.Context, d imagestore.Descriptor, depth int) 
 	return n, nil
 }
 
-func isMissing(err error) bool {
+func isMissing(err error) bool { return missingDigest(err) != "" }
+
+// missingDigest is the digest of a MissingError, empty for another error.
+func missingDigest(err error) imagestore.Digest {
 	var m *imagestore.MissingError
-	return errors.As(err, &m)
+	if errors.As(err, &m) {
+		return m.Digest
+	}
+	return ""
 }
 
 func isNative(p *imagestore.Platform) bool {
