@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -233,7 +231,14 @@ func (e *noImageError) Hint() string {
 }
 
 func randomID() string {
+	// Not crypto/rand: that package and what it imports cost every start more
+	// than the call.
 	var b [6]byte
-	_, _ = rand.Read(b[:]) // never fails on Linux
-	return hex.EncodeToString(b[:])
+	_, _ = unix.Getrandom(b[:], 0) // does not fail for so few bytes
+	const digits = "0123456789abcdef"
+	var id [2 * len(b)]byte
+	for i, c := range b {
+		id[2*i], id[2*i+1] = digits[c>>4], digits[c&15]
+	}
+	return string(id[:])
 }

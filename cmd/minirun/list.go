@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"os/user"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/minirun/minirun/internal/jsonread"
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
 )
 
@@ -60,8 +60,11 @@ func ownerName(uid uint32) string {
 		return "root"
 	}
 	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
+	raw, _ := linux.ReadFile("/etc/passwd", 1<<20)
+	for line := range strings.SplitSeq(string(raw), "\n") {
+		if f := strings.SplitN(line, ":", 4); len(f) == 4 && f[2] == id {
+			return f[0]
+		}
 	}
 	return "#" + id
 }

@@ -1,3 +1,9 @@
+// Reading cgroup limits for GOMAXPROCS at start, and again every second, is of
+// no use to a command that lives for some milliseconds.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command minirun creates and runs Linux containers: an OCI runtime with the
 // command line of runc, and "run --image" for images.
 //
@@ -13,12 +19,6 @@ import (
 	"github.com/minirun/minirun/internal/demo"
 	"github.com/minirun/minirun/runtime"
 )
-
-// Reading cgroup limits for GOMAXPROCS at start, and again every second, is of
-// no use to a command that lives for some milliseconds.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
 
 func main() {
 	if code, ok := demo.Main(filepath.Base(os.Args[0]), os.Args[1:]); ok {

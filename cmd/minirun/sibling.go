@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,10 +54,19 @@ func (a *app) runSibling(args ...string) error {
 		return err
 	}
 	global := []string{"--root", a.root, "--store", a.images().Dir}
-	cmd := exec.Command(path, append(global, args...)...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s %s %s: %w", siblingName, args[0], args[1], err)
+	argv := append(append([]string{siblingName}, global...), args...)
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 2, 2}})
+	if err != nil {
+		return &fs.PathError{Op: "exec", Path: path, Err: err}
 	}
-	return nil
+	var status syscall.WaitStatus
+	for {
+		if _, err = syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+			break
+		}
+	}
+	if err == nil && status.ExitStatus() != 0 { // it has said why
+		err = fmt.Errorf("%s %s %s ended with status %d", siblingName, args[0], args[1], status.ExitStatus())
+	}
+	return err
 }

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	goruntime "runtime"
-	"runtime/debug"
 
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime/bundle"
@@ -66,18 +65,10 @@ func (e *specExistsError) Error() string {
 	return fmt.Sprintf("file %s exists. Remove it first", e.path) // runc's words
 }
 
+// version is set by the Makefile.
+var version = "0.1.0-dev"
+
 // version prints what engines parse: "NAME version X", "commit: ", "spec: ".
 func (a *app) version([]string) error {
-	version, commit := "0.1.0-dev", "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if v := info.Main.Version; v != "" && v != "(devel)" {
-			version = v
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = s.Value
-			}
-		}
-	}
-	return stdout("minirun version " + version + "\ncommit: " + commit + "\nspec: " + specs.Version + "\ngo: " + goruntime.Version() + "\n")
+	return stdout("minirun version " + version + "\ncommit: " + version + "\nspec: " + specs.Version + "\ngo: " + goruntime.Version() + "\n")
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/minirun/minirun/internal/jsonread"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
-	"github.com/minirun/minirun/runtime/bundle"
 	"golang.org/x/sys/unix"
 )
 
@@ -117,10 +116,6 @@ func hints(err error) []string {
 	var execErr *runtime.ExecError
 	if errors.As(err, &execErr) {
 		h = append(h, execHints(execErr)...)
-	}
-	var missing *bundle.MissingError
-	if errors.As(err, &missing) {
-		h = append(h, "minirun spec --bundle DIR writes a config.json to start from")
 	}
 	var exists *runtime.ExistsError
 	if errors.As(err, &exists) {
