@@ -1,0 +1,296 @@
+package unpack_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/minirun/minirun/container/unpack"
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/archive"
+	"github.com/minirun/minirun/imagestore/decompress"
+	"github.com/minirun/minirun/imagestore/imagetest"
+	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
+)
+
+type stores struct {
+	images *imagestore.Store
+	layers *overlay.Store
+}
+
+func newStores(t *testing.T) stores {
+	t.Helper()
+	dir := t.TempDir()
+	images, err := imagestore.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := overlay.OpenStore(filepath.Join(dir, "overlay"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(layers.Close)
+	return stores{images, layers}
+}
+
+func (s stores) load(t *testing.T, im imagetest.Image) *imagetest.Built {
+	t.Helper()
+	b := imagetest.Build(t, im)
+	_, err := archive.Load(context.Background(), s.images, "-", archive.LoadOptions{Stdin: bytes.NewReader(imagetest.Archive(t, imagetest.DockerArchive(t, b)))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (s stores) chains(t *testing.T) []overlay.ChainID {
+	t.Helper()
+	list, err := s.layers.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []overlay.ChainID
+	for _, l := range list {
+		ids = append(ids, l.ID)
+	}
+	return ids
+}
+
+func layer(t *testing.T, f decompress.Format, pairs ...string) imagetest.Layer {
+	return imagetest.Layer{Tar: imagetest.Files(t, pairs...), Format: f}
+}
+
+func file(s stores, c overlay.ChainID, name string) string {
+	return filepath.Join(s.layers.Root(), "layers", string(c)[len("sha256:"):], "fs", name)
+}
+
+func TestRootImage(t *testing.T) {
+	s := newStores(t)
+	b := s.load(t, imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{
+		layer(t, decompress.None, "a", "1", "keep", "k"), layer(t, decompress.Gzip, "a", "2"), layer(t, decompress.Zstd, ".wh.keep", "", "c", "3"),
+	}})
+	var last unpack.Progress
+	res, err := unpack.Image(context.Background(), s.images, s.layers, "x", func(p unpack.Progress) { last = p })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want overlay.ChainID
+	for i, d := range b.DiffIDs {
+		want = overlay.Chain(want, string(d))
+		if overlay.ChainID(res.Image.ChainID(i+1)) != want {
+			t.Errorf("chain of %d layers is %s here and %s in overlay", i+1, res.Image.ChainID(i+1), want)
+		}
+		if !s.layers.HasLayer(want) {
+			t.Errorf("layer %d is not there", i+1)
+		}
+	}
+	if res.Chain != want || res.Unpacked != 3 {
+		t.Errorf("chain %s, %d unpacked, want %s, 3", res.Chain, res.Unpacked, want)
+	}
+	var total int64
+	for _, l := range b.Layers {
+		total += l.Size
+	}
+	if last.Done != total || last.Total != total || last.Layer != 3 || last.Layers != 3 {
+		t.Errorf("last progress %+v, want %d bytes", last, total)
+	}
+	if got, err := os.ReadFile(file(s, want, "c")); err != nil || string(got) != "3" {
+		t.Errorf("file of the top layer: %q, %v", got, err)
+	}
+	if st, err := os.Lstat(file(s, want, "keep")); err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		t.Errorf("the whiteout is %v, %v", st, err)
+	}
+	again, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+	if err != nil || again.Unpacked != 0 || again.Chain != want {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.images.Root(), "ingest", "*")); len(left) != 0 {
+		t.Errorf("pins left: %v", left)
+	}
+}
+
+func TestRootImage_NoLayers(t *testing.T) {
+	s := newStores(t)
+	s.load(t, imagetest.Image{Names: []string{"x"}})
+	res, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+	if err != nil || res.Chain != "" {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// A blob that rotted after it came in: the error names the layer, the layers
+// below stay, nothing of it does, and after a new load it works.
+func TestRootImage_DamagedBlob(t *testing.T) {
+	for _, f := range []decompress.Format{decompress.None, decompress.Gzip, decompress.Zstd} {
+		t.Run(f.String(), func(t *testing.T) {
+			s := newStores(t)
+			im := imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{layer(t, decompress.Gzip, "a", "1"), layer(t, f, "b", "some content\n", "c", "more content\n")}}
+			b := s.load(t, im)
+			path := filepath.Join(s.images.Root(), "blobs/sha256", b.Layers[1].Digest.Hex())
+			good := b.Blobs[b.Layers[1].Digest]
+			damage := map[string][]byte{"flipped": bytes.Clone(good), "cut": good[:len(good)-9]}
+			at := len(good) / 2
+			if f == decompress.None {
+				at = 515 // in the content of the first file
+			}
+			damage["flipped"][at] ^= 4
+			for name, body := range damage {
+				if err := os.WriteFile(path, body, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				_, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+				var le *unpack.LayerError
+				if !errors.As(err, &le) || le.Layer != 2 || le.Digest != b.Layers[1].Digest {
+					t.Errorf("%s: %v, want a LayerError of layer 2", name, err)
+				}
+				if got := s.chains(t); len(got) != 1 || got[0] != overlay.ChainID(b.DiffIDs[0]) {
+					t.Errorf("%s: layers %v, want the first one alone", name, got)
+				}
+			}
+			s.load(t, im)
+			if _, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRootImage_HostileLayer(t *testing.T) {
+	s := newStores(t)
+	canary := filepath.Join(t.TempDir(), "canary")
+	evil := imagetest.Tar(t, map[string]string{"up/x": "gotcha"}, tar.Header{Typeflag: tar.TypeSymlink, Name: "up", Linkname: filepath.Dir(canary)}, tar.Header{Name: "up/x"})
+	s.load(t, imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{{Tar: evil}}})
+	res, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := filepath.Join(filepath.Dir(canary), "x")
+	if _, err := os.Lstat(outside); err == nil {
+		t.Error("a file outside of the store was written")
+	}
+	// The name goes where the link leads, seen from the layer's root.
+	if got, err := os.ReadFile(file(s, res.Chain, outside)); err != nil || string(got) != "gotcha" {
+		t.Errorf("within the layer: %q, %v", got, err)
+	}
+}
+
+func TestRootImage_Cancel(t *testing.T) {
+	s := newStores(t)
+	s.load(t, imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{layer(t, 0, "a", "1"), layer(t, 0, "b", "2")}})
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := unpack.Image(ctx, s.images, s.layers, "x", func(unpack.Progress) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want context.Canceled", err)
+	}
+	if got := s.chains(t); len(got) == 2 {
+		t.Errorf("all layers are there after a cancel in the first")
+	}
+}
+
+func TestRootImage_Concurrent(t *testing.T) {
+	s := newStores(t)
+	var layers []imagetest.Layer
+	for i := range 5 {
+		layers = append(layers, layer(t, decompress.Gzip, fmt.Sprint(i), fmt.Sprint(i)))
+	}
+	s.load(t, imagetest.Image{Names: []string{"x"}, Layers: layers})
+	var mu sync.Mutex
+	unpacked := 0
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			res, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			unpacked += res.Unpacked
+		})
+	}
+	wg.Wait()
+	if unpacked != 5 {
+		t.Errorf("%d layers were unpacked, want each of 5 once", unpacked)
+	}
+}
+
+func TestRootPrune(t *testing.T) {
+	s := newStores(t)
+	base := layer(t, 0, "base", "b")
+	x := imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{base, layer(t, 0, "x", "x"), layer(t, 0, "x2", "x")}}
+	y := imagetest.Image{Names: []string{"y"}, Layers: []imagetest.Layer{base, layer(t, 0, "y", "y")}}
+	s.load(t, x)
+	s.load(t, y)
+	var tops []overlay.ChainID
+	for _, n := range []string{"x", "y"} {
+		res, err := unpack.Image(context.Background(), s.images, s.layers, n, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tops = append(tops, res.Chain)
+	}
+	prune := func(want int) {
+		t.Helper()
+		removed, err := unpack.Prune(context.Background(), s.images, s.layers)
+		if err != nil || len(removed) != want {
+			t.Fatalf("Prune removed %v, %v, want %d layers", removed, err, want)
+		}
+	}
+	prune(0)
+	// A container stands on x: its layers stay although the image goes.
+	if _, err := s.layers.Prepare("container", tops[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.images.Remove("x"); err != nil {
+		t.Fatal(err)
+	}
+	prune(0)
+	if !s.layers.HasLayer(tops[0]) {
+		t.Fatal("a layer under a container was removed")
+	}
+	if err := s.layers.RemoveSnapshot("container"); err != nil {
+		t.Fatal(err)
+	}
+	prune(2) // the base is y's too
+	if s.layers.HasLayer(tops[0]) || !s.layers.HasLayer(tops[1]) {
+		t.Error("the wrong layers were removed")
+	}
+	// A pinned image's layers stay: somebody is unpacking them.
+	_, pin, err := s.images.Pin(context.Background(), "y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pin.Close()
+	if _, err := s.images.Remove("y"); err != nil {
+		t.Fatal(err)
+	}
+	prune(0)
+	pin.Close()
+	prune(2)
+	if got := s.chains(t); len(got) != 0 {
+		t.Errorf("layers left: %v", got)
+	}
+}
+
+func TestRootImage_DigestErrorIsTyped(t *testing.T) {
+	s := newStores(t)
+	b := s.load(t, imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{layer(t, 0, "a", "content")}})
+	path := filepath.Join(s.images.Root(), "blobs/sha256", b.Layers[0].Digest.Hex())
+	body := bytes.Clone(b.Blobs[b.Layers[0].Digest])
+	body[513] ^= 1
+	if err := os.WriteFile(path, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+	if !errors.Is(err, apply.ErrInvalid) {
+		t.Errorf("%v, want apply.ErrInvalid", err)
+	}
+}
