@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -157,9 +156,12 @@ func flock(fd, how int) error {
 	}
 }
 
-// randomName returns kind, a dash and 16 random hex digits.
+// randomName returns kind, a dash and 16 random hex digits. Not crypto/rand,
+// which costs a short-lived process more to load than the whole store. So few
+// bytes come complete or, before the kernel has any entropy, not at all: a name
+// that is taken is an error then, and nothing worse.
 func randomName(kind string) string {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
+	_, _ = unix.Getrandom(b[:], 0)
 	return kind + "-" + hex.EncodeToString(b[:])
 }
