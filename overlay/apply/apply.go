@@ -17,7 +17,8 @@ import (
 // Layer unpacks an uncompressed tar archive as a layer on top of parent ("" for
 // a bottom layer), which must be in the store, and returns its chain ID. The
 // archive is read to its end, past the tar end marker, and its digest must be
-// diffID. On any error, the end of ctx included, the store is as before.
+// diffID. On any error, the end of ctx included, the store is as before. A Read
+// of archive that blocks is waited for: let it end with ctx too.
 //
 // When the layer is in the store already, or another process makes it at the
 // same time and succeeds, archive is not read and Result.Existed is true.
@@ -85,6 +86,7 @@ func unpack(ctx context.Context, s *overlay.Store, st *overlay.Staged, parent ov
 	defer u.below.close()
 
 	in := newStream(ctx, archive, opts.MaxBytes)
+	defer in.close()
 	u.in = in
 	if err := u.entries(tar.NewReader(in)); err != nil {
 		return Result{}, err
@@ -92,10 +94,11 @@ func unpack(ctx context.Context, s *overlay.Store, st *overlay.Staged, parent ov
 	if err := in.drain(u.buf); err != nil {
 		return Result{}, u.readError(err)
 	}
-	if got := in.digest(); got != diffID {
+	got, size := in.digest()
+	if got != diffID {
 		return Result{}, &DigestError{Want: diffID, Got: got}
 	}
-	u.result.Stream = in.n
+	u.result.Stream = size
 	if err := u.finish(ctx); err != nil {
 		return Result{}, err
 	}
