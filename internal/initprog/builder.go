@@ -22,7 +22,8 @@ func FD(n int) Value { return Value{bits: uint64(int64(n))} }
 // another descriptor there redirects them.
 func Sync() Value { return Value{bits: headerSync, load: true} }
 
-// IsZero reports whether v is the zero Value, used for "no slot".
+// IsZero reports whether v is the zero Value, used for "no value". The constant
+// 0, and so FD(0), is that too.
 func (v Value) IsZero() bool { return v == Value{} }
 
 // A Label is a place in the program that ops jump to. The zero Label is
@@ -42,7 +43,14 @@ type Builder struct {
 	subjects []subject
 	empty    uint64 // address of ""
 	retries  Value  // budget shared by all retried path lookups
+	placed   int32  // the furthest op that Place has put a label in front of
+	err      error  // the first mistake that depends on the input
 }
+
+// retryBudget is how often RetrySome may repeat ops in one program. Whoever
+// renames directories all the time can make openat2(2) fail with EAGAIN again
+// and again, but not forever.
+const retryBudget = 4096
 
 // subject is what a run of ops is about: it is named in errors and listings.
 type subject struct{ phase, object string }
@@ -53,6 +61,7 @@ type opMeta struct {
 	zero, nonzero Label
 	on            [3]Label
 	non           int8
+	retry         Label  // RetrySome: the countdown behind the op, which "next" steps over
 	detail        string // completes the system call's name in errors: "size=64k"
 }
 
@@ -67,7 +76,7 @@ func NewBuilder(sync int) *Builder {
 	}
 	binary.LittleEndian.PutUint64(b.data[headerSync-dataBase:], uint64(sync))
 	b.empty = b.address("")
-	b.retries = b.Slot(4096)
+	b.retries = b.Slot(retryBudget + 1) // it fails when it gets to 0
 	return b
 }
 
@@ -154,7 +163,10 @@ func (b *Builder) NewLabel() Label {
 }
 
 // Place puts l in front of the next op that is added.
-func (b *Builder) Place(l Label) { b.labels[l] = int32(len(b.ops)) }
+func (b *Builder) Place(l Label) {
+	b.placed = int32(len(b.ops))
+	b.labels[l] = b.placed
+}
 
 // Here makes a label in front of the next op.
 func (b *Builder) Here() Label {
@@ -172,7 +184,13 @@ type Ref struct {
 }
 
 // To stores the result, error or not, in slot.
-func (r Ref) To(slot Value) Ref { r.b.ops[r.i].store = slot.bits; return r }
+func (r Ref) To(slot Value) Ref {
+	if !slot.load {
+		panic("initprog: a result can only be stored in a slot")
+	}
+	r.b.ops[r.i].store = slot.bits
+	return r
+}
 
 // Result stores the result in a new slot and returns that.
 func (r Ref) Result() Value {
@@ -194,6 +212,12 @@ func (r Ref) OnSuccess(l Label) Ref { return r.OnZero(l).OnNonzero(l) }
 // is a bug in the caller and panics.
 func (r Ref) On(e syscall.Errno, l Label) Ref {
 	m := &r.b.meta[r.i]
+	if int(m.non) == len(m.on) {
+		panic("initprog: a fourth error")
+	}
+	if uint32(e) == anyErrno && m.non != 0 {
+		panic("initprog: OnAny after another error")
+	}
 	r.b.ops[r.i].on[m.non].errno = uint32(e)
 	m.on[m.non] = l
 	m.non++
@@ -222,26 +246,22 @@ func (r Ref) Retry(e syscall.Errno) Ref {
 }
 
 // RetrySome repeats the op on the error e as long as the program's budget of
-// 4096 retries lasts; then the program fails with EAGAIN. It adds an op.
+// 4096 retries lasts; then the program fails with EAGAIN. It adds an op, so it
+// must come before the next op and before a label is placed in front of that.
 func (r Ref) RetrySome(e syscall.Errno) Ref {
 	b := r.b
-	again, back, over := b.NewLabel(), b.NewLabel(), b.NewLabel()
-	r.On(e, again)
-	if m := &b.meta[r.i]; m.zero == next { // step over the countdown
-		m.zero = over
+	m := &b.meta[r.i]
+	if m.retry != next { // one countdown serves all errors of an op
+		return r.On(e, m.retry)
 	}
-	if m := &b.meta[r.i]; m.nonzero == next {
-		m.nonzero = over
+	if end := int32(len(b.ops)); r.i != end-1 || b.placed == end {
+		panic("initprog: RetrySome after the next op or label")
 	}
-	for j := int8(0); j < b.meta[r.i].non; j++ {
-		if b.meta[r.i].on[j] == next {
-			b.meta[r.i].on[j] = over
-		}
-	}
+	m.retry = b.Here()
+	r.On(e, m.retry)
+	back := b.NewLabel()
 	b.labels[back] = r.i
-	b.Place(again)
-	b.add(pseudoCountdown, b.meta[r.i].detail, AddressOf(b.retries)).OnNonzero(back)
-	b.Place(over)
+	b.add(pseudoCountdown, "", AddressOf(b.retries)).OnNonzero(back)
 	return r
 }
 

@@ -1,6 +1,9 @@
 package initprog
 
 import (
+	"errors"
+	"strconv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -291,8 +294,11 @@ func (b *Builder) Capset(effective, permitted, inheritable uint64) Ref {
 	return b.add(unix.SYS_CAPSET, "", hdr, sets)
 }
 
-// SeccompFilter loads a filter of n instructions; see seccomp(2).
+// SeccompFilter loads a filter of 8 bytes per instruction; see seccomp(2).
 func (b *Builder) SeccompFilter(insns []byte, flags uint64) Ref {
+	if len(insns)/8 > unix.BPF_MAXINSNS { // the field has 16 bits: more would be cut off silently
+		b.err = errors.New("seccomp filter of " + strconv.Itoa(len(insns)/8) + " instructions: the kernel takes 4096")
+	}
 	prog := b.Bytes(insns)
 	fprog := b.Words(uint64(len(insns)/8), prog.bits)
 	return b.add(unix.SYS_SECCOMP, "", Const(unix.SECCOMP_SET_MODE_FILTER), Const(flags), fprog)

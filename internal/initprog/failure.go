@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -33,11 +34,27 @@ func (e *StepError) Error() string {
 	}
 	s.WriteString(e.Syscall)
 	if e.Detail != "" && e.Detail != e.Object {
-		s.WriteString(" " + e.Detail)
+		s.WriteString(" " + printable(e.Detail))
 	}
 	s.WriteString(": ")
 	s.WriteString(e.Err.Error())
 	return s.String()
+}
+
+// printable keeps an error on one line of a sensible length: a detail may be
+// what was written to a file.
+func printable(s string) string {
+	const limit = 200
+	cut := ""
+	if len(s) > limit {
+		s, cut = s[:limit], "..."
+	}
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return strconv.Quote(s) + cut
+		}
+	}
+	return s + cut
 }
 
 func (e *StepError) Unwrap() error { return e.Err }
@@ -55,18 +72,23 @@ func (r Record) Progress() bool { return r.Address == 0 }
 
 // Failure puts the failure r of a process that ran m into words.
 func (m *Image) Failure(r Record) error {
-	i := int((r.Address - m.opStart) / uint64(opSize))
-	if r.Address < m.opStart || i >= len(m.meta) || (r.Address-m.opStart)%uint64(opSize) != 0 {
+	i := (r.Address - m.opStart) / uint64(opSize)
+	if r.Address < m.opStart || i >= uint64(len(m.meta)) || (r.Address-m.opStart)%uint64(opSize) != 0 {
 		return fmt.Errorf("container init sent a record that matches no op: %#x, %d", r.Address, r.Value)
 	}
-	return m.stepError(i, syscall.Errno(r.Value))
+	return m.stepError(int(i), syscall.Errno(r.Value))
 }
 
 func (m *Image) stepError(i int, errno syscall.Errno) *StepError {
-	s := m.subjects[m.meta[i].subject]
-	e := &StepError{Phase: s.phase, Object: s.object, Syscall: SyscallName(m.numbers[i].nr), Detail: m.meta[i].detail, Op: i, Err: errno}
-	if m.numbers[i].nr >= pseudoValue { // its detail says what is wrong
-		e.Syscall, e.Detail = e.Detail, ""
+	n := i
+	if m.ops[i].nr == pseudoCountdown && i > 0 { // what failed again and again is the op before
+		n--
+	}
+	nr, meta := m.ops[n].nr, &m.meta[n]
+	s := m.subjects[meta.subject]
+	e := &StepError{Phase: s.phase, Object: s.object, Syscall: SyscallName(nr), Detail: meta.detail, Op: i, Err: errno}
+	if nr >= pseudoValue && meta.detail != "" { // its detail says what is wrong
+		e.Syscall, e.Detail = meta.detail, ""
 	}
 	return e
 }

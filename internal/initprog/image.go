@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"runtime"
+	"syscall"
 	"unsafe"
 )
 
@@ -19,13 +20,13 @@ const (
 	codeStart = elfHeader + 3*elfProgHd
 )
 
-// interpreterCode is the machine code of the interpreter.
+// interpreterCode is the machine code of the interpreter with its end marker.
 func interpreterCode() []byte {
 	const limit = 1024
 	b := unsafe.Slice((*byte)(interpreterAddress()), limit)
 	for i := 0; i+8 <= limit; i++ {
 		if binary.LittleEndian.Uint64(b[i:]) == endMarker {
-			return b[:i]
+			return b[:i+8]
 		}
 	}
 	panic("initprog: the interpreter has no end marker")
@@ -34,62 +35,47 @@ func interpreterCode() []byte {
 // An Image is a program in the form of a static ELF executable.
 type Image struct {
 	head []byte // ELF headers and interpreter, padded to the first op
-	ops  []byte
+	ops  []op
 	pad  []byte // to the page of the data segment
 	data []byte
 
 	meta     []opMeta
 	subjects []subject
-	numbers  []op // the ops, for system call numbers in failure reports
-	opStart  uint64
+	opStart  uint64 // address of the first op
 }
 
 // ErrTooLarge reports a program that does not fit between its two segments:
-// more than some 40,000 ops or more than 2 GiB of data.
+// more than some 40,000 ops or more than 1 GiB of data.
 var ErrTooLarge = errors.New("init program too large")
 
 // Link resolves the labels and lays out the executable. The builder must not be
 // used afterwards.
 func (b *Builder) Link() (*Image, error) {
-	code := interpreterCode()
-	start := (codeStart + len(code) + 15) &^ 15
-	textLen := start + len(b.ops)*opSize
-	if textLen > dataBase-textBase || len(b.data) > 1<<31 {
-		return nil, ErrTooLarge
+	if b.err != nil {
+		return nil, b.err
 	}
 	if len(b.ops) == 0 {
 		return nil, errors.New("empty init program")
 	}
+	code := interpreterCode()
+	start := (codeStart + len(code) + 15) &^ 15
 	first := uint64(textBase + start)
-	target := func(l Label, i int) uint32 {
-		n := int32(i + 1)
-		if l != next {
-			n = b.labels[l]
-		}
-		if n < 0 {
-			panic("initprog: jump to a label that was never placed")
-		}
-		return uint32(first) + uint32(n)*uint32(opSize)
+	// One op may be added below.
+	if start+(len(b.ops)+1)*opSize > dataBase-textBase || len(b.data) > 1<<30 {
+		return nil, ErrTooLarge
 	}
-	for i := range b.ops {
-		o, m := &b.ops[i], &b.meta[i]
-		o.zero, o.nonzero = target(m.zero, i), target(m.nonzero, i)
-		for j := range m.non {
-			o.on[j].to = target(m.on[j], i)
-		}
-	}
+	b.resolve(uint32(first))
+	textLen := start + len(b.ops)*opSize
 	le := binary.LittleEndian
 	le.PutUint64(b.data[headerFirst-dataBase:], first)
 
-	machine, page := uint16(62), 4096 // EM_X86_64
-	if runtime.GOARCH == "arm64" {
-		machine, page = 183, 65536 // EM_AARCH64; pages may have 64 KiB
-	}
+	machine := native()
+	page := machine.page()
 	dataOff := (textLen + page - 1) &^ (page - 1)
 	head := make([]byte, start)
 	copy(head, "\x7fELF\x02\x01\x01")
 	le.PutUint16(head[16:], 2) // ET_EXEC
-	le.PutUint16(head[18:], machine)
+	le.PutUint16(head[18:], uint16(machine))
 	le.PutUint32(head[20:], 1)
 	le.PutUint64(head[24:], textBase+codeStart)
 	le.PutUint64(head[32:], elfHeader)
@@ -105,7 +91,7 @@ func (b *Builder) Link() (*Image, error) {
 		le.PutUint64(p[24:], uint64(addr))
 		le.PutUint64(p[32:], uint64(size))
 		le.PutUint64(p[40:], uint64(size))
-		le.PutUint64(p[48:], 0x10000)
+		le.PutUint64(p[48:], uint64(page))
 	}
 	const load, gnuStack = 1, 0x6474e551
 	segment(0, load, 4|1, 0, textBase, textLen)
@@ -114,11 +100,54 @@ func (b *Builder) Link() (*Image, error) {
 	copy(head[codeStart:], code)
 	return &Image{
 		head: head,
-		ops:  unsafe.Slice((*byte)(unsafe.Pointer(&b.ops[0])), len(b.ops)*opSize),
+		ops:  b.ops,
 		pad:  make([]byte, dataOff-textLen),
 		data: b.data,
-		meta: b.meta, subjects: b.subjects, numbers: b.ops, opStart: first,
+		meta: b.meta, subjects: b.subjects, opStart: first,
 	}, nil
+}
+
+// resolve turns labels into the addresses of ops, the first of which is at first.
+// Where control can run past the last op, one is added that fails: nothing that
+// was not planned may follow.
+func (b *Builder) resolve(first uint32) {
+	ends := false
+	target := func(l Label, i int, taken bool) uint32 {
+		n := int32(i + 1)
+		switch {
+		case l != next:
+			n = b.labels[l]
+		case b.meta[i].retry != next: // step over the countdown
+			n++
+		}
+		if n < 0 {
+			panic("initprog: jump to a label that was never placed")
+		}
+		ends = ends || taken && int(n) == len(b.ops)
+		return first + uint32(n)*uint32(opSize)
+	}
+	for i := range b.ops {
+		o, m := &b.ops[i], &b.meta[i]
+		zero, nonzero := o.outcomes()
+		o.zero, o.nonzero = target(m.zero, i, zero), target(m.nonzero, i, nonzero)
+		for j := range m.non {
+			o.on[j].to = target(m.on[j], i, true)
+		}
+	}
+	if ends {
+		b.Fail(syscall.ENOEXEC, "run past the last op")
+		o := &b.ops[len(b.ops)-1]
+		o.zero = first + uint32(len(b.ops))*uint32(opSize) // never taken
+		o.nonzero = o.zero
+	}
+}
+
+// native is the machine that this binary makes images for.
+func native() Machine {
+	if runtime.GOARCH == "arm64" {
+		return ARM64
+	}
+	return AMD64
 }
 
 // Bytes is the whole executable.
@@ -131,9 +160,12 @@ func (m *Image) Bytes() []byte {
 }
 
 // Size is the length of the executable in bytes.
-func (m *Image) Size() int { return len(m.head) + len(m.ops) + len(m.pad) + len(m.data) }
+func (m *Image) Size() int { return len(m.head) + len(m.ops)*opSize + len(m.pad) + len(m.data) }
 
 // Ops is the number of ops.
-func (m *Image) Ops() int { return len(m.numbers) }
+func (m *Image) Ops() int { return len(m.ops) }
 
-func (m *Image) parts() [][]byte { return [][]byte{m.head, m.ops, m.pad, m.data} }
+func (m *Image) parts() [][]byte {
+	ops := unsafe.Slice((*byte)(unsafe.Pointer(&m.ops[0])), len(m.ops)*opSize)
+	return [][]byte{m.head, ops, m.pad, m.data}
+}

@@ -1,6 +1,7 @@
 package initprog
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"syscall"
@@ -22,12 +23,14 @@ type Options struct {
 	Cloneflags uintptr
 	CgroupFD   int    // directory of the cgroup to start in (CLONE_INTO_CGROUP, Linux 5.7); < 0: ours
 	Fallback   string // directory for the image where executing a memfd is forbidden
+
+	noMemfd bool // tests: as if memfd_create(2) were forbidden
 }
 
 // Start runs the program as a new child process and returns when its image is
 // running, with its pid and a close-on-exec pidfd.
 func (m *Image) Start(o Options) (pid, pidfd int, err error) {
-	exe, err := m.executable(o.Fallback)
+	exe, err := m.executable(&o)
 	if err != nil {
 		return 0, -1, err
 	}
@@ -73,10 +76,13 @@ func (e *StartError) Error() string { return "start container init: " + e.Err.Er
 func (e *StartError) Unwrap() error { return e.Err }
 
 // executable returns a descriptor of the image that nobody can write to.
-func (m *Image) executable(fallback string) (int, error) {
-	fd, err := m.memfd()
-	if err == unix.EACCES && fallback != "" { // vm.memfd_noexec=2, Linux 6.3
-		return m.file(fallback)
+func (m *Image) executable(o *Options) (int, error) {
+	fd, err := -1, error(unix.EACCES)
+	if !o.noMemfd {
+		fd, err = m.memfd()
+	}
+	if err == unix.EACCES && o.Fallback != "" { // vm.memfd_noexec=2, Linux 6.3
+		return m.file(o.Fallback)
 	}
 	if err != nil {
 		return -1, os.NewSyscallError("memfd_create for the init program", err)
@@ -108,10 +114,18 @@ func (m *Image) memfd() (int, error) {
 
 // file writes the image to a file in dir that has no name any more when it is
 // executed, and returns it opened for reading only. The file is ours alone: it
-// is not shared with other containers, so writing to it would gain nothing.
-func (m *Image) file(dir string) (int, error) {
-	name := dir + "/init." + strconv.Itoa(os.Getpid())
-	fd, err := linux.OpenAt(unix.AT_FDCWD, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o500)
+// is not shared with other containers, so writing to it would gain nothing. dir
+// must not be on a mount with noexec.
+func (m *Image) file(dir string) (fd int, err error) {
+	prefix := dir + "/init." + strconv.Itoa(os.Getpid()) + "."
+	var name string
+	for n := range 1000 { // other threads do the same, a killed process may have left one
+		name = prefix + strconv.Itoa(n)
+		fd, err = linux.OpenAt(unix.AT_FDCWD, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o500)
+		if !errors.Is(err, unix.EEXIST) {
+			break
+		}
+	}
 	if err != nil {
 		return -1, err
 	}

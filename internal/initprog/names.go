@@ -98,6 +98,8 @@ func SyscallName(nr uint32) string {
 		return "capset"
 	case unix.SYS_SECCOMP:
 		return "seccomp"
+	case unix.SYS_KEYCTL:
+		return "keyctl"
 	case unix.SYS_FACCESSAT2:
 		return "faccessat2"
 	case unix.SYS_EXECVE:

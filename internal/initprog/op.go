@@ -1,6 +1,10 @@
 package initprog
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
 
 // Addresses in the process that runs a program. Both segments lie below 4 GiB,
 // so that a jump target fits into 32 bits.
@@ -43,3 +47,18 @@ const (
 
 // anyErrno in on[0] matches every error that no other pair matches.
 const anyErrno = ^uint32(0)
+
+// outcomes reports which kinds of success the op can have: exit_group and execve
+// do not return, and the result of a constant is known.
+func (o *op) outcomes() (zero, nonzero bool) {
+	switch {
+	case o.nr == unix.SYS_EXIT_GROUP, o.nr == unix.SYS_EXECVE:
+		return false, false
+	case o.nr == pseudoCountdown:
+		return false, true
+	case o.nr == pseudoValue && o.load&1 == 0:
+		v := o.args[0]
+		return v == 0, v != 0 && v < ^uint64(4094)
+	}
+	return true, true
+}

@@ -1,0 +1,23 @@
+package initprog
+
+import "golang.org/x/sys/unix"
+
+// JoinSessionKeyring gives the process a session keyring of its own; see
+// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
+func (b *Builder) JoinSessionKeyring(name string) Ref {
+	return b.add(unix.SYS_KEYCTL, "join session keyring", Const(unix.KEYCTL_JOIN_SESSION_KEYRING), b.String(name))
+}
+
+// ExecveSlot is Execve with the path taken from a slot.
+func (b *Builder) ExecveSlot(path, argv, envp Value) Ref {
+	return b.add(unix.SYS_EXECVE, "", path, argv, envp)
+}
+
+// InterfaceUp sets the flag IFF_UP of a network interface through the socket fd;
+// see netdevice(7).
+func (b *Builder) InterfaceUp(fd Value, name string) Ref {
+	var req [40]byte // struct ifreq
+	copy(req[:unix.IFNAMSIZ-1], name)
+	req[unix.IFNAMSIZ] = unix.IFF_UP
+	return b.Ioctl(fd, unix.SIOCSIFFLAGS, b.Bytes(req[:])).Detail("SIOCSIFFLAGS")
+}
