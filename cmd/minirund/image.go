@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
+	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/container/unpack"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
@@ -56,15 +56,12 @@ func command(c *cli.Command, min, max int, action cli.ActionFunc) *cli.Command {
 }
 
 func openImages(c *cli.Context) (*imagestore.Store, error) {
-	return imagestore.Open(c.String("store"))
+	return imagestore.Open(container.StoreDir(c.String("store")))
 }
-
-// layersDir is where the layer store is, beside the OCI layout.
-func layersDir(images *imagestore.Store) string { return filepath.Join(images.Root(), "overlay") }
 
 // unpackImage unpacks ref and shows how far it is.
 func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, p *progress) error {
-	layers, err := overlay.OpenStore(layersDir(images))
+	layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
 	if err != nil {
 		return err
 	}
@@ -84,10 +81,10 @@ func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, p 
 
 // prune removes unpacked layers that are not needed any more.
 func prune(c *cli.Context, images *imagestore.Store) (int, error) {
-	if _, err := os.Lstat(layersDir(images)); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(container.OverlayDir(images.Root())); errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}
-	layers, err := overlay.OpenStore(layersDir(images))
+	layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
 	if err != nil {
 		return 0, err
 	}

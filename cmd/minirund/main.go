@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/runtime"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
@@ -32,21 +34,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func newApp(u *ui) *cli.App {
 	app := &cli.App{
-		Name:            "minirun",
-		Usage:           "containers on one Linux host",
-		UsageText:       "minirun [--store DIR] COMMAND [ARGUMENTS]",
-		HideVersion:     true,
-		HideHelpCommand: true,
-		Reader:          u.in,
-		Writer:          u.out,
-		ErrWriter:       u.err,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "root", Value: "/run/minirun", Usage: "directory of the containers' state", TakesFile: true},
-			&cli.StringFlag{Name: "store", Value: "/var/lib/minirun", EnvVars: []string{"MINIRUN_STORE"}, Usage: "directory of images and layers", TakesFile: true},
-		},
+		Name:        "minirun",
+		Usage:       "containers on one Linux host",
+		UsageText:   "minirun [--store DIR] COMMAND [ARGUMENTS]",
+		HideVersion: true,
+		// A comma within CMD ["a", "b"] separates nothing.
+		DisableSliceFlagSeparator: true,
+		HideHelpCommand:           true,
+		Reader:                    u.in,
+		Writer:                    u.out,
+		ErrWriter:                 u.err,
+		Flags:                     globalFlags(u),
+		Before:                    u.globals,
 		Commands: []*cli.Command{
 			imageCommand(u),
 			imagesCommand(u),
+			doctorCommand(u),
 			versionCommand(u),
 		},
 		Action: func(c *cli.Context) error {
@@ -60,6 +63,19 @@ func newApp(u *ui) *cli.App {
 		OnUsageError:   onUsageError,
 	}
 	return app
+}
+
+// globalFlags are minirun's: it passes its command line on as it is.
+func globalFlags(u *ui) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "root", Usage: "where containers are recorded", DefaultText: runtime.DefaultRoot, TakesFile: true},
+		&cli.StringFlag{Name: "store", Usage: "where images and snapshots are kept", DefaultText: "$MINIRUN_STORE or " + container.DefaultStore, TakesFile: true},
+		&cli.StringFlag{Name: "log", Usage: "append errors and warnings to `FILE`", TakesFile: true, Destination: &u.log.file},
+		&cli.StringFlag{Name: "log-format", Value: "text", Usage: "`FORMAT` of the log: text or json", Destination: &u.log.format},
+		&cli.BoolFlag{Name: "debug", Hidden: true},
+		&cli.BoolFlag{Name: "systemd-cgroup", Hidden: true},
+		&cli.StringFlag{Name: "rootless", Hidden: true},
+	}
 }
 
 func onUsageError(c *cli.Context, err error, _ bool) error {

@@ -7,6 +7,7 @@ package main
 //     and without a full stop; lines "hint: ..." say what to do instead. Hints
 //     are chosen by the type of the error and never by its text.
 //   - The exit status is 0 or 1.
+//   - With --log, errors and warnings also go to that file, one entry a line.
 //   - No colours. A line that is rewritten in place only on a terminal.
 
 import (
@@ -21,12 +22,23 @@ import (
 	"github.com/minirun/minirun/imagestore/archive"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
+	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
 
 type ui struct {
 	in       io.Reader
 	out, err io.Writer
+	log      logger
+}
+
+// globals checks the flags that every command has.
+func (u *ui) globals(*cli.Context) error {
+	if f := u.log.format; f != "text" && f != "json" {
+		u.log.file = ""
+		return &usageError{text: fmt.Sprintf("unknown log format %q, want text or json", f)}
+	}
+	return nil
 }
 
 // usageError is a command line that cannot be understood.
@@ -53,15 +65,33 @@ func (u *ui) fail(err error) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	fmt.Fprintf(u.err, "minirun: %v\n", err)
-	for _, h := range hints(err) {
-		fmt.Fprintf(u.err, "hint: %s\n", h)
+	for _, e := range split(err) {
+		u.log.entry("error", e)
+		fmt.Fprintf(u.err, "minirun: %v\n", e)
+		for _, h := range hints(e) {
+			fmt.Fprintf(u.err, "hint: %s\n", h)
+		}
 	}
 	return 1
 }
 
+// split returns the errors of a command that had several arguments.
+func split(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var list []error
+	for _, e := range joined.Unwrap() {
+		list = append(list, split(e)...)
+	}
+	return list
+}
+
 func (u *ui) warn(format string, a ...any) {
-	fmt.Fprintf(u.err, "minirun: warning: "+format+"\n", a...)
+	text := fmt.Errorf(format, a...)
+	u.log.entry("warning", text)
+	fmt.Fprintf(u.err, "minirun: warning: %v\n", text)
 }
 
 // hints returns advice for an error.
