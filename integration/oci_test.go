@@ -1,0 +1,265 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minirun/minirun/internal/testenv"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ociBox is one container of a test: an ID and a bundle. What is left of it is
+// deleted at the end of the test, which must always work.
+type ociBox struct {
+	t      testing.TB
+	id     string
+	bundle string
+	cgroup string // cgroupsPath in its config.json
+}
+
+// newBox makes a bundle and an ID. Nothing is created yet.
+func newBox(t testing.TB, mutate ...func(*specs.Spec)) *ociBox {
+	t.Helper()
+	b := &ociBox{t: t, id: testenv.UniqueID(t)}
+	b.bundle = testenv.Bundle(t, func(s *specs.Spec) {
+		for _, m := range mutate {
+			m(s)
+		}
+		b.cgroup = s.Linux.CgroupsPath
+	})
+	testenv.StateRoot(t) // before the cleanup below, so that it goes after it
+	t.Cleanup(func() {
+		if r := testenv.Run(t, "delete", "--force", b.id); r.Code != 0 {
+			t.Errorf("delete --force at the end of the test: %+v", r)
+		}
+	})
+	return b
+}
+
+// script makes sh run a script as the container's process.
+func script(text string) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Process.Args = []string{"sh", "-c", text} }
+}
+
+// forever is a process that ends at TERM, and at no other time.
+func forever(s *specs.Spec) {
+	script(`trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done`)(s)
+}
+
+func writable(s *specs.Spec) { s.Root.Readonly = false }
+
+// do runs "minirun VERB FLAGS... ID".
+func (b *ociBox) do(verb string, flags ...string) testenv.Result {
+	b.t.Helper()
+	return testenv.Run(b.t, append(append([]string{verb}, flags...), b.id)...)
+}
+
+// must is do and fails the test unless it succeeds without a word.
+func (b *ociBox) must(verb string, flags ...string) testenv.Result {
+	b.t.Helper()
+	r := b.do(verb, flags...)
+	if r.Code != 0 || r.Stderr != "" {
+		b.t.Fatalf("minirun %s %v: exit status %d, want 0\n%s%s", verb, flags, r.Code, r.Stdout, r.Stderr)
+	}
+	return r
+}
+
+func (b *ociBox) create(flags ...string) { b.t.Helper(); b.must("create", b.at(flags)...) }
+
+// run runs the container in the foreground.
+func (b *ociBox) run(flags ...string) testenv.Result { b.t.Helper(); return b.do("run", b.at(flags)...) }
+
+// output is the standard output of a run that must succeed without a warning.
+func (b *ociBox) output(flags ...string) string {
+	b.t.Helper()
+	return b.must("run", b.at(flags)...).Stdout
+}
+
+func (b *ociBox) at(flags []string) []string {
+	return append([]string{"--bundle", b.bundle}, flags...)
+}
+
+// up creates and starts the container.
+func (b *ociBox) up() *ociBox {
+	b.t.Helper()
+	b.create()
+	b.must("start")
+	return b
+}
+
+// exec runs "minirun exec FLAGS... ID COMMAND...", the two lists separated by "--".
+func (b *ociBox) exec(args ...string) testenv.Result {
+	b.t.Helper()
+	flags := []string{"exec"}
+	for i, a := range args {
+		if a == "--" {
+			return testenv.Run(b.t, append(append(append(flags, args[:i]...), b.id), args[i+1:]...)...)
+		}
+	}
+	return testenv.Run(b.t, append(append(flags, b.id), args...)...)
+}
+
+// execOut is the output of an exec that must succeed.
+func (b *ociBox) execOut(args ...string) string {
+	b.t.Helper()
+	r := b.exec(args...)
+	if r.Code != 0 || r.Stderr != "" {
+		b.t.Fatalf("exec %q: %+v", args, r)
+	}
+	return r.Stdout
+}
+
+// ociState is what `minirun state` prints.
+type ociState struct {
+	OCIVersion  string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	Pid         *int              `json:"pid"`
+	Status      string            `json:"status"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Annotations map[string]string `json:"annotations"`
+	Owner       string            `json:"owner"`
+}
+
+func (b *ociBox) state() ociState {
+	b.t.Helper()
+	var s ociState
+	if err := json.Unmarshal([]byte(b.must("state").Stdout), &s); err != nil {
+		b.t.Fatal(err)
+	}
+	if s.Pid == nil {
+		b.t.Fatal("state has no pid")
+	}
+	return s
+}
+
+func (b *ociBox) pid() int { b.t.Helper(); return *b.state().Pid }
+
+func (b *ociBox) wantStatus(want string) {
+	b.t.Helper()
+	if s := b.state(); s.Status != want {
+		b.t.Fatalf("status %q, want %q", s.Status, want)
+	}
+}
+
+// stopped waits for the end of the container's process.
+func (b *ociBox) stopped() *ociBox {
+	b.t.Helper()
+	eventually(b.t, "the container stops", func() bool { return b.state().Status == "stopped" })
+	return b
+}
+
+func (b *ociBox) rootfs(path ...string) string {
+	return filepath.Join(append([]string{b.bundle, "rootfs"}, path...)...)
+}
+
+// gone fails the test if anything of the container is left on the host.
+func (b *ociBox) gone() {
+	b.t.Helper()
+	if _, err := os.Lstat(filepath.Join(testenv.StateRoot(b.t), b.id)); err == nil {
+		b.t.Errorf("the state directory of %s is left", b.id)
+	}
+	for _, root := range cgroupMounts() {
+		if _, err := os.Lstat(filepath.Join(root, b.cgroup)); err == nil {
+			b.t.Errorf("the cgroup %s is left", b.cgroup)
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	if strings.Contains(string(mounts), b.bundle) {
+		b.t.Errorf("a mount below %s is left", b.bundle)
+	}
+}
+
+// cgroupMounts are the places where cgroup v2 is mounted.
+func cgroupMounts() []string {
+	raw, _ := os.ReadFile("/proc/self/mountinfo")
+	var out []string
+	for line := range strings.Lines(string(raw)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if strings.HasPrefix(after, "cgroup2 ") {
+			out = append(out, strings.Fields(before)[4])
+		}
+	}
+	return out
+}
+
+// eventually polls for a condition that another process brings about.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(testenv.Timeout(10 * time.Second))
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out: %s", what)
+		}
+		time.Sleep(3 * time.Millisecond)
+	}
+}
+
+func alive(pid int) bool {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	rest := string(raw[strings.LastIndexByte(string(raw), ')')+1:])
+	return !strings.HasPrefix(rest, " Z") && !strings.HasPrefix(rest, " X")
+}
+
+func writeFile(t testing.TB, path, data string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readFile(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// change edits a bundle's config.json as a tree of JSON values.
+func change(t testing.TB, bundle string, edit func(config map[string]any)) {
+	t.Helper()
+	path := filepath.Join(bundle, "config.json")
+	var config map[string]any
+	if err := json.Unmarshal([]byte(readFile(t, path)), &config); err != nil {
+		t.Fatal(err)
+	}
+	edit(config)
+	raw, err := json.MarshalIndent(config, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, path, string(raw))
+}
+
+// lines splits output into its lines.
+func lines(s string) []string { return strings.Split(strings.TrimRight(s, "\n"), "\n") }
+
+// pipe is os.Pipe for a test.
+func pipe(t testing.TB) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return r, w
+}
+
+func signalPid(t testing.TB, pid int, sig unix.Signal) {
+	t.Helper()
+	if err := unix.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+}
