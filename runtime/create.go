@@ -248,12 +248,8 @@ func (t *creation) openFiles() ([]int, error) {
 	o, l := t.o, &t.plan.fds
 	files := make([]int, l.join, l.join+len(t.plan.Set.Join))
 	copy(files, o.Stdio[:])
-	for i := range l.preserve {
-		fd := 3 + i
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, errors.New("unable to stat preserved-fd " + strconv.Itoa(i) + " (of " + strconv.Itoa(l.preserve) + "): " + err.Error())
-		}
-		files[fd] = fd
+	if err := preserved(files, l.preserve); err != nil {
+		return nil, err
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -288,6 +284,25 @@ func (t *creation) openFiles() ([]int, error) {
 		files = append(files, fd)
 	}
 	return files, nil
+}
+
+// preserved passes on descriptors 3 to 2+n, which the caller of this process has
+// opened for the container. One that is marked close-on-exec has come to life in
+// here, at a number where the caller promised one of its own and left none: the
+// container must not get it.
+func preserved(files []int, n int) error {
+	for i := range n {
+		fd := 3 + i
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err == nil && flags&unix.FD_CLOEXEC != 0 {
+			err = unix.EBADF
+		}
+		if err != nil {
+			return errors.New("unable to stat preserved-fd " + strconv.Itoa(i) + " (of " + strconv.Itoa(n) + "): " + err.Error())
+		}
+		files[fd] = fd
+	}
+	return nil
 }
 
 // launch starts the init and, where its namespaces need it, sets them up. After

@@ -233,8 +233,8 @@ func (s *enter) Emit(b *initprog.Builder) {
 func (e *execution) openFiles(l *fdLayout) ([]int, error) {
 	files := make([]int, l.root)
 	copy(files, e.o.Stdio[:])
-	for i := range l.preserve {
-		files[3+i] = 3 + i
+	if err := preserved(files, l.preserve); err != nil {
+		return nil, err
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -68,8 +68,8 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring,
 		},
 	}
-	if o.preserve < 0 {
-		return nil, f.fail("flag --preserve-fds: invalid value %d: want 0 or more", o.preserve)
+	if err := checkPreserve(f, o.preserve); err != nil {
+		return nil, err
 	}
 	if o.image.ref != "" {
 		return l, a.prepareImage(f, l, o, args)
@@ -85,7 +85,18 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		return nil, err
 	}
 	l.options.Bundle, err = bundle.Load(o.bundle)
+	if err == nil && l.options.Bundle.Spec.Process != nil {
+		p := l.options.Bundle.Spec.Process
+		p.Env = append(p.Env, listenEnv()...)
+	}
 	return l, err
+}
+
+func checkPreserve(f *flagSet, n int) error {
+	if n < 0 || n > maxPreserve {
+		return f.fail("flag --preserve-fds: invalid value %d: want 0 to %d", n, maxPreserve)
+	}
+	return nil
 }
 
 // keep reports whether the container stays when it ends.

@@ -61,6 +61,9 @@ func (a *app) exec(args []string) error {
 	if len(args) == 0 || len(args) == 1 && o.process == "" {
 		return f.fail("want a container ID and a command; got %d arguments", len(args))
 	}
+	if err := checkPreserve(f, o.preserve); err != nil {
+		return err
+	}
 	c, err := a.container(f, args[:1])
 	if err != nil {
 		return &execFailure{err}
@@ -117,7 +120,10 @@ func (o *execOptions) apply(p *specs.Process, args []string) (*specs.Process, er
 		if err != nil {
 			return nil, err
 		}
-		return bundle.ParseProcess(raw)
+		if p, err = bundle.ParseProcess(raw); err == nil {
+			p.Env = append(p.Env, listenEnv()...)
+		}
+		return p, err
 	}
 	if p == nil {
 		p = &specs.Process{Cwd: "/"}
@@ -126,7 +132,7 @@ func (o *execOptions) apply(p *specs.Process, args []string) (*specs.Process, er
 	if o.cwd != "" {
 		p.Cwd = o.cwd
 	}
-	p.Env = append(p.Env[:len(p.Env):len(p.Env)], o.env...)
+	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], o.env...), listenEnv()...)
 	if o.noNewPrivs {
 		p.NoNewPrivileges = true
 	}

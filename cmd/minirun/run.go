@@ -138,6 +138,9 @@ func forward(signals <-chan os.Signal, pidfd int, tty *terminalRelay) {
 	}
 }
 
+// maxPreserve bounds the descriptors that a container can be given.
+const maxPreserve = 1024
+
 // listenFDs is the number of descriptors that a socket-activating parent has
 // passed to us; see sd_listen_fds(3).
 func listenFDs() int {
@@ -146,8 +149,18 @@ func listenFDs() int {
 		return 0
 	}
 	n, err := strconv.Atoi(fds)
-	if err != nil || n < 0 || n > 1024 {
+	if err != nil || n < 0 || n > maxPreserve {
 		return 0
 	}
 	return n
+}
+
+// listenEnv tells the container's process about them. It has pid 1 there, or
+// takes the value for granted as runc's callers do.
+func listenEnv() []string {
+	n := listenFDs()
+	if n == 0 {
+		return nil
+	}
+	return []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
 }
