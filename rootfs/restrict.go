@@ -40,7 +40,10 @@ func (s *masks) Emit(b *initprog.Builder) {
 		b.Place(notDir)
 		t.open(b, p, t.howAny).To(at).On(syscall.ENOENT, skip).On(syscall.ENOTDIR, skip).RetrySome(syscall.EAGAIN)
 		// The host's own null device, not a file of the rootfs (CVE-2025-31133).
+		// Read-only: its mode and owner are the host's, and the container's root
+		// could change them; what is written to a device is no matter of the mount.
 		b.OpenTree(initprog.CWD(), "/dev/null", false).To(m)
+		b.MountSetattr(m, false, t.attrRO)
 		b.Place(attach)
 		b.MoveMount(m, at)
 		t.release(b, at)
