@@ -44,7 +44,8 @@ func (v *Verifier) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ContextReader makes reads from r fail once ctx is done.
+// ContextReader makes reads from r fail with the cause once ctx is done. It does
+// not interrupt a read that waits.
 func ContextReader(ctx context.Context, r io.Reader) io.Reader { return &contextReader{ctx, r} }
 
 type contextReader struct {
@@ -56,5 +57,9 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, context.Cause(c.ctx)
 	}
-	return c.r.Read(p)
+	n, err := c.r.Read(p)
+	if err != nil && err != io.EOF && c.ctx.Err() != nil {
+		err = context.Cause(c.ctx) // a deadline that the end of ctx set, say
+	}
+	return n, err
 }

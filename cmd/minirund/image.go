@@ -153,6 +153,6 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 		_, err := io.CopyBuffer(struct{ io.Writer }{pw}, struct{ io.Reader }{r}, make([]byte, 256<<10))
 		pw.CloseWithError(err)
 	}()
-	context.AfterFunc(ctx, func() { pr.CloseWithError(context.Cause(ctx)) })
+	context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
 	return pr
 }

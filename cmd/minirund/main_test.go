@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -218,6 +219,31 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// Standard input that never ends does not keep a command that was interrupted.
+func TestLoad_Interrupted(t *testing.T) {
+	store := filepath.Join(t.TempDir(), "store")
+	_, path := image(t, "x", "x")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, feed := io.Pipe()
+	defer stdin.Close()
+	ctx, interrupt := context.WithCancelCause(context.Background())
+	go func() {
+		_, _ = feed.Write(whole[:len(whole)/2])
+		interrupt(errors.New("interrupted by a test"))
+	}()
+	var o, e bytes.Buffer
+	code := run(ctx, []string{"minirund", "--store", store, "image", "load"}, stdin, &o, &e)
+	if code != 1 || !strings.Contains(e.String(), "load from standard input: ") || !strings.Contains(e.String(), "interrupted by a test") {
+		t.Errorf("%d, %q", code, e.String())
+	}
+	if left, _ := filepath.Glob(filepath.Join(store, "ingest", "*")); len(left) != 0 {
+		t.Errorf("left in staging: %v", left)
+	}
+}
+
 func TestHelp(t *testing.T) {
 	for _, args := range [][]string{{}, {"--help"}, {"image"}, {"image", "--help"}, {"image", "load", "--help"}, {"images", "-h"}} {
 		if out := ok(t, t.TempDir(), args...); !strings.Contains(out, "minirun") || !strings.Contains(out, "USAGE") {
@@ -421,6 +447,9 @@ func TestText(t *testing.T) {
 	}
 	if got := printable("a\x1b[31mb\n\u009bc"); got != "a?[31mb??c" {
 		t.Errorf("printable: %q", got)
+	}
+	if got := oneLine(&imagestore.PlatformError{Ref: "x", Host: "h", Have: []string{"\x1b[2J\nminirun: all is well"}}); strings.ContainsAny(got, "\x1b\n") {
+		t.Errorf("oneLine: %q", got)
 	}
 	if got := createdText("garbage"); got != "-" {
 		t.Errorf("createdText: %q", got)

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
@@ -67,7 +68,7 @@ func (u *ui) fail(err error) int {
 	}
 	for _, e := range split(err) {
 		u.log.entry("error", e)
-		fmt.Fprintf(u.err, "minirun: %v\n", e)
+		fmt.Fprintf(u.err, "minirun: %s\n", oneLine(e))
 		for _, h := range hints(e) {
 			fmt.Fprintf(u.err, "hint: %s\n", h)
 		}
@@ -91,7 +92,13 @@ func split(err error) []error {
 func (u *ui) warn(format string, a ...any) {
 	text := fmt.Errorf(format, a...)
 	u.log.entry("warning", text)
-	fmt.Fprintf(u.err, "minirun: warning: %v\n", text)
+	fmt.Fprintf(u.err, "minirun: warning: %s\n", oneLine(text))
+}
+
+// oneLine keeps what an image's metadata may bring into an error, such as
+// terminal escapes, from the terminal.
+func oneLine(err error) string {
+	return printable(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 // hints returns advice for an error.

@@ -44,7 +44,7 @@ func importFrom(ctx context.Context, s *imagestore.Store, src, name string, o Im
 	if err := Change(&o.Config, o.Changes...); err != nil {
 		return nil, err
 	}
-	in, err := openSource(src, o.Stdin, o.Progress)
+	in, err := openSource(ctx, src, o.Stdin, o.Progress)
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,7 @@ type loader struct {
 }
 
 func load(ctx context.Context, s *imagestore.Store, src string, o LoadOptions) (*Result, error) {
-	in, err := openSource(src, o.Stdin, o.Progress)
+	in, err := openSource(ctx, src, o.Stdin, o.Progress)
 	if err != nil {
 		return nil, err
 	}

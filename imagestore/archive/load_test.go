@@ -599,6 +599,33 @@ func TestLoad_Cancel(t *testing.T) {
 	}
 }
 
+// A pipe that is named as a file, as a shell's <(...) is, does not hang a load
+// that is interrupted.
+func TestLoad_CancelNamedPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := mkfifo(path); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	why := errors.New("enough")
+	release := make(chan struct{})
+	defer close(release)
+	go func() {
+		w, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer w.Close()
+		_, _ = w.Write(make([]byte, 100))
+		cancel(why)
+		<-release
+	}()
+	if _, err := archive.Load(ctx, newStore(t), path, archive.LoadOptions{}); !errors.Is(err, why) {
+		t.Errorf("Load = %v, want the cause", err)
+	}
+}
+
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -1,16 +1,21 @@
 package archive
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
+	"time"
+
+	"github.com/minirun/minirun/imagestore"
 )
 
 // source is an open file, directory or standard input.
 type source struct {
-	r   io.Reader
-	dir *os.Root
-	f   *os.File
+	r    io.Reader
+	dir  *os.Root
+	f    *os.File
+	stop func() bool
 }
 
 func (s *source) Close() {
@@ -18,11 +23,13 @@ func (s *source) Close() {
 		s.dir.Close()
 	}
 	if s.f != nil {
+		s.stop()
 		s.f.Close()
 	}
 }
 
-func openSource(src string, stdin io.Reader, p Progress) (*source, error) {
+// openSource opens src. Reading from a pipe that was named as a file ends with ctx.
+func openSource(ctx context.Context, src string, stdin io.Reader, p Progress) (*source, error) {
 	if src == "-" {
 		if stdin == nil {
 			return nil, errors.New("there is no standard input")
@@ -48,7 +55,8 @@ func openSource(src string, stdin io.Reader, p Progress) (*source, error) {
 	if st.Mode().IsRegular() {
 		total = st.Size()
 	}
-	return &source{r: counted(f, total, p), f: f}, nil
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) }) // files that cannot wait refuse it
+	return &source{r: imagestore.ContextReader(ctx, counted(f, total, p)), f: f, stop: stop}, nil
 }
 
 func counted(r io.Reader, total int64, p Progress) io.Reader {
