@@ -16,12 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func setup(t *testing.T) {
-	t.Helper()
-	testenv.RequireRoot(t)
-	testenv.CheckLeaks(t)
-}
-
 func TestRootLifecycle(t *testing.T) {
 	setup(t)
 	mark := filepath.Join(t.TempDir(), "ran")
@@ -331,10 +325,6 @@ func TestRootRunDetachAndKeep(t *testing.T) {
 // gets its exit status: that is how containerd and conmon learn it.
 func TestRootReparenting(t *testing.T) {
 	setup(t)
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	staged := func(s *specs.Spec) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 	}

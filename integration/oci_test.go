@@ -23,6 +23,34 @@ type ociBox struct {
 	cgroup string // cgroupsPath in its config.json
 }
 
+// setup starts a test that needs root. The test process becomes the parent of
+// the containers that minirun leaves behind, as an engine is, and reaps them at
+// the end: the host's init may take its time.
+func setup(t *testing.T) {
+	t.Helper()
+	testenv.RequireRoot(t)
+	testenv.CheckLeaks(t)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		reapAll()
+		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	})
+}
+
+// reapAll waits a while for the end of all children. No command may run.
+func reapAll() {
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
+		switch pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); {
+		case err == unix.ECHILD:
+			return
+		case pid == 0:
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+}
+
 // newBox makes a bundle and an ID. Nothing is created yet.
 func newBox(t testing.TB, mutate ...func(*specs.Spec)) *ociBox {
 	t.Helper()
