@@ -39,7 +39,7 @@ func signature(nr uint32) string {
 	case unix.SYS_CLOSE, unix.SYS_FCHDIR:
 		return "d"
 	case unix.SYS_CLOSE_RANGE:
-		return "di[c]"
+		return "dn[c]"
 	case unix.SYS_DUP3:
 		return "dd[o]"
 	case unix.SYS_READ:
@@ -183,7 +183,7 @@ func (l *lister) argument(kind byte, i int, o *Op) string {
 	case 'i':
 		return strconv.FormatInt(int64(int32(n)), 10)
 	case 'o':
-		return "0" + strconv.FormatUint(n, 8)
+		return octal(n)
 	case 'D':
 		return "makedev(" + strconv.Itoa(int(unix.Major(n))) + ", " + strconv.Itoa(int(unix.Minor(n))) + ")"
 	case 's', 'p':
@@ -202,6 +202,13 @@ func (l *lister) argument(kind byte, i int, o *Op) string {
 	return number(n)
 }
 
+func octal(n uint64) string {
+	if n == 0 {
+		return "0"
+	}
+	return "0" + strconv.FormatUint(n, 8)
+}
+
 // structure is what lies at the address n.
 func (l *lister) structure(kind byte, n uint64, o *Op) (string, bool) {
 	switch kind {
@@ -209,7 +216,7 @@ func (l *lister) structure(kind byte, n uint64, o *Op) (string, bool) {
 		return l.words(n, 3, func(w []string, v []uint64) string {
 			s := "{flags=" + flags('o', v[0])
 			if v[1] != 0 {
-				s += ", mode=0" + strconv.FormatUint(v[1], 8)
+				s += ", mode=" + octal(v[1])
 			}
 			return s + ", resolve=" + flags('R', v[2]) + "}"
 		})

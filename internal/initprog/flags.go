@@ -18,7 +18,7 @@ func flags(kind byte, n uint64) string {
 	switch kind {
 	case 'n': // mode of a node
 		s := choice(nodeTypes[:], n&unix.S_IFMT)
-		return s + "|0" + strconv.FormatUint(n&^unix.S_IFMT, 8)
+		return s + "|" + octal(n&^unix.S_IFMT)
 	case 'b':
 		if n < uint64(len(capNames)) {
 			return "CAP_" + capNames[n]

@@ -14,7 +14,8 @@ import (
 //
 //	mounts: /proc
 //	    12  fsopen("proc", FSOPEN_CLOEXEC) -> s4
-//	    13  openat2(s1, "proc", {flags=O_PATH|O_CLOEXEC, ...}, 24) -> s5, success -> 20, ENOENT -> 15
+//	    13  mkdirat(s1, "proc", 0755), ignore EEXIST
+//	    14  openat2(s1, "proc", {flags=O_PATH|O_CLOEXEC, ...}, 24) -> s5, success -> 20, ENOENT -> 16
 //
 // An op goes on with the next one, and ends the program on any error, unless it
 // says otherwise. s1, s2 are slots, sync is the one that failures are reported
@@ -179,10 +180,10 @@ func (l *lister) errors(i int) string {
 		if !e.Any() {
 			name = errnoName(e.Errno)
 		}
-		switch e.To {
-		case i + 1:
+		switch o := &l.Ops[i]; {
+		case e.To == o.Zero && e.To == o.Nonzero: // like success
 			ignored += " " + name
-		case i:
+		case e.To == i:
 			s += ", retry " + name
 		default:
 			s += ", " + name + " -> " + strconv.Itoa(e.To)
