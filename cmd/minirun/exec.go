@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 
@@ -101,8 +99,10 @@ func (a *app) exec(args []string) error {
 		linux.Close(p.PidFD)
 		return nil
 	}
-	signals := make(chan os.Signal, 128)
-	signal.Notify(signals)
+	signals, err := linux.RelaySignals()
+	if err != nil {
+		return &execFailure{err}
+	}
 	status, err := attend(p.PidFD, signals, tty, p.Wait)
 	if err != nil {
 		return &execFailure{err}

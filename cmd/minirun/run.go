@@ -2,11 +2,11 @@ package main
 
 import (
 	"os"
-	"os/signal"
 	"strconv"
 	"syscall"
 
 	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
 	"golang.org/x/sys/unix"
 )
@@ -61,7 +61,6 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 	if !o.noSubreaper {
 		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	}
-	signals := make(chan os.Signal, 128)
 	terminal := l.options.Bundle.Spec.Process != nil && l.options.Bundle.Spec.Process.Terminal
 	var tty *terminalRelay
 	if terminal && l.options.ConsoleSocket == "" {
@@ -74,7 +73,12 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 		l.options.ConsoleFD = tty.socket[1]
 		tty.size(l.options.Bundle.Spec.Process)
 	}
-	signal.Notify(signals)
+	// From here on a signal waits for the container instead of ending us half-way.
+	signals, err := linux.RelaySignals()
+	if err != nil {
+		l.undo()
+		return err
+	}
 	c, err := l.store.Run(l.options)
 	if err != nil {
 		l.undo()
@@ -102,17 +106,26 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 }
 
 // attend passes signals and terminal input on to a process until it ends.
-func attend(pidfd int, signals <-chan os.Signal, tty *terminalRelay, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
+// signals is what linux.RelaySignals returned.
+func attend(pidfd, signals int, tty *terminalRelay, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
 	if tty != nil {
 		if err := tty.start(); err != nil {
 			return 0, err
 		}
 	}
-	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return 0, os.NewSyscallError("fcntl", err)
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(signals), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if err != nil && err != unix.EINTR {
+			return 0, os.NewSyscallError("poll", err)
+		}
+		if err == nil && fds[1].Revents != 0 {
+			forward(signals, pidfd, tty)
+		}
+		if err == nil && fds[0].Revents != 0 {
+			break
+		}
 	}
-	go forward(signals, fd, tty)
 	status, err := wait()
 	if tty != nil {
 		tty.finish()
@@ -120,21 +133,16 @@ func attend(pidfd int, signals <-chan os.Signal, tty *terminalRelay, wait func()
 	return status, err
 }
 
-// forward sends the signals that reach us to the process.
-func forward(signals <-chan os.Signal, pidfd int, tty *terminalRelay) {
-	for s := range signals {
-		sig, _ := s.(syscall.Signal)
-		switch sig {
-		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // ours: children, the Go scheduler, our output
-		case unix.SIGWINCH:
-			if tty != nil {
-				tty.resize()
-				continue
-			}
-			fallthrough
-		default:
-			_ = unix.PidfdSendSignal(pidfd, sig, nil, 0)
+// forward sends the signals that have reached us to the process.
+func forward(signals, pidfd int, tty *terminalRelay) {
+	var buf [64]byte
+	n, _ := linux.Read(signals, buf[:])
+	for _, sig := range buf[:n] {
+		if unix.Signal(sig) == unix.SIGWINCH && tty != nil {
+			tty.resize()
+			continue
 		}
+		_ = unix.PidfdSendSignal(pidfd, unix.Signal(sig), nil, 0)
 	}
 }
 
