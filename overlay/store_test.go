@@ -353,6 +353,37 @@ func TestRootMountVolatile(t *testing.T) {
 	}
 }
 
+// A redirect that got into a layer somehow must not show another directory.
+func TestRootRedirectIsNotFollowed(t *testing.T) {
+	s := openTemp(t)
+	a := addLayer(t, s, "", "a", nil)
+	if err := os.MkdirAll(s.root+"/"+a.path()+"/fs/other/secret", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := addLayer(t, s, a, "b", nil)
+	d := s.root + "/" + b.path() + "/fs/d"
+	if err := os.Mkdir(d, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(d, "trusted.overlay.redirect", []byte("/other"), 0); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := s.MountView(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer linux.Close(fd)
+	if sub, err := linux.OpenAt(fd, "d/secret", unix.O_PATH, 0); err == nil {
+		linux.Close(sub)
+		t.Error("the redirect was followed")
+	}
+	if sub, err := linux.OpenAt(fd, "other/secret", unix.O_PATH, 0); err != nil {
+		t.Error(err)
+	} else {
+		linux.Close(sub)
+	}
+}
+
 func TestRootKernelMessage(t *testing.T) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {

@@ -308,6 +308,20 @@ func TestRemoveAllAt(t *testing.T) {
 // one descriptor per level would run out.
 func TestRemoveAllAt_Deep(t *testing.T) {
 	root, dir := jail(t)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	few := limit
+	few.Cur = 64
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}()
 	fd := must(unix.Dup(dir))
 	const levels = 2500
 	for range levels {
@@ -332,48 +346,90 @@ func TestRemoveAllAt_Deep(t *testing.T) {
 	}
 }
 
+// The name is a directory when it is looked at and a link to the canary when it
+// is opened, or the other way round.
 func TestRemoveAllAt_RacingSymlink(t *testing.T) {
 	root, dir := jail(t)
+	if err := os.Mkdir(root+"/x", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	x := must(OpenDirAt(dir, "x", unix.O_RDONLY))
+	defer linux.Close(x)
+	if err := os.Symlink("../../canary", root+"/x/evil"); err != nil {
+		t.Fatal(err)
+	}
 	swapped := int64(0)
-	for range 25 {
-		for i := range 6 {
-			d := root + "/x/d" + string(rune('0'+i))
-			if err := os.MkdirAll(d+"/sub", 0o755); err != nil {
-				t.Fatal(err)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
 			}
-			if err := os.WriteFile(d+"/sub/file", nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.Symlink("../../canary", root+"/x/evil"); err != nil {
-			t.Fatal(err)
-		}
-		stop, done := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(done)
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if unix.Renameat2(unix.AT_FDCWD, root+"/x/d"+string(rune('0'+i%6)), unix.AT_FDCWD, root+"/x/evil", unix.RENAME_EXCHANGE) == nil {
+			for range 50 {
+				if unix.Renameat2(x, "d", x, "evil", unix.RENAME_EXCHANGE) == nil {
 					swapped++
 				}
 			}
-		}()
-		err := RemoveAllAt(dir, "x")
-		close(stop)
-		<-done
-		if err != nil {
+		}
+	}()
+	for range 1500 {
+		// d may be the link at this moment; it is removed then, and so is evil.
+		_ = os.Mkdir(root+"/x/d", 0o755)
+		_ = os.Symlink("../../canary", root+"/x/evil")
+		for _, name := range []string{"d", "evil"} {
+			if fd, err := OpenDirAt(x, name, unix.O_PATH); err == nil {
+				if f, err := CreateAt(fd, "f", unix.O_WRONLY, 0o644); err == nil {
+					linux.Close(f)
+				}
+				linux.Close(fd)
+			}
+		}
+		if err := RemoveAllAt(x, "d"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.Lstat(root + "/x"); !os.IsNotExist(err) {
-			t.Fatalf("still there: %v", err)
-		}
 	}
+	close(stop)
+	<-done
 	if swapped == 0 {
 		t.Error("no swap happened")
+	}
+	if err := RemoveAllAt(dir, "x"); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the race above seldom hits: the name is a link, or a mount, at the moment
+// it is opened.
+func TestOpenBelow(t *testing.T) {
+	root, dir := jail(t)
+	for name, target := range map[string]string{"rel": "../canary", "abs": filepath.Dir(root) + "/canary", "in": "sub", "magic": "/proc/self/cwd"} {
+		if err := os.Symlink(target, root+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+		if fd, err := openBelow(dir, name); err != unix.ELOOP && err != unix.ENOTDIR {
+			t.Errorf("link to %q: got %d, %v, want ELOOP or ENOTDIR", target, fd, err)
+		}
+	}
+}
+
+func TestRootOpenBelow_Mount(t *testing.T) {
+	root, dir := jail(t)
+	if err := os.Mkdir(root+"/mnt", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(filepath.Dir(root)+"/canary", root+"/mnt", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := openBelow(dir, "mnt")
+	linux.Close(fd)
+	if uerr := unix.Unmount(root+"/mnt", unix.MNT_DETACH); uerr != nil {
+		t.Fatal(uerr)
+	}
+	if err != unix.EXDEV {
+		t.Errorf("got %d, %v, want EXDEV", fd, err)
 	}
 }
 
@@ -383,7 +439,7 @@ func TestRemoveAllAt_Refilled(t *testing.T) {
 	if err := os.Mkdir(root+"/x", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	stop, done := make(chan struct{}), make(chan struct{})
+	stop, done, started := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		for i := 0; ; i++ {
@@ -393,8 +449,12 @@ func TestRemoveAllAt_Refilled(t *testing.T) {
 			default:
 				_ = os.WriteFile(root+"/x/f"+string(rune('a'+i%26)), nil, 0o644)
 			}
+			if i == 26 {
+				close(started)
+			}
 		}
 	}()
+	<-started
 	start := time.Now()
 	err := RemoveAllAt(dir, "x") // either outcome is right, hanging is not
 	close(stop)

@@ -119,6 +119,9 @@ func (u *unpacker) hide(ctx context.Context) error {
 	if err := u.eachWhiteout(ctx, u.hideDir); err != nil {
 		return err
 	}
+	if err := u.hideCopies(); err != nil {
+		return err
+	}
 	return u.eachWhiteout(ctx, u.hideName)
 }
 
@@ -162,6 +165,30 @@ func (u *unpacker) hideDir(w whiteout, fd int) error {
 	if n := u.tree.byIno[st.Ino]; n != nil && !n.fresh {
 		n.fresh = true
 		u.result.Whiteouts++
+	}
+	return nil
+}
+
+// hideCopies removes files that were copied up for a hard link, and lie in a
+// directory that a marker later in the archive empties.
+func (u *unpacker) hideCopies() error {
+	for at := range u.copied {
+		if !at.dir.hidesBelow() {
+			continue
+		}
+		fd, ok, err := u.tree.open(at.dir)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		err = safepath.UnlinkAt(fd, at.name)
+		linux.Close(fd)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		delete(u.copied, at)
 	}
 	return nil
 }

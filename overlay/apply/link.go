@@ -107,10 +107,8 @@ func (u *unpacker) copyUp(dir, base string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for p := n; p != nil; p = p.parent {
-		if p.opaque || p.fresh {
-			return false, nil
-		}
+	if n.hidesBelow() {
+		return false, nil
 	}
 	path := base
 	if n.parent != nil {

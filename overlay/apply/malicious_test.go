@@ -97,6 +97,24 @@ func attacks(t *testing.T, canary string) []attackCase {
 		{name: "06 hard link through a link", layers: one(symlink("l", "{C}"), hardlink("a", "l/file")), want: ErrInvalid},
 		{name: "06 hard link to a directory", layers: one(dir("d"), hardlink("a", "d")), want: ErrInvalid},
 		{name: "06 hard link to the root", layers: one(hardlink("a", "/")), want: ErrInvalid},
+		{name: "06 hard link to what the layer hides", layers: two(one(file("d/f", "x")), one(file("d/"+whOpaque, ""), hardlink("x", "d/f"))), want: ErrInvalid},
+		{name: "06 hard link to what the layer hides later", layers: two(one(file("d/f", "x")), one(hardlink("x", "d/f"), file("d/"+whOpaque, ""))),
+			check: func(t *testing.T, l string, r Result) {
+				content("x", "x")(t, l, r)
+				if names, err := os.ReadDir(l + "/d"); err != nil || len(names) > 0 {
+					t.Errorf("d has %v, %v", names, err)
+				}
+			}},
+		{name: "directories that close themselves", layers: one(dir("a").mode(0o100), dir("a/b").mode(0), file("a/b/c/d", "x")), check: func(t *testing.T, l string, _ Result) {
+			for _, d := range []string{"/a", "/a/b"} { // open them for the test's own clean-up
+				if st, err := os.Lstat(l + d); err != nil || st.Mode().Perm()&0o600 != 0 {
+					t.Errorf("%s: %v, %v", d, st, err)
+				}
+				if err := os.Chmod(l+d, 0o700); err != nil {
+					t.Error(err)
+				}
+			}
+		}},
 		{name: "07 hard link relative to the working directory", layers: one(hardlink("a", "apply.go")), want: ErrInvalid},
 		{name: "08 write after a hard link to a link", layers: one(symlink("l", "{C}/file"), hardlink("h", "l"), file("h", "x")), check: content("h", "x")},
 		{name: "08 write after a hard link", layers: one(file("f", "keep"), hardlink("h", "f"), file("h", "x")), check: content("f", "keep")},

@@ -54,6 +54,17 @@ func (n *node) path() string {
 	return strings.Join(names, "/")
 }
 
+// hidesBelow reports whether nothing of the layers below shows in n, because of n
+// or a directory above it.
+func (n *node) hidesBelow() bool {
+	for ; n != nil; n = n.parent {
+		if n.opaque || n.fresh {
+			return true
+		}
+	}
+	return false
+}
+
 // nodeSize estimates what a node with a name of that length takes, its place in
 // the map and the list included.
 func nodeSize(name string) int64 { return 300 + int64(len(name)) }
