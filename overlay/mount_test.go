@@ -74,6 +74,8 @@ func mounts(t testing.TB) string {
 func TestRootMountLayers(t *testing.T) {
 	s := openTemp(t)
 	before := mounts(t)
+	files := func() int { n, _ := os.ReadDir("/proc/self/fd"); return len(n) }
+	open := files()
 	var c ChainID
 	chains := map[int]ChainID{}
 	for i := 1; i <= MaxLayers+1; i++ {
@@ -118,6 +120,9 @@ func TestRootMountLayers(t *testing.T) {
 	}
 	if after := mounts(t); after != before {
 		t.Errorf("mounts changed:\n%s", after)
+	}
+	if n := files(); n > open {
+		t.Errorf("%d descriptors open, %d before", n, open)
 	}
 }
 

@@ -280,6 +280,11 @@ func runAttacks(t *testing.T, cases func(t *testing.T, canary string) []attackCa
 		t.Fatal(err)
 	}
 	before := append(list(t, canary), ctimes(t, canary)...)
+	defer func(n int) {
+		if m := openFiles(t); m > n {
+			t.Errorf("%d descriptors open, %d before", m, n)
+		}
+	}(openFiles(t))
 	for _, tt := range cases(t, canary) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := openStore(t)
@@ -317,6 +322,15 @@ func runAttacks(t *testing.T, cases func(t *testing.T, canary string) []attackCa
 			}
 		})
 	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(names)
 }
 
 // ctimes tells changes that restore everything else.
