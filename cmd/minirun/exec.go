@@ -158,8 +158,10 @@ func (o *execOptions) apply(p *specs.Process, args []string) (*specs.Process, er
 	return p, nil
 }
 
-// addCaps gives the process more capabilities, as runc does: in all sets that
-// take effect, and in the ambient one so that they survive a change of the user.
+// addCaps gives the process more capabilities, as runc does: not in the
+// inheritable set, from which programs with file capabilities would raise them
+// again (CVE-2022-29162), and therefore in the ambient set only where the
+// container's process has inheritable ones of its own.
 func addCaps(p *specs.Process, names []string) error {
 	c := specs.LinuxCapabilities{}
 	if p.Capabilities != nil {
@@ -176,8 +178,9 @@ func addCaps(p *specs.Process, names []string) error {
 		c.Bounding = append(c.Bounding[:len(c.Bounding):len(c.Bounding)], n)
 		c.Effective = append(c.Effective[:len(c.Effective):len(c.Effective)], n)
 		c.Permitted = append(c.Permitted[:len(c.Permitted):len(c.Permitted)], n)
-		c.Inheritable = append(c.Inheritable[:len(c.Inheritable):len(c.Inheritable)], n)
-		c.Ambient = append(c.Ambient[:len(c.Ambient):len(c.Ambient)], n)
+		if len(c.Inheritable) > 0 {
+			c.Ambient = append(c.Ambient[:len(c.Ambient):len(c.Ambient)], n)
+		}
 	}
 	p.Capabilities = &c
 	return nil
