@@ -44,8 +44,8 @@ func sbDifferences() []sbDifference {
 			reason: "exec sets process.oomScoreAdj, which runc 1.1 leaves out",
 		},
 		{
-			cases: "exec-confined", key: "rlimit open_files", runc: "512 512 files", minirun: "256 512 files",
-			reason: "the soft limit of process.rlimits; the Go runtime in runc's init raises its own after it was set",
+			cases: "exec-(process|confined)", key: "rlimit open_files", runc: "512 512 files|64 64 files", minirun: "256 512 files|32 64 files",
+			racy: true, reason: "the soft limit of process.rlimits; the Go runtime in runc's init raises its own after it was set",
 		},
 		{
 			cases: "(exec-)?userns.*", key: "dev /dev/mqueue", runc: `d 1777 0:65534`, minirun: "d 1777 0:0",
@@ -83,7 +83,7 @@ func TestRootSandbox(t *testing.T) {
 		})
 	}
 	for _, d := range allowed {
-		if !d.used {
+		if !d.used && !d.racy {
 			t.Errorf("no case shows the difference of %q in %q any more (%s): take it out of the list and of docs/sandbox.md", d.key, d.cases, d.reason)
 		}
 	}

@@ -121,6 +121,7 @@ type sbDifference struct {
 	runc    string
 	minirun string
 	reason  string
+	racy    bool // not met in every run
 	used    bool
 }
 
