@@ -41,7 +41,7 @@ func signature(nr uint32) string {
 	case unix.SYS_CLOSE_RANGE:
 		return "dn[c]"
 	case unix.SYS_DUP3:
-		return "dd[o]"
+		return "dd[O]"
 	case unix.SYS_READ:
 		return "dRn"
 	case unix.SYS_WRITE:

@@ -282,7 +282,8 @@ func (b *Builder) add(nr uint32, detail string, args ...Value) Ref {
 	return Ref{b, int32(i)}
 }
 
-// Set stores the value v in slot.
+// Set stores the value v in slot. As everywhere, -4095 to -1 are errors: a
+// descriptor of -1 is stored, and then ends the program unless that is ignored.
 func (b *Builder) Set(slot, v Value) Ref { return b.add(pseudoValue, "set", v).To(slot) }
 
 // Jump continues at l.

@@ -95,7 +95,10 @@ func Disassemble(elf []byte) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, p.decode(text[first:], textBase+uint64(first))
+	if err := p.decode(text[first:], textBase+uint64(first)); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // segment returns the bytes of program header i.

@@ -28,12 +28,19 @@ func flags(kind byte, n uint64) string {
 		s := choice(accessModes[:], n&unix.O_ACCMODE)
 		if rest := n &^ unix.O_ACCMODE; rest != 0 {
 			f := set(openFlags[:], rest)
-			if n&(unix.O_ACCMODE|unix.O_PATH) == unix.O_PATH || n == unix.O_CLOEXEC { // the mode means nothing, or dup3
+			if n&(unix.O_ACCMODE|unix.O_PATH) == unix.O_PATH { // the mode means nothing
 				return f
 			}
 			s += "|" + f
 		}
 		return s
+	case 'O': // dup3 takes no mode
+		return set(openFlags[:], n)
+	case 'I':
+		if s := choice(ioctls[:], n); s != number(n) {
+			return s
+		}
+		return "0x" + strconv.FormatUint(n, 16)
 	case 'k':
 		if t := n & 0xf; t != 0 {
 			s := choice(socketTypes[:], t)
@@ -102,8 +109,6 @@ func kindNames(kind byte) (names []flagName, many bool) {
 		return seccompOps[:], false
 	case 'K':
 		return keyctlOps[:], false
-	case 'I':
-		return ioctls[:], false
 	case 'f':
 		return families[:], false
 	}

@@ -24,7 +24,7 @@ func main() {
 	case "countdown":
 		n := b.Slot(0)
 		b.Write(initprog.FD(3), "x")
-		b.Fail(syscall.EBUSY, "busy").On(syscall.ENOENT, b.Here()).RetrySome(syscall.EBUSY).To(n)
+		b.Fail(syscall.EBUSY, "busy").Ignore(syscall.ENOENT).RetrySome(syscall.EBUSY).To(n)
 	case "failure":
 		b.Phase("mounts")
 		b.Object("/proc")
