@@ -69,6 +69,14 @@ func (e *specExistsError) Error() string {
 var version = "0.1.0-dev"
 
 // version prints what engines parse: "NAME version X", "commit: ", "spec: ".
-func (a *app) version([]string) error {
+func (a *app) version(args []string) error {
+	f := newFlags("version")
+	args, err := f.parse(args)
+	if err != nil {
+		return err
+	}
+	if len(args) > 0 {
+		return f.fail("want no arguments; got %d", len(args))
+	}
 	return stdout("minirun version " + version + "\ncommit: " + version + "\nspec: " + specs.Version + "\ngo: " + goruntime.Version() + "\n")
 }
