@@ -214,7 +214,7 @@ func checkIntended(t *testing.T, want []*intended, n int, p *Program) {
 	if len(want) != n || len(p.Ops) != n && len(p.Ops) != n+1 {
 		t.Fatalf("%d ops meant, %d built, %d in the image", len(want), n, len(p.Ops))
 	}
-	if len(p.Ops) > n && p.Ops[n].Args[0].bits != -uint64(syscall.ENOEXEC) {
+	if len(p.Ops) > n && p.Ops[n].Args[0].bits != ^uint64(syscall.ENOEXEC-1) {
 		t.Errorf("the last op is %+v", p.Ops[n])
 	}
 	for i, w := range want {
