@@ -13,6 +13,7 @@ import (
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/namespaces"
 	"github.com/minirun/minirun/runtime/bundle"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,19 +88,49 @@ func (s *Store) Run(o CreateOptions) (*Container, error) {
 
 func (s *Store) create(o CreateOptions) (*Container, error) {
 	o.Root = o.RootFD
+	var net *namespaces.Ahead
+	if wantsNetwork(o.Bundle.Spec.Linux) {
+		net = namespaces.MakeNetwork()
+		o.netAhead = net != nil
+	}
 	t, err := s.newCreation(&o)
 	if err != nil {
+		if net != nil {
+			net.Discard()
+		}
 		if o.Reservation != nil {
 			err = errors.Join(err, o.Reservation.Cancel())
 		}
 		return nil, err
 	}
+	t.net = net
 	err = t.run()
+	if t.net != nil {
+		t.net.Discard()
+	}
 	t.close()
 	if err != nil {
 		return nil, err
 	}
 	return t.c, nil
+}
+
+// wantsNetwork reports whether the container gets a network namespace that the
+// runtime may make: new, and not owned by a user namespace of the container.
+func wantsNetwork(l *specs.Linux) bool {
+	if l == nil {
+		return false
+	}
+	network := false
+	for i := range l.Namespaces {
+		switch n := &l.Namespaces[i]; n.Type {
+		case specs.UserNamespace:
+			return false
+		case specs.NetworkNamespace:
+			network = n.Path == ""
+		}
+	}
+	return network
 }
 
 // newCreation works out everything that can be before anything is made.
@@ -155,8 +186,9 @@ type creation struct {
 	group  *cgroups.Group
 	sync   [2]int // our end, the init's end
 	pidfd  int
-	first  int   // first process of a staged start, until it is reaped
-	fds    []int // to close at the end
+	first  int               // first process of a staged start, until it is reaped
+	net    *namespaces.Ahead // the network namespace, until it is taken
+	fds    []int             // to close at the end
 }
 
 func (t *creation) close() {
@@ -204,21 +236,8 @@ func (t *creation) run() (err error) {
 	if err = t.setOOMScore(); err != nil {
 		return err
 	}
-	if err = t.await(namespaces.Ready); err != nil {
-		return t.explain(err)
-	}
-	// Only now is the record one of a complete container: killed before, we
-	// leave one that start refuses and delete removes.
-	if err = renameState(t.dir); err != nil {
+	if err = t.open(); err != nil {
 		return err
-	}
-	if t.o.gate == gateReady {
-		if err = t.answer(); err != nil {
-			return t.explain(err)
-		}
-		if err = t.awaitExec(); err != nil {
-			return t.explain(err)
-		}
 	}
 	if t.o.PidFile != "" {
 		if err = writePidFile(t.o.PidFile, c.Pid); err != nil {
@@ -227,6 +246,32 @@ func (t *creation) run() (err error) {
 	}
 	c.exit = &exitInfo{pidfd: t.pidfd}
 	t.pidfd = -1
+	return nil
+}
+
+// open makes the record that of a complete container and opens the gate that
+// the init waits at. Killed before, we leave a container that start refuses and
+// delete removes.
+func (t *creation) open() error {
+	if t.o.gate == gateStart {
+		if err := t.await(namespaces.Ready); err != nil {
+			return t.explain(err)
+		}
+		return renameState(t.dir)
+	}
+	if err := renameState(t.dir); err != nil {
+		return err
+	}
+	// All limits are in place: the init need not wait when it gets there.
+	if err := t.answer(); err != nil && !errors.Is(err, errInitDied) {
+		return t.explain(err)
+	}
+	if err := t.await(namespaces.Ready); err != nil {
+		return t.explain(err)
+	}
+	if err := t.awaitExec(); err != nil {
+		return t.explain(err)
+	}
 	return nil
 }
 
@@ -256,7 +301,7 @@ func (t *creation) openFiles() ([]int, error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	t.sync = pair
-	files[l.sync], files[l.listen], files[l.console], files[l.root] = pair[1], -1, -1, -1
+	files[l.sync], files[l.listen], files[l.console], files[l.root], files[l.net] = pair[1], -1, -1, -1, -1
 	if o.gate == gateStart {
 		if files[l.listen], err = listenAt(t.dir, startFile); err != nil {
 			return nil, err
@@ -274,6 +319,15 @@ func (t *creation) openFiles() ([]int, error) {
 	}
 	if o.RootMount {
 		files[l.root] = o.RootFD
+	}
+	if t.net != nil { // last: it takes the longest
+		fd, err := t.net.FD()
+		t.net = nil
+		if err != nil {
+			return nil, &initprog.StartError{Err: err}
+		}
+		t.fds = append(t.fds, fd)
+		files[l.net] = fd
 	}
 	for _, j := range t.plan.Set.Join {
 		fd, err := linux.OpenAt(unix.AT_FDCWD, j.Path, unix.O_RDONLY, 0)
@@ -312,6 +366,9 @@ func (t *creation) launch(files []int) error {
 	opts := initprog.Options{
 		Args: []string{initprog.Name, t.c.ID}, Files: files, Cloneflags: uintptr(set.CloneFlags()),
 		CgroupFD: t.cgroup, Fallback: t.c.Dir(),
+	}
+	if t.o.netAhead {
+		opts.Cloneflags &^= unix.CLONE_NEWNET
 	}
 	start := func() (err error) {
 		t.c.Pid, t.pidfd, err = t.image.Start(opts)
