@@ -101,7 +101,10 @@ func (b *ociBox) must(verb string, flags ...string) testenv.Result {
 func (b *ociBox) create(flags ...string) { b.t.Helper(); b.must("create", b.at(flags)...) }
 
 // run runs the container in the foreground.
-func (b *ociBox) run(flags ...string) testenv.Result { b.t.Helper(); return b.do("run", b.at(flags)...) }
+func (b *ociBox) run(flags ...string) testenv.Result {
+	b.t.Helper()
+	return b.do("run", b.at(flags)...)
+}
 
 // output is the standard output of a run that must succeed without a warning.
 func (b *ociBox) output(flags ...string) string {
