@@ -117,6 +117,10 @@ func (m *Image) memfd() (int, error) {
 // is not shared with other containers, so writing to it would gain nothing. dir
 // must not be on a mount with noexec.
 func (m *Image) file(dir string) (fd int, err error) {
+	// A fork at the same time would inherit the descriptor for writing, and
+	// until that child has executed something, executing the file is ETXTBSY.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	prefix := dir + "/init." + strconv.Itoa(os.Getpid()) + "."
 	var name string
 	for n := range 1000 { // other threads do the same, a killed process may have left one

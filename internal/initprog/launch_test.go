@@ -154,7 +154,7 @@ func TestStart_Dumpable(t *testing.T) {
 	}
 }
 
-// fileMap lists which inode each descriptor of a process is.
+// inode names the file that a link below /proc leads to.
 func inode(t *testing.T, path string) string {
 	t.Helper()
 	s, err := os.Readlink(path)
@@ -183,7 +183,8 @@ func TestStart_Files(t *testing.T) {
 		{in, -1, -1},
 		{in, low, low + 2, low + 4, low + 2, -1},
 		{in, low + 20, -1, low, low, low, low, low, low},
-		{in, 1, 2, 5, 3, -1},
+		{in, 0, 1, 2, 0, 1, 2, 0, 1, 2}, // each moved to just above in
+		{in, -1, 0, -1, 1, -1, 2},
 		{in, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, low},
 	}
 	// Descending numbers are moved most.
