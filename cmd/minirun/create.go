@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"strings"
+
 	"github.com/minirun/minirun/runtime"
 	"github.com/minirun/minirun/runtime/bundle"
 )
@@ -10,6 +13,7 @@ type launchOptions struct {
 	bundle, console, pidFile string
 	noPivot, noKeyring       bool
 	preserve                 int
+	bundleOnly               bool // the flags of image are not set up
 	image                    imageOptions
 }
 
@@ -20,7 +24,34 @@ func (o *launchOptions) add(f *flagSet) {
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the container")
 	f.Bool(&o.noPivot, "no-pivot", 0, "do not use pivot_root, for a root on a ramfs")
 	f.Bool(&o.noKeyring, "no-new-keyring", 0, "keep the session keyring of the caller")
+	if o.bundleOnly {
+		return
+	}
 	o.image.add(f)
+}
+
+// parseLaunch reads the flags of run or create. The two dozen flags that need
+// --image are only set up when it is there, or when something is not understood
+// and the message should know them: a container from a bundle, started by an
+// engine a hundred times a minute, does not pay for them.
+func (o *launchOptions) parse(args []string, flags func() *flagSet) (*flagSet, []string, error) {
+	o.bundleOnly = true
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "--image") || strings.HasPrefix(arg, "-image") {
+			o.bundleOnly = false
+		}
+	}
+	f := flags()
+	rest, err := f.parse(args)
+	var usage *usageError
+	if errors.As(err, &usage) && o.bundleOnly {
+		o.bundleOnly = false
+		f = flags()
+		if _, err = f.parse(args); err == nil {
+			err = o.image.refuse(f)
+		}
+	}
+	return f, rest, err
 }
 
 func createFlags(*app) *flagSet {
@@ -32,9 +63,11 @@ func createFlags(*app) *flagSet {
 // create makes a container and leaves its process waiting for start.
 func (a *app) create(args []string) error {
 	var o launchOptions
-	f := newFlags("create")
-	o.add(f)
-	args, err := f.parse(args)
+	f, args, err := o.parse(args, func() *flagSet {
+		f := newFlags("create")
+		o.add(f)
+		return f
+	})
 	if err != nil {
 		return err
 	}

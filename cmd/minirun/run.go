@@ -31,8 +31,7 @@ func runFlags(*app) *flagSet { return new(runOptions).flags() }
 // run creates a container, starts it and, unless detached, stays until it ends.
 func (a *app) run(args []string) error {
 	var o runOptions
-	f := o.flags()
-	args, err := f.parse(args)
+	f, args, err := o.parse(args, o.flags)
 	if err != nil {
 		return err
 	}
