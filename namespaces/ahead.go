@@ -9,7 +9,10 @@ import (
 )
 
 // Ahead is a network namespace in the making.
-type Ahead struct{ done chan result }
+type Ahead struct {
+	done chan result
+	stop chan struct{} // closed: the thread may end
+}
 
 type result struct {
 	fd  int
@@ -28,7 +31,7 @@ func MakeNetwork() *Ahead {
 	if runtime.NumCPU() < 2 {
 		return nil
 	}
-	a := &Ahead{make(chan result, 1)}
+	a := &Ahead{make(chan result, 1), make(chan struct{})}
 	go func() {
 		runtime.LockOSThread() // for ever: the thread ends with this function
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -37,18 +40,28 @@ func MakeNetwork() *Ahead {
 		}
 		fd, err := linux.OpenAt(unix.AT_FDCWD, "/proc/thread-self/ns/net", unix.O_RDONLY, 0)
 		a.done <- result{fd, err}
+		<-a.stop // the end of a thread takes time too, so not now
 	}()
 	return a
 }
 
-// FD waits for the namespace and returns a descriptor of it. To be called once.
+// FD waits for the namespace and returns a descriptor of it, the caller's to
+// close. To be called at most once.
 func (a *Ahead) FD() (int, error) {
 	r := <-a.done
+	a.done = nil
 	return r.fd, r.err
 }
 
-// Discard gives up a namespace that nobody has asked for with FD.
-func (a *Ahead) Discard() {
-	r := <-a.done
-	linux.Close(r.fd)
+// Close ends the thread, and gives up a namespace that nobody has asked for
+// with FD.
+func (a *Ahead) Close() {
+	if a == nil {
+		return
+	}
+	close(a.stop)
+	if a.done != nil {
+		r := <-a.done
+		linux.Close(r.fd)
+	}
 }

@@ -95,9 +95,7 @@ func (s *Store) create(o CreateOptions) (*Container, error) {
 	}
 	t, err := s.newCreation(&o)
 	if err != nil {
-		if net != nil {
-			net.Discard()
-		}
+		net.Close()
 		if o.Reservation != nil {
 			err = errors.Join(err, o.Reservation.Cancel())
 		}
@@ -105,9 +103,7 @@ func (s *Store) create(o CreateOptions) (*Container, error) {
 	}
 	t.net = net
 	err = t.run()
-	if t.net != nil {
-		t.net.Discard()
-	}
+	net.Close()
 	t.close()
 	if err != nil {
 		return nil, err
@@ -187,7 +183,7 @@ type creation struct {
 	sync   [2]int // our end, the init's end
 	pidfd  int
 	first  int               // first process of a staged start, until it is reaped
-	net    *namespaces.Ahead // the network namespace, until it is taken
+	net    *namespaces.Ahead // the network namespace, if it is made ahead
 	fds    []int             // to close at the end
 }
 
@@ -322,7 +318,6 @@ func (t *creation) openFiles() ([]int, error) {
 	}
 	if t.net != nil { // last: it takes the longest
 		fd, err := t.net.FD()
-		t.net = nil
 		if err != nil {
 			return nil, &initprog.StartError{Err: err}
 		}
