@@ -71,7 +71,7 @@ func TestDisassemble_Refuses(t *testing.T) {
 		{"first op", dataOffset(good), u64(textBase)},
 		{"first op far away", dataOffset(good), u64(^uint64(15))},
 		{"end marker", int(first) - 16, make([]byte, 16)},
-		{"argument mask", int(first) + 4, []byte{0xff}},
+		{"argument mask", int(first) + 4, []byte{0x40}},
 		{"slot", int(first) + opSize + 8, u64(1)}, // the countdown's
 		{"result", int(first) + 56, u64(dataBase - 8)},
 		{"zero", int(first) + 64, []byte{1}},

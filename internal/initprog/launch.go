@@ -2,6 +2,7 @@ package initprog
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"syscall"
@@ -114,9 +115,12 @@ func (m *Image) memfd() (int, error) {
 
 // file writes the image to a file in dir that has no name any more when it is
 // executed, and returns it opened for reading only. The file is ours alone: it
-// is not shared with other containers, so writing to it would gain nothing. dir
-// must not be on a mount with noexec.
+// is not shared with other containers, so writing to it would gain nothing.
 func (m *Image) file(dir string) (fd int, err error) {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) == nil && st.Flags&unix.MS_NOEXEC != 0 { // ST_NOEXEC of statfs(2)
+		return -1, fmt.Errorf("execute the init program: memfds may not be executed (vm.memfd_noexec=2), and neither may files in %q (mount option noexec): %w", dir, unix.EACCES)
+	}
 	// A fork at the same time would inherit the descriptor for writing, and
 	// until that child has executed something, executing the file is ETXTBSY.
 	syscall.ForkLock.RLock()

@@ -1,6 +1,7 @@
 package initprog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -134,6 +135,27 @@ func memfdForbidden(dir string) int {
 	o := Options{Files: []int{0, 1, 2}, CgroupFD: -1}
 	if _, _, err := img.Start(o); err == nil {
 		fmt.Println("a memfd could be executed")
+		return 1
+	}
+	o.Fallback = dir + "/noexec" // of this mount namespace
+	if err := os.Mkdir(o.Fallback, 0o700); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if err := unix.Mount("tmpfs", o.Fallback, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if _, _, err := img.Start(o); !errors.Is(err, unix.EACCES) || !strings.Contains(err.Error(), "noexec") {
+		fmt.Println("noexec:", err)
+		return 1
+	}
+	if err := errors.Join(unix.Unmount(o.Fallback, 0), os.Remove(o.Fallback)); err != nil {
+		fmt.Println(err)
 		return 1
 	}
 	o.Fallback = dir
