@@ -134,7 +134,7 @@ func TestValues(t *testing.T) {
 		t.Errorf("Bits gave %#x", v.Bits())
 	}
 	b := NewBuilder(3)
-	if b.String("") != b.String("") || b.String("a") == b.String("") {
+	if e := b.String(""); e != b.String("") || b.String("a") == e {
 		t.Error("the empty string is shared, others are not")
 	}
 	b.String("odd")

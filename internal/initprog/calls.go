@@ -86,6 +86,11 @@ func (b *Builder) CloseRangeCloexec(first int) Ref {
 	return b.add(unix.SYS_CLOSE_RANGE, "", Const(uint64(first)), Const(uint64(^uint32(0))), Const(unix.CLOSE_RANGE_CLOEXEC))
 }
 
+// CloseRange closes all descriptors from first on.
+func (b *Builder) CloseRange(first int) Ref {
+	return b.add(unix.SYS_CLOSE_RANGE, "", Const(uint64(first)), Const(uint64(^uint32(0))), Const(0))
+}
+
 // Dup3 makes the number to refer to what fd refers to, without close-on-exec.
 func (b *Builder) Dup3(fd Value, to int) Ref {
 	return b.add(unix.SYS_DUP3, "", fd, Const(uint64(to)), Const(0))
