@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/minirun/minirun/internal/testenv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -51,6 +52,32 @@ func reapAll() {
 	}
 }
 
+// reapContainers reaps children of ours in the background, but for minirun, until
+// the returned function is called. A pid namespace does not end before processes
+// that exec has put in it, and that are our children, are reaped.
+func reapContainers() (stop func()) {
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			var info unix.Siginfo
+			_ = unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+			pid := int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16))) // si_pid, see sigaction(2)
+			comm, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+			if pid > 0 && string(comm) != "minirun\n" {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+				continue
+			}
+			select {
+			case <-done:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(done); <-stopped }
+}
+
 // newBox makes a bundle and an ID. Nothing is created yet.
 func newBox(t testing.TB, mutate ...func(*specs.Spec)) *ociBox {
 	t.Helper()
@@ -63,6 +90,7 @@ func newBox(t testing.TB, mutate ...func(*specs.Spec)) *ociBox {
 	})
 	testenv.StateRoot(t) // before the cleanup below, so that it goes after it
 	t.Cleanup(func() {
+		defer reapContainers()()
 		if r := testenv.Run(t, "delete", "--force", b.id); r.Code != 0 {
 			t.Errorf("delete --force at the end of the test: %+v", r)
 		}
