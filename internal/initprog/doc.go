@@ -27,7 +27,9 @@
 // # Invariants
 //
 //   - Only this package knows system call numbers and structure layouts.
-//   - A program takes no decision that the listing does not show.
+//   - A program takes no decision that the listing does not show. The listing is
+//     read back from the image's bytes by [Disassemble].
+//   - Control never runs past the last op: Link adds one that fails where it could.
 //   - The sync descriptor is a slot. Storing another descriptor there, such as
 //     the result of accept4, redirects later failures: that is how a failure
 //     after "start" reaches the command that said start.

@@ -119,6 +119,15 @@ func TestStart_Process(t *testing.T) {
 	if b, _ := os.ReadFile(w.proc("cmdline")); string(b) != Name+"\x00" {
 		t.Errorf("command line %q", b)
 	}
+	maps, err := os.ReadFile(w.proc("maps"))
+	if err != nil || !strings.Contains(string(maps), "00400000-") || !strings.Contains(string(maps), "[stack]") {
+		t.Errorf("mappings %q, %v", maps, err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if perm := strings.Fields(line)[1]; strings.Contains(perm, "w") && strings.Contains(perm, "x") {
+			t.Errorf("memory that is writable and executable: %s", line)
+		}
+	}
 	rss, err := strconv.Atoi(strings.TrimSuffix(w.status("VmRSS"), " kB"))
 	if err != nil || rss >= 256 {
 		t.Errorf("resident: %d KiB, %v; want less than 256", rss, err)
