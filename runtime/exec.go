@@ -128,6 +128,11 @@ func (e *execution) run() (*Process, error) {
 	}
 	linux.Close(e.sync[1])
 	e.sync[1] = -1
+	if plan.Set.All()&unix.CLONE_NEWPID != 0 {
+		if err := e.second(image, p); err != nil {
+			return nil, e.failed(err)
+		}
+	}
 	if adj := e.pr.OOMScoreAdj; adj != nil {
 		_ = writeHost("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
 	}
@@ -170,7 +175,7 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	if err := p.planProcess(e.pr, e.spec.Linux.Seccomp, root, gateNone); err != nil {
 		return nil, nil, err
 	}
-	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set)},
+	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
 		&session{skip: true})
 	if e.pr.Terminal {
 		var h, w uint16
@@ -184,11 +189,10 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	return p, image, err
 }
 
-// joinFlags are the namespaces that the program joins. The pid namespace is
-// entered by the runtime; joining the user namespace one is in already is an
-// error.
+// joinFlags are the namespaces that the program joins. Joining the user
+// namespace one is in already is an error.
 func (e *execution) joinFlags(set namespaces.Set) uint64 {
-	flags := set.All() &^ unix.CLONE_NEWPID
+	flags := set.All()
 	if flags&unix.CLONE_NEWUSER != 0 && sameNamespace(e.c.Pid, "user") {
 		flags &^= unix.CLONE_NEWUSER
 	}
@@ -199,35 +203,6 @@ func sameNamespace(pid int, name string) bool {
 	var a, b unix.Stat_t
 	return unix.Stat("/proc/self/ns/"+name, &a) == nil &&
 		unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/"+name, &b) == nil && a.Ino == b.Ino && a.Dev == b.Dev
-}
-
-// enter joins the container's namespaces, all at once.
-type enter struct {
-	target initprog.Value
-	flags  uint64
-}
-
-func (s *enter) Phase() string { return "namespaces" }
-func (s *enter) String() string {
-	t := "join the namespaces of the container:"
-	for _, n := range namespaces.Names(s.flags) {
-		t += " " + n
-	}
-	return t
-}
-func (s *enter) Why() string { return "" }
-
-func (s *enter) Emit(b *initprog.Builder) {
-	b.Object("container init")
-	if s.flags != 0 {
-		b.Setns(s.target, s.flags)
-	}
-	if s.flags&unix.CLONE_NEWUSER != 0 {
-		b.Setresgid(0)
-		b.Setresuid(0)
-		b.Prctl(unix.PR_SET_DUMPABLE, 0)
-	}
-	b.Umask(0)
 }
 
 func (e *execution) openFiles(l *fdLayout) ([]int, error) {
@@ -281,16 +256,8 @@ func (e *execution) launchIn(group *cgroups.Group, image *initprog.Image, files 
 		return err
 	}
 	defer linux.Close(cgroup)
-	start := func() (err error) {
-		p.Pid, p.PidFD, err = image.Start(initprog.Options{
-			Args: []string{initprog.Name, e.c.ID}, Files: files, CgroupFD: cgroup, Fallback: e.c.Dir(),
-		})
-		return err
-	}
-	if e.c.Namespaces&unix.CLONE_NEWPID == 0 {
-		return start()
-	}
-	// setns(2) into the init's pid namespace takes effect for children; all
-	// other namespaces are joined by the single-threaded program itself.
-	return onDoomedThread(e.target, unix.CLONE_NEWPID, start)()
+	p.Pid, p.PidFD, err = image.Start(initprog.Options{
+		Args: []string{initprog.Name, e.c.ID}, Files: files, CgroupFD: cgroup, Fallback: e.c.Dir(),
+	})
+	return err
 }

@@ -87,6 +87,13 @@ func (a *app) exec(args []string) error {
 		}
 		return tty.socket[1]
 	}
+	signals := -1
+	if !o.detach {
+		// Before the process can tell anybody that it runs.
+		if signals, err = linux.RelaySignals(); err != nil {
+			return &execFailure{err}
+		}
+	}
 	p, err := c.Exec(opts)
 	if tty != nil {
 		defer tty.close()
@@ -98,10 +105,6 @@ func (a *app) exec(args []string) error {
 	if o.detach {
 		linux.Close(p.PidFD)
 		return nil
-	}
-	signals, err := linux.RelaySignals()
-	if err != nil {
-		return &execFailure{err}
 	}
 	status, err := attend(p.PidFD, signals, tty, p.Wait)
 	if err != nil {
