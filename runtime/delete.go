@@ -27,8 +27,11 @@ const (
 // before the record goes.
 func (c *Container) Delete(mode Mode, release func() error) error {
 	dir, err := lockDir(c.Dir())
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) {
 		return &NotExistError{c.ID}
+	}
+	if err != nil {
+		return err
 	}
 	defer linux.Close(dir)
 	if now, err := c.store.load(c.ID); err == nil {

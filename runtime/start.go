@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -14,8 +15,11 @@ import (
 // container has stopped.
 func (c *Container) Start() error {
 	dir, err := lockDir(c.Dir())
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) {
 		return &NotExistError{c.ID}
+	}
+	if err != nil {
+		return err
 	}
 	defer linux.Close(dir)
 	if c, err = c.store.load(c.ID); err != nil { // as it is now that it is ours

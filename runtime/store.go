@@ -102,20 +102,26 @@ func lockDir(dir string) (int, error) {
 // makeDir makes the locked directory of a new container.
 func (s *Store) makeDir(id string) (int, error) {
 	dir := s.root + "/" + id
-	err := unix.Mkdir(dir, 0o700)
-	if err == unix.ENOENT {
-		if err := os.MkdirAll(s.root, 0o700); err != nil {
-			return -1, fmt.Errorf("state root: %w", err)
+	for {
+		err := unix.Mkdir(dir, 0o700)
+		if err == unix.ENOENT {
+			if err := os.MkdirAll(s.root, 0o700); err != nil {
+				return -1, fmt.Errorf("state root: %w", err)
+			}
+			err = unix.Mkdir(dir, 0o700)
 		}
-		err = unix.Mkdir(dir, 0o700)
+		if err == unix.EEXIST {
+			return -1, &ExistsError{id}
+		}
+		if err != nil {
+			return -1, &os.PathError{Op: "mkdir", Path: dir, Err: err}
+		}
+		fd, err := lockDir(dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fd, err
+		}
+		// A delete took the new directory for what a killed create had left.
 	}
-	if err == unix.EEXIST {
-		return -1, &ExistsError{id}
-	}
-	if err != nil {
-		return -1, &os.PathError{Op: "mkdir", Path: dir, Err: err}
-	}
-	return lockDir(dir)
 }
 
 // save writes state.json in the directory fd. A reader finds the old or the new

@@ -102,5 +102,9 @@ func (a *app) delete(args []string) error {
 		}
 		return s.DeleteRemains(args[0])
 	}
-	return container.Delete(c, mode)
+	err = container.Delete(c, mode)
+	if o.force && errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else has deleted it meanwhile
+	}
+	return err
 }
