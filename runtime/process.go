@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -248,17 +249,10 @@ func (s *identity) Emit(b *initprog.Builder) {
 // groups are the supplementary groups: the spec's, and the primary one, so that
 // permissions denied to a group hold for its primary members (CVE-2022-36109).
 func groups(u *specs.User) []uint32 {
-	g := make([]uint32, 0, len(u.AdditionalGids)+1)
-	for _, id := range u.AdditionalGids {
-		if id == u.GID {
-			return u.AdditionalGids
-		}
-		g = append(g, id)
+	if len(u.AdditionalGids) == 0 || slices.Contains(u.AdditionalGids, u.GID) {
+		return u.AdditionalGids
 	}
-	if len(g) == 0 {
-		return nil
-	}
-	return append(g, u.GID)
+	return append(slices.Clone(u.AdditionalGids), u.GID)
 }
 
 // lateFilter reports whether the filter is loaded while there are still more
@@ -356,7 +350,8 @@ func (s *waitGate) Emit(b *initprog.Builder) {
 	b.WriteWords(initprog.Sync(), b.Words(0, namespaces.Ready), 2)
 	// From here on failures go to whoever says start. The descriptor of the
 	// connection closes with execve: end of file tells that it worked.
-	b.Accept(s.p.listen).To(initprog.Sync()).Retry(syscall.EINTR)
+	conn := b.Accept(s.p.listen).Retry(syscall.EINTR).Result()
+	b.Set(initprog.Sync(), conn)
 }
 
 // confine loads the seccomp filter as late as possible, so that it has to allow
