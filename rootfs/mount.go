@@ -76,6 +76,9 @@ func (s *mount) planBind(m *specs.Mount, o *Options) error {
 		return fmt.Errorf("mount %q: source: %w", m.Destination, err)
 	}
 	s.file = !isDir
+	if s.dest == "proc" && o.IsProc != nil && !o.IsProc(s.source) {
+		return fmt.Errorf("mount %q: only procfs can be mounted on /proc, and %s is none", m.Destination, s.source)
+	}
 	return nil
 }
 

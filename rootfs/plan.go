@@ -25,9 +25,11 @@ type Options struct {
 	ConsoleUID uint32 // owner of the terminal
 	Height     uint16 // size of the terminal; 0: leave
 	Width      uint16
-	// Stat reports what a path of the host is; DirMode the permissions of an
-	// existing directory inside the root. They let a plan be made without one.
+	// Stat reports what a path of the host is; IsProc whether it is on a procfs;
+	// DirMode the permissions of an existing directory inside the root. They let
+	// a plan be made without one.
 	Stat    func(path string) (isDir bool, err error)
+	IsProc  func(path string) bool
 	DirMode func(path string) (mode uint32, ok bool)
 }
 

@@ -475,6 +475,11 @@ func (t *creation) setOOMScore() error {
 func (t *creation) record() (initprog.Record, error) {
 	var buf [initprog.RecordSize]byte
 	n, err := linux.Read(t.sync[0], buf[:])
+	if err == unix.ECONNRESET {
+		// The init ended without reading what we had answered. The socket says
+		// so first, once, and then has the init's last words.
+		n, err = linux.Read(t.sync[0], buf[:])
+	}
 	switch {
 	case err != nil:
 		return initprog.Record{}, os.NewSyscallError("read from container init", err)

@@ -143,7 +143,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
-		Stat: statHost,
+		Stat: statHost, IsProc: isProc,
 		DirMode: func(path string) (uint32, bool) {
 			fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
 			if err != nil {
@@ -240,6 +240,12 @@ func statHost(path string) (bool, error) {
 		return false, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+// isProc reports whether path is on a procfs.
+func isProc(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.PROC_SUPER_MAGIC
 }
 
 // Image compiles the plan into the init program.
