@@ -88,6 +88,10 @@ func newBox(t testing.TB, mutate ...func(*specs.Spec)) *ociBox {
 		}
 		b.cgroup = s.Linux.CgroupsPath
 	})
+	// Root of a user namespace must find its way to the bundle, too.
+	if err := os.Chmod(filepath.Dir(b.bundle), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	testenv.StateRoot(t) // before the cleanup below, so that it goes after it
 	t.Cleanup(func() {
 		defer reapContainers()()
@@ -220,20 +224,27 @@ func (b *ociBox) rootfs(path ...string) string {
 }
 
 // gone fails the test if anything of the container is left on the host.
-func (b *ociBox) gone() {
+func (b *ociBox) gone() bool {
 	b.t.Helper()
+	ok := true
+	left := func(what, name string) {
+		b.t.Helper()
+		b.t.Errorf("the %s %s is left", what, name)
+		ok = false
+	}
 	if _, err := os.Lstat(filepath.Join(testenv.StateRoot(b.t), b.id)); err == nil {
-		b.t.Errorf("the state directory of %s is left", b.id)
+		left("state directory", b.id)
 	}
 	for _, root := range cgroupMounts() {
 		if _, err := os.Lstat(filepath.Join(root, b.cgroup)); err == nil {
-			b.t.Errorf("the cgroup %s is left", b.cgroup)
+			left("cgroup", b.cgroup)
 		}
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	if strings.Contains(string(mounts), b.bundle) {
-		b.t.Errorf("a mount below %s is left", b.bundle)
+		left("mount below", b.bundle)
 	}
+	return ok
 }
 
 // cgroupMounts are the places where cgroup v2 is mounted.

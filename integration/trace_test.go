@@ -1,0 +1,195 @@
+package integration
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/minirun/minirun/internal/testenv"
+	"golang.org/x/sys/unix"
+)
+
+// whom a trace counts system calls of.
+type whom int
+
+const (
+	minirunItself whom = iota // all of its threads
+	containerInit             // and everything it clones, until execve of the user's program
+)
+
+// tracedRun runs minirun under ptrace(2) and, at the entry to the nth system
+// call that counts, kills whoever makes it with SIGKILL. Counting starts at the
+// first call that is one of from; without any, at the first of all. Calls of the
+// Go runtime that change nothing outside do not count.
+//
+// It returns minirun's exit status, -1 if it was killed, and whether the nth
+// call was reached.
+func tracedRun(t *testing.T, target whom, n int, from []uint64, args ...string) (code int, reached bool) {
+	t.Helper()
+	type result struct {
+		code    int
+		reached bool
+		err     error
+	}
+	done := make(chan result)
+	var stderr string
+	go func() {
+		// The tracer is a thread. It ends with the goroutine, and what it still
+		// traces is then let go.
+		runtime.LockOSThread()
+		var r result
+		r.code, r.reached, r.err = tracer{target: target, n: n, from: from, stderr: &stderr}.run(testenv.Command(t, args...).Args)
+		done <- r
+	}()
+	r := <-done
+	if r.err != nil {
+		t.Fatalf("trace %q: %v", args, r.err)
+	}
+	if r.code > 0 && !r.reached {
+		t.Logf("%q under trace: %s", args, stderr)
+	}
+	return r.code, r.reached
+}
+
+type tracer struct {
+	target whom
+	n      int
+	from   []uint64
+	stderr *string
+}
+
+// noise are calls that Go makes for itself.
+var noise = []uint64{
+	unix.SYS_FUTEX, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK, unix.SYS_MMAP,
+	unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_NANOSLEEP, unix.SYS_SCHED_YIELD, unix.SYS_GETTID, unix.SYS_GETPID,
+	unix.SYS_TGKILL, unix.SYS_EPOLL_PWAIT, unix.SYS_CLOCK_GETTIME, unix.SYS_GETRANDOM, unix.SYS_CLOSE, unix.SYS_FCNTL,
+	unix.SYS_SCHED_GETAFFINITY, unix.SYS_PRCTL, unix.SYS_CLONE, unix.SYS_EXIT, unix.SYS_BRK,
+}
+
+func (x tracer) run(argv []string) (code int, reached bool, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, false, err
+	}
+	defer null.Close()
+	fd := null.Fd()
+	text, err := unix.MemfdCreate("stderr", unix.MFD_CLOEXEC)
+	if err != nil {
+		return 0, false, err
+	}
+	output := os.NewFile(uintptr(text), "stderr")
+	defer output.Close()
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{fd, fd, uintptr(text)}, Sys: &syscall.SysProcAttr{Ptrace: true},
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	threads := map[int]bool{pid: true} // of minirun
+	inits := map[int]bool{}
+	entered := map[int]bool{}
+	counting := len(x.from) == 0
+	count := 0
+	started := false
+	watchdog := time.AfterFunc(testenv.Timeout(20*time.Second), func() { _ = unix.Kill(pid, unix.SIGKILL) })
+	defer watchdog.Stop()
+	for {
+		var ws unix.WaitStatus
+		who, err := unix.Wait4(-1, &ws, unix.WALL, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, reached, err
+		}
+		if ws.Exited() || ws.Signaled() {
+			if who == pid {
+				said, _ := io.ReadAll(io.NewSectionReader(output, 0, 1<<20))
+				*x.stderr = string(said)
+				return ws.ExitStatus(), reached, nil
+			}
+			continue
+		}
+		if !ws.Stopped() {
+			continue
+		}
+		if !started {
+			started = true
+			const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE
+			more := 0
+			if x.target == containerInit {
+				more = unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACEFORK
+			}
+			if err := unix.PtraceSetOptions(pid, options|more); err != nil {
+				return 0, false, err
+			}
+			x.resume(who, threads[who], 0)
+			continue
+		}
+		sig := ws.StopSignal()
+		switch {
+		case sig == unix.SIGTRAP|0x80: // a system call
+			entered[who] = !entered[who]
+			nr, entry := syscallAt(who)
+			if entry && !reached && threads[who] == (x.target == minirunItself) {
+				counting = counting || slices.Contains(x.from, nr)
+				if counting && (x.target == containerInit || !slices.Contains(noise, nr)) {
+					if count++; count == x.n {
+						reached = true
+						victim := who
+						if threads[who] {
+							victim = pid
+						}
+						_ = unix.Kill(victim, unix.SIGKILL)
+						continue
+					}
+				}
+			}
+			sig = 0
+		case sig == unix.SIGTRAP && ws.TrapCause() > 0: // a new thread or process
+			if child, err := unix.PtraceGetEventMsg(who); err == nil {
+				if ws.TrapCause() == unix.PTRACE_EVENT_CLONE && threads[who] {
+					threads[int(child)] = true
+				} else if ws.TrapCause() != unix.PTRACE_EVENT_EXEC {
+					inits[int(child)] = true
+				}
+			}
+			sig = 0
+		case sig == unix.SIGSTOP, sig == unix.SIGTRAP: // the first stop of a new one, execve
+			sig = 0
+		}
+		x.resume(who, threads[who], int(sig))
+	}
+}
+
+// resume lets a process go on to its next stop. A new thread may stop before
+// its parent tells of it: then it is treated as one that counts, and its first
+// system call shows what it is.
+func (x tracer) resume(pid int, ofMinirun bool, sig int) {
+	if ofMinirun && x.target == containerInit {
+		_ = unix.PtraceCont(pid, sig)
+		return
+	}
+	_ = unix.PtraceSyscall(pid, sig)
+}
+
+// syscallAt is the number of the system call at whose entry or end pid stands.
+func syscallAt(pid int) (nr uint64, entry bool) {
+	var info struct {
+		op   uint8 // 1: entry
+		_    [3]byte
+		arch uint32
+		ip   uint64
+		sp   uint64
+		nr   uint64
+		args [7]uint64
+	}
+	const getSyscallInfo = 0x420e // PTRACE_GET_SYSCALL_INFO, Linux 5.3
+	_, _, e := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
+	return info.nr, e == 0 && info.op == 1
+}
