@@ -45,15 +45,21 @@ func (p *Process) Wait() (syscall.WaitStatus, error) {
 
 // Exec starts a process in the container. When it returns without an error the
 // user's program runs.
-func (c *Container) Exec(o ExecOptions) (*Process, error) {
+func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 	target, err := c.process()
 	if err != nil {
 		return nil, err
 	}
-	defer linux.Close(target)
 	if target < 0 {
 		return nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
 	}
+	defer func() {
+		if err != nil && ended(target, 0) {
+			// Whatever it was that failed, this is why.
+			p, err = nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
+		}
+		linux.Close(target)
+	}()
 	if frozen, err := c.group().Frozen(); err == nil && frozen && !o.IgnorePaused {
 		return nil, &StatusError{ID: c.ID, Op: "exec", Have: Paused}
 	}
@@ -77,12 +83,9 @@ func (c *Container) Exec(o ExecOptions) (*Process, error) {
 		console = o.Console()
 	}
 	e := &execution{console: console, c: c, o: &o, spec: spec, pr: pr, target: target, sync: [2]int{-1, -1}}
-	p, err := e.run()
+	p, err = e.run()
 	e.close()
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, err
 }
 
 // validateProcess checks a process of exec the way create checks the first one.
