@@ -32,6 +32,7 @@ func init() {
 		"tiocsti": atTiocsti,
 		"afalg":   atAFAlg,
 		"hang":    func([]string) int { time.Sleep(time.Hour); return 0 },
+		"read":    atRead,
 		"fds":     atFds,
 	}
 	f := attacks[name]
@@ -100,6 +101,10 @@ func atForeign(path string, mounts map[uint64]bool) string {
 	}
 	switch {
 	case strings.HasPrefix(target, "/memfd:"):
+		if w, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
+			unix.Close(w)
+			return "WRITABLE " + target
+		}
 		return "memfd " + target
 	case mounts[st.Mnt_id], target[0] != '/': // pipes, sockets, pidfds
 		return ""
@@ -269,6 +274,16 @@ func atFds([]string) int {
 	}
 	wd, err := unix.Getwd()
 	fmt.Println("cwd", wd, err)
+	return 0
+}
+
+// atRead reads a file.
+func atRead(args []string) int {
+	if _, err := os.ReadFile(args[0]); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("read", args[0])
 	return 0
 }
 
