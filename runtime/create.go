@@ -183,6 +183,7 @@ type creation struct {
 	sync   [2]int // our end, the init's end
 	pidfd  int
 	first  int               // first process of a staged start, until it is reaped
+	ready  bool              // the init was, before its pid was known
 	net    *namespaces.Ahead // the network namespace, if it is made ahead
 	fds    []int             // to close at the end
 }
@@ -423,6 +424,12 @@ func (t *creation) stage() error {
 		}
 	}
 	r, err := t.record()
+	if err == nil && r.Value == namespaces.Ready {
+		// The first process and the init share the socket and neither waits for
+		// the other: the init may be ready before its pid is told.
+		t.ready = true
+		r, err = t.record()
+	}
 	if err != nil {
 		return err
 	}
@@ -500,6 +507,10 @@ var errInitDied = errors.New("container init was killed before the container was
 
 // await receives the record that says word.
 func (t *creation) await(word uint64) error {
+	if word == namespaces.Ready && t.ready {
+		t.ready = false
+		return nil
+	}
 	r, err := t.record()
 	if err == nil && r.Value != word {
 		err = errors.New("container init is out of step: got " + strconv.FormatUint(r.Value, 16))
