@@ -22,9 +22,11 @@ func Console(socket initprog.Value, uid uint32, height, width uint16) initprog.S
 	return &console{socket: socket, uid: uid, height: height, width: width}
 }
 
-func (s *console) Phase() string  { return "terminal" }
-func (s *console) String() string { return "make a pseudo terminal and send its master to the console socket" }
-func (s *console) Why() string    { return "process.terminal" }
+func (s *console) Phase() string { return "terminal" }
+func (s *console) String() string {
+	return "make a pseudo terminal and send its master to the console socket"
+}
+func (s *console) Why() string { return "process.terminal" }
 
 func (s *console) Emit(b *initprog.Builder) {
 	b.Object("/dev/pts/ptmx")

@@ -31,6 +31,8 @@ type Options struct {
 	Stat    func(path string) (isDir bool, err error)
 	IsProc  func(path string) bool
 	DirMode func(path string) (mode uint32, ok bool)
+	// MountPoint is where the mount that a path of the host lies on is attached.
+	MountPoint func(path string) (string, error)
 }
 
 // Plan returns the steps that give a container its root file system, in order.
@@ -50,7 +52,16 @@ func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
 		return nil, err
 	}
 	steps := make([]initprog.Step, 0, 24+len(spec.Mounts)+len(linux.MaskedPaths)+len(linux.ReadonlyPaths))
-	steps = append(steps, &openRoot{t, o.Root, o.Mount, up, root})
+	parent := ""
+	if up == unix.MS_SHARED {
+		if o.NoPivot {
+			return nil, errors.New("linux.rootfsPropagation: shared and --no-pivot exclude each other: what is unmounted here would be on the host too")
+		}
+		if parent, err = o.MountPoint(o.Root); err != nil {
+			return nil, fmt.Errorf("linux.rootfsPropagation: %w", err)
+		}
+	}
+	steps = append(steps, &openRoot{t, o.Root, o.Mount, up, parent})
 
 	var errs []error
 	devBound, devReadonly := false, false
@@ -113,9 +124,9 @@ func rootPropagation(s string) (host, root uint64, err error) {
 	case "unbindable", "runbindable":
 		return unix.MS_SLAVE, unix.MS_UNBINDABLE, nil
 	case "shared", "rshared":
-		return 0, 0, errors.New("linux.rootfsPropagation: shared is not supported; use slave or private")
+		return unix.MS_SHARED, unix.MS_SHARED, nil
 	}
-	return 0, 0, fmt.Errorf("linux.rootfsPropagation: unknown value %q; use private, slave or unbindable", s)
+	return 0, 0, fmt.Errorf("linux.rootfsPropagation: unknown value %q; use private, slave, shared or unbindable", s)
 }
 
 // PathInRoot is path as the steps see it: relative to the root, cleaned.

@@ -10,11 +10,11 @@ import (
 // openRoot cuts the mount namespace off from the host and makes the rootfs a
 // mount of its own.
 type openRoot struct {
-	t           *tree
-	path        string
-	mount       initprog.Value // a detached mount made by our caller, or none
-	host        uint64         // propagation of the host's mounts: MS_SLAVE or MS_PRIVATE
-	propagation uint64         // of the root; 0: private
+	t      *tree
+	path   string
+	mount  initprog.Value // a detached mount made by our caller, or none
+	host   uint64         // propagation of the host's mounts: MS_SLAVE, MS_PRIVATE or MS_SHARED
+	parent string         // with MS_SHARED: mount point of the mount that path lies on
 }
 
 func (s *openRoot) Phase() string { return "rootfs" }
@@ -32,6 +32,10 @@ func (s *openRoot) Emit(b *initprog.Builder) {
 	s.t.init(b)
 	b.Object("/")
 	b.SetPropagation("/", unix.MS_REC|s.host)
+	if s.parent != "" {
+		// What is attached to a shared mount appears on the host.
+		b.SetPropagation(s.parent, unix.MS_PRIVATE)
+	}
 	b.Umask(0) // modes of nodes are meant as given
 	b.Object(s.path)
 	if !s.mount.IsZero() {
@@ -88,6 +92,10 @@ func (s *enterRoot) Emit(b *initprog.Builder) {
 		b.Chroot(".")
 	} else {
 		b.PivotRoot()
+		if s.propagation == unix.MS_SHARED {
+			// Else the mounts of the host would go with our view of them.
+			b.SetPropagation(".", unix.MS_SLAVE|unix.MS_REC)
+		}
 		// Detach, do not unmount, the old root: it is still our root's parent
 		// and processes outside may use it (NOTES in pivot_root(2)).
 		b.UmountDetach(".")

@@ -143,7 +143,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
-		Stat: statHost, IsProc: isProc,
+		Stat: statHost, IsProc: isProc, MountPoint: mountPoint,
 		DirMode: func(path string) (uint32, bool) {
 			fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
 			if err != nil {
