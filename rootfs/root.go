@@ -91,9 +91,15 @@ func (s *enterRoot) Emit(b *initprog.Builder) {
 		b.MoveMountPath(s.t.root, "/")
 		b.Chroot(".")
 	} else {
+		shared := s.propagation == unix.MS_SHARED
+		var old initprog.Value
+		if shared {
+			old = b.Openat(initprog.CWD(), "/", unix.O_PATH|unix.O_DIRECTORY).Result()
+		}
 		b.PivotRoot()
-		if s.propagation == unix.MS_SHARED {
+		if shared {
 			// Else the mounts of the host would go with our view of them.
+			b.Fchdir(old)
 			b.SetPropagation(".", unix.MS_SLAVE|unix.MS_REC)
 		}
 		// Detach, do not unmount, the old root: it is still our root's parent
