@@ -32,8 +32,7 @@ func MakeNetwork() *Ahead {
 		return nil
 	}
 	a := &Ahead{make(chan result, 1), make(chan struct{})}
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with this function
+	OnThread(func() {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			a.done <- result{-1, os.NewSyscallError("unshare network namespace", err)}
 			return
@@ -41,7 +40,7 @@ func MakeNetwork() *Ahead {
 		fd, err := linux.OpenAt(unix.AT_FDCWD, "/proc/thread-self/ns/net", unix.O_RDONLY, 0)
 		a.done <- result{fd, err}
 		<-a.stop // the end of a thread takes time too, so not now
-	}()
+	})
 	return a
 }
 

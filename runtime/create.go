@@ -581,15 +581,13 @@ func (t *creation) undo() error {
 func onDoomedThread(fd int, flag int, fn func() error) func() error {
 	return func() error {
 		done := make(chan error)
-		go func() {
-			lockThread()
+		namespaces.OnThread(func() {
 			if err := unix.Setns(fd, flag); err != nil {
 				done <- os.NewSyscallError("setns "+namespaces.Name(uint64(flag)), err)
 				return
 			}
 			done <- fn()
-			// The thread ends with the goroutine, since it stays locked.
-		}()
+		})
 		return <-done
 	}
 }

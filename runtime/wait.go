@@ -3,7 +3,6 @@ package runtime
 import (
 	"fmt"
 	"os"
-	goruntime "runtime"
 	"strconv"
 	"syscall"
 
@@ -87,8 +86,6 @@ func memoryLimit(p *Plan) string {
 	}
 	return strconv.FormatInt(*r.Memory.Limit, 10)
 }
-
-func lockThread() { goruntime.LockOSThread() }
 
 // group that contains the init, which may have moved below the container's.
 func (c *Container) initGroup() (*cgroups.Group, error) {
