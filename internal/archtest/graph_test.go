@@ -1,0 +1,182 @@
+package archtest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// arrows is a package and what it may import of this module. Tests of it may
+// also import internal/testenv and what tests lists.
+type arrows struct {
+	name    string
+	imports string
+	tests   string
+	why     string
+}
+
+// graph is the picture in docs/architecture.md. A package that is not in it is
+// an error: new packages get a line here and a place there.
+var graph = []arrows{
+	{"cmd/minirun", "cgroups container imagestore internal/demo internal/initprog internal/jsonread internal/linux runtime runtime/bundle", "",
+		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images"},
+	{"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/doctor overlay overlay/apply runtime",
+		"imagestore/decompress imagestore/imagetest", "everything that need not start fast"},
+
+	{"container", "imagestore internal/linux internal/seccomp overlay runtime runtime/bundle", "",
+		"composes one container; the packages it composes do not know each other"},
+	{"container/unpack", "imagestore imagestore/decompress overlay overlay/apply", "imagestore/archive imagestore/imagetest",
+		"from blobs to layers; apart from container, because minirun must not link decompressors and archive/tar"},
+
+	{"imagestore", "internal/linux", "imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
+	{"imagestore/archive", "imagestore imagestore/decompress internal/linux", "imagestore/imagetest", "images from files"},
+	{"imagestore/decompress", "", "imagestore/imagetest", "the only place that links a decompressor"},
+	{"imagestore/imagetest", "imagestore imagestore/decompress", "", "images for tests"},
+
+	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
+	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
+
+	{"runtime", "cgroups internal/initprog internal/jsonread internal/linux internal/seccomp namespaces rootfs runtime/bundle", "",
+		"the OCI life cycle; never overlay or imagestore: a container from an image reaches it as a bundle and a descriptor"},
+	{"runtime/bundle", "internal/jsonread internal/linux", "", "config.json: reading, checking, writing"},
+	{"runtime/bundle/internal/gen", "", "", "generates the reader and the writer of config.json"},
+
+	{"cgroups", "internal/linux", "", "does not know rootfs, namespaces or plans: it works from outside, on the host's files"},
+	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
+	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
+
+	{"internal/archtest", "", "", "tests of the project as a whole"},
+	{"internal/demo", "internal/linux", "", "the applets of the image minirun/demo, linked into minirun"},
+	{"internal/doctor", "internal/kfeature", "", "what the host can do"},
+	{"internal/initprog", "internal/linux", "", "programs of system calls: knows no plan and no specification"},
+	{"internal/jsonread", "", "", "a reader and writer of JSON without reflection"},
+	{"internal/kfeature", "internal/linux", "", "kernel features as values"},
+	{"internal/linux", "", "", "system calls with plain descriptors; the bottom"},
+	{"internal/safepath", "internal/linux", "", "paths in hostile trees"},
+	{"internal/seccomp", "", "", "a pure function from a profile to a filter"},
+	{"internal/seccomp/gen", "", "", "generates the tables of system calls"},
+	{"internal/testenv", "", "", "helpers of tests: must be usable by the tests of every package"},
+	{"internal/testrun", "", "", "runs and counts the tests"},
+
+	{"benchmarks", "", "", "drives built binaries from outside"},
+	{"integration", "", "", "drives the built binaries from outside: it sees what users see"},
+	{"integration/vm", "integration/vm/guest", "", "a guest for tests"},
+	{"integration/vm/guest", "", "", "process 1 of the guest"},
+	{"integration/vm/cmd/vmrun", "integration/vm", "", "a command in the guest"},
+}
+
+func TestImportGraph(t *testing.T) {
+	allowed := map[string]arrows{}
+	for _, a := range graph {
+		if _, twice := allowed[a.name]; twice {
+			t.Errorf("%s is in the table twice", a.name)
+		}
+		if a.why == "" {
+			t.Errorf("%s has no reason in the table", a.name)
+		}
+		allowed[a.name] = a
+	}
+	seen := map[string]bool{}
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		seen[name] = true
+		a, ok := allowed[name]
+		if !ok {
+			t.Errorf("package %s is not in the table: add what it may import here, and its place to docs/architecture.md", name)
+			continue
+		}
+		imports := strings.Fields(a.imports)
+		check(t, a, p.Imports, imports)
+		tests := append(strings.Fields(a.tests), "internal/testenv", name)
+		check(t, a, append(p.TestImports, p.XTestImports...), append(tests, imports...))
+	}
+	for _, a := range graph {
+		if !seen[a.name] {
+			t.Errorf("package %s is in the table and does not exist", a.name)
+		}
+		for _, i := range append(strings.Fields(a.imports), strings.Fields(a.tests)...) {
+			if _, ok := allowed[i]; !ok {
+				t.Errorf("package %s may import %s, which does not exist", a.name, i)
+			}
+		}
+	}
+	if cycle := findCycle(allowed); cycle != "" {
+		t.Errorf("the table allows a cycle: %s", cycle)
+	}
+}
+
+func check(t *testing.T, a arrows, have, want []string) {
+	t.Helper()
+	slices.Sort(have)
+	for _, i := range slices.Compact(have) {
+		name, ours := strings.CutPrefix(i, module+"/")
+		if ours && !slices.Contains(want, name) {
+			t.Errorf("%s imports %s, which it may not (%s)", a.name, name, a.why)
+		}
+	}
+}
+
+// findCycle looks for a way from a package to itself.
+func findCycle(graph map[string]arrows) string {
+	const busy, done = 1, 2
+	state := map[string]int{}
+	var visit func(name, way string) string
+	visit = func(name, way string) string {
+		switch state[name] {
+		case done:
+			return ""
+		case busy:
+			return way + name
+		}
+		state[name] = busy
+		for _, i := range strings.Fields(graph[name].imports) {
+			if c := visit(i, way+name+" -> "); c != "" {
+				return c
+			}
+		}
+		state[name] = done
+		return ""
+	}
+	for name := range graph {
+		if c := visit(name, ""); c != "" {
+			return c
+		}
+	}
+	return ""
+}
+
+// foreign are the modules of others, and which packages may import them outside
+// of tests. Each has a sentence in docs/architecture.md.
+var foreign = []struct{ path, users, why string }{
+	{"github.com/opencontainers/runtime-spec/", "", "types without code"},
+	{"golang.org/x/sys/", "", "system calls"},
+	{"github.com/klauspost/compress/", "imagestore/decompress imagestore/imagetest", "minirun must not link it"},
+	{"github.com/urfave/cli/v2", "cmd/minirund", "its start costs more than minirun's"},
+	{"github.com/opencontainers/image-spec/", "none", "only tests compare our types with it"},
+	{"github.com/opencontainers/go-digest", "none", "compiles regular expressions at start; only tests compare with it"},
+	{"github.com/distribution/reference", "none", "compiles regular expressions at start; only tests compare with it"},
+}
+
+func TestForeignImports(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, i := range p.Imports {
+			if first, _, _ := strings.Cut(i, "/"); !strings.Contains(first, ".") || strings.HasPrefix(i, module) {
+				continue
+			}
+			known := false
+			for _, f := range foreign {
+				if !strings.HasPrefix(i+"/", strings.TrimSuffix(f.path, "/")+"/") {
+					continue
+				}
+				known = true
+				if f.users != "" && !slices.Contains(strings.Fields(f.users), name) {
+					t.Errorf("%s imports %s, which only %s may (%s)", name, i, f.users, f.why)
+				}
+			}
+			if !known {
+				t.Errorf("%s imports %s, a module that is not in the table: say here and in docs/architecture.md what it is for", name, i)
+			}
+		}
+	}
+}
