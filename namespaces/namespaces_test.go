@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/minirun/minirun/internal/initprog"
-	"github.com/minirun/minirun/internal/linux"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -137,52 +135,34 @@ func TestTimeOffsets(t *testing.T) {
 	}
 }
 
-func TestRootMakeNetwork(t *testing.T) {
-	stat := func(path string) uint64 {
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			t.Fatal(err)
+// What is done to a thread's namespaces stays with it, and the main thread,
+// which /proc/self shows, is never the one.
+func TestRootOnThread(t *testing.T) {
+	ours := netns(t, "self")
+	for range 20 {
+		theirs := make(chan uint64)
+		OnThread(func() {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				t.Error(err)
+			}
+			theirs <- netns(t, "thread-self")
+		})
+		if got := <-theirs; got == ours {
+			t.Error("the thread is where it was")
 		}
-		return st.Ino
-	}
-	ours := stat("/proc/self/ns/net")
-	seen := map[uint64]bool{ours: true}
-	for range 5 {
-		a := MakeNetwork()
-		if a == nil {
-			t.Skip("this machine has one CPU: nothing is made ahead there")
+		if now := netns(t, "self"); now != ours {
+			t.Fatalf("the process is in namespace %d, was in %d", now, ours)
 		}
-		fd, err := a.FD()
-		if err != nil {
-			t.Fatal(err)
+		if now := netns(t, "thread-self"); now != ours {
+			t.Fatalf("another thread is in namespace %d, was in %d", now, ours)
 		}
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil || seen[st.Ino] {
-			t.Errorf("descriptor of namespace %d, error %v: not a new one", st.Ino, err)
-		}
-		seen[st.Ino] = true
-		a.Close()
-		linux.Close(fd)
-		if now := stat("/proc/self/ns/net"); now != ours {
-			t.Fatalf("this process is in namespace %d, was in %d", now, ours)
-		}
-	}
-	MakeNetwork().Close() // unused: nothing stays open
-	if fds := openNamespaces(t); len(fds) > 0 {
-		t.Errorf("left open: %v", fds)
 	}
 }
 
-// openNamespaces are the descriptors of this process that refer to namespaces.
-func openNamespaces(t *testing.T) []string {
-	t.Helper()
-	var list []string
-	for fd := range 64 {
-		buf := make([]byte, 64)
-		n, err := syscall.Readlink("/proc/self/fd/"+strconv.Itoa(fd), buf)
-		if err == nil && strings.HasPrefix(string(buf[:n]), "net:[") {
-			list = append(list, string(buf[:n]))
-		}
+func netns(t *testing.T, who string) uint64 {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/"+who+"/ns/net", &st); err != nil {
+		t.Error(err)
 	}
-	return list
+	return st.Ino
 }

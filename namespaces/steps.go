@@ -136,22 +136,3 @@ func (s *secondProcess) Emit(b *initprog.Builder) {
 	// it is what keeps the container's other processes out (CVE-2016-9962).
 	b.Prctl(unix.PR_SET_DUMPABLE, 0)
 }
-
-// JoinMade is the step that joins a namespace that the runtime has made.
-func JoinMade(flag uint64, fd initprog.Value) initprog.Step { return &joinMade{flag, fd} }
-
-type joinMade struct {
-	flag uint64
-	fd   initprog.Value
-}
-
-func (s *joinMade) Phase() string  { return "namespaces" }
-func (s *joinMade) String() string { return "join the new " + Name(s.flag) + " namespace" }
-func (s *joinMade) Why() string {
-	return "the runtime has made it meanwhile, on another CPU: it takes as long as everything else together"
-}
-
-func (s *joinMade) Emit(b *initprog.Builder) {
-	b.Object("new " + Name(s.flag) + " namespace")
-	b.Setns(s.fd, s.flag)
-}

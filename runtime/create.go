@@ -13,7 +13,6 @@ import (
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/namespaces"
 	"github.com/minirun/minirun/runtime/bundle"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -88,45 +87,19 @@ func (s *Store) Run(o CreateOptions) (*Container, error) {
 
 func (s *Store) create(o CreateOptions) (*Container, error) {
 	o.Root = o.RootFD
-	var net *namespaces.Ahead
-	if wantsNetwork(o.Bundle.Spec.Linux) {
-		net = namespaces.MakeNetwork()
-		o.netAhead = net != nil
-	}
 	t, err := s.newCreation(&o)
 	if err != nil {
-		net.Close()
 		if o.Reservation != nil {
 			err = errors.Join(err, o.Reservation.Cancel())
 		}
 		return nil, err
 	}
-	t.net = net
 	err = t.run()
-	net.Close()
 	t.close()
 	if err != nil {
 		return nil, err
 	}
 	return t.c, nil
-}
-
-// wantsNetwork reports whether the container gets a network namespace that the
-// runtime may make: new, and not owned by a user namespace of the container.
-func wantsNetwork(l *specs.Linux) bool {
-	if l == nil {
-		return false
-	}
-	network := false
-	for i := range l.Namespaces {
-		switch n := &l.Namespaces[i]; n.Type {
-		case specs.UserNamespace:
-			return false
-		case specs.NetworkNamespace:
-			network = n.Path == ""
-		}
-	}
-	return network
 }
 
 // newCreation works out everything that can be before anything is made.
@@ -182,10 +155,9 @@ type creation struct {
 	group  *cgroups.Group
 	sync   [2]int // our end, the init's end
 	pidfd  int
-	first  int               // first process of a staged start, until it is reaped
-	ready  bool              // the init was, before its pid was known
-	net    *namespaces.Ahead // the network namespace, if it is made ahead
-	fds    []int             // to close at the end
+	first  int   // first process of a staged start, until it is reaped
+	ready  bool  // the init was, before its pid was known
+	fds    []int // to close at the end
 }
 
 func (t *creation) close() {
@@ -298,7 +270,7 @@ func (t *creation) openFiles() ([]int, error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	t.sync = pair
-	files[l.sync], files[l.listen], files[l.console], files[l.root], files[l.net] = pair[1], -1, -1, -1, -1
+	files[l.sync], files[l.listen], files[l.console], files[l.root] = pair[1], -1, -1, -1
 	if o.gate == gateStart {
 		if files[l.listen], err = listenAt(t.dir, startFile); err != nil {
 			return nil, err
@@ -316,14 +288,6 @@ func (t *creation) openFiles() ([]int, error) {
 	}
 	if o.RootMount {
 		files[l.root] = o.RootFD
-	}
-	if t.net != nil { // last: it takes the longest
-		fd, err := t.net.FD()
-		if err != nil {
-			return nil, &initprog.StartError{Err: err}
-		}
-		t.fds = append(t.fds, fd)
-		files[l.net] = fd
 	}
 	for _, j := range t.plan.Set.Join {
 		fd, err := linux.OpenAt(unix.AT_FDCWD, j.Path, unix.O_RDONLY, 0)
@@ -362,9 +326,6 @@ func (t *creation) launch(files []int) error {
 	opts := initprog.Options{
 		Args: []string{initprog.Name, t.c.ID}, Files: files, Cloneflags: uintptr(set.CloneFlags()),
 		CgroupFD: t.cgroup, Fallback: t.c.Dir(),
-	}
-	if t.o.netAhead {
-		opts.Cloneflags &^= unix.CLONE_NEWNET
 	}
 	start := func() (err error) {
 		t.c.Pid, t.pidfd, err = t.image.Start(opts)

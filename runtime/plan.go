@@ -45,13 +45,12 @@ type fdLayout struct {
 	listen   int
 	console  int
 	root     int
-	net      int // the network namespace made ahead
 	join     int // of the first namespace to join
 }
 
 func layout(preserve int) fdLayout {
 	base := 3 + preserve
-	return fdLayout{preserve, base, base + 1, base + 2, base + 3, base + 4, base + 5}
+	return fdLayout{preserve, base, base + 1, base + 2, base + 3, base + 4}
 }
 
 // PlanOptions are what a plan depends on beside the bundle.
@@ -62,7 +61,6 @@ type PlanOptions struct {
 	RootMount    bool // the root is a detached mount handed over as a descriptor
 	Root         int  // with RootMount: descriptor of the root, for look-ups
 	gate         gate
-	netAhead     bool // the network namespace is made by the runtime, see namespaces.MakeNetwork
 }
 
 // NewPlan validates the bundle and works out the plan for a container. It reads
@@ -134,9 +132,6 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	}
 	steps = append(steps, p.Set.Plan(joins, os.Geteuid() == 0)...)
 	steps = append(steps, &session{keyring: p.ID, skip: o.NoNewKeyring})
-	if o.netAhead {
-		steps = append(steps, namespaces.JoinMade(unix.CLONE_NEWNET, initprog.FD(p.fds.net)))
-	}
 	if p.Set.New&unix.CLONE_NEWNET != 0 {
 		steps = append(steps, &loopback{})
 	}
