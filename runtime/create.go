@@ -122,7 +122,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 	t := &creation{o: o, plan: plan, image: image, gateOp: gateOp, dir: -1, cgroup: -1, pidfd: -1, sync: [2]int{-1, -1}}
 	t.c = &Container{store: s, Warnings: plan.Warnings, State: State{
 		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
-		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(),
+		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(), Own: plan.Set.New,
 		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
 	}}
 	if r := o.Reservation; r != nil {

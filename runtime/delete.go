@@ -79,7 +79,7 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 
 // alone reports whether the cgroup of a stopped container is empty.
 func (c *Container) alone() bool {
-	if c.Namespaces&unix.CLONE_NEWPID != 0 && c.Complete {
+	if c.Own&unix.CLONE_NEWPID != 0 && c.Complete {
 		return true // the end of its init ended all others
 	}
 	populated, err := c.group().Populated()

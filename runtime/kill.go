@@ -31,7 +31,7 @@ func (c *Container) Kill(sig syscall.Signal, target Target) error {
 		return err
 	}
 	defer linux.Close(pidfd)
-	if target == AllProcesses || sig == unix.SIGKILL && c.Namespaces&unix.CLONE_NEWPID == 0 {
+	if target == AllProcesses || sig == unix.SIGKILL && c.Own&unix.CLONE_NEWPID == 0 {
 		if pidfd < 0 && target == Init {
 			return &StatusError{ID: c.ID, Op: "kill", Have: Stopped}
 		}

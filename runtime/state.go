@@ -41,6 +41,7 @@ type State struct {
 	CgroupMount string // mount point of the cgroup v2 hierarchy
 	Cgroup      string // path in the hierarchy
 	Namespaces  uint64 // CLONE_NEW* in which the init may differ from the runtime
+	Own         uint64 // CLONE_NEW* of those that were made for the container
 	Owner       uint32 // uid that created the container
 	// Snapshot is what the layer above the runtime keeps for the container,
 	// such as its copy-on-write layer. The runtime only carries it.
@@ -74,6 +75,7 @@ func (s *State) appendJSON(b []byte) []byte {
 	str("cgroupMount", s.CgroupMount)
 	str("cgroup", s.Cgroup)
 	num("namespaces", s.Namespaces)
+	num("ownNamespaces", s.Own)
 	num("owner", uint64(s.Owner))
 	if s.Snapshot != "" {
 		str("snapshot", s.Snapshot)
@@ -150,6 +152,8 @@ func parseState(raw []byte) (*State, error) {
 			r.String(&s.Cgroup)
 		case "namespaces":
 			r.Uint64(&s.Namespaces)
+		case "ownNamespaces":
+			r.Uint64(&s.Own)
 		case "owner":
 			r.Uint32(&s.Owner)
 		case "snapshot":

@@ -23,7 +23,7 @@ func fullState() *State {
 		ID: "web", OCIVersion: "1.2.0", Bundle: "/srv/web", Rootfs: "/srv/web/rootfs",
 		Created:  time.Date(2026, 3, 4, 5, 6, 7, 123456789, time.UTC),
 		Complete: true, Pid: 4321, StartTime: 987654321, BootID: "0f5a3b1c-1111-2222-3333-444455556666",
-		CgroupMount: "/sys/fs/cgroup", Cgroup: "/web", Namespaces: 0x6e020000, Owner: 1000, Snapshot: "sha256:abc",
+		CgroupMount: "/sys/fs/cgroup", Cgroup: "/web", Namespaces: 0x6e020000, Own: 0x6e000000, Owner: 1000, Snapshot: "sha256:abc",
 		Annotations: map[string]string{"org.example.a": "1 \"quoted\" ü", "b": ""},
 		Pending: []initprog.PendingOp{
 			{Address: 0x401234, Phase: "seccomp", Object: "system call filter", Syscall: "seccomp", Detail: ""},
