@@ -389,7 +389,7 @@ func (t *creation) stage() error {
 		// The first process and the init share the socket and neither waits for
 		// the other: the init may be ready before its pid is told.
 		t.ready = true
-		r, err = t.record()
+		r, err = t.lastWord()
 	}
 	if err != nil {
 		return err
@@ -399,9 +399,26 @@ func (t *creation) stage() error {
 	if t.pidfd, err = unix.PidfdOpen(t.c.Pid, 0); err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
+	if t.first == 0 {
+		return nil
+	}
 	_, err = reap(first)
 	t.first = 0
 	return err
+}
+
+// lastWord waits for the end of the first process and receives the record that
+// it has left. Without one it was killed, and its init would wait forever.
+func (t *creation) lastWord() (initprog.Record, error) {
+	if _, err := reap(t.first); err != nil {
+		return initprog.Record{}, os.NewSyscallError("wait4", err)
+	}
+	t.first = 0
+	fds := []unix.PollFd{{Fd: int32(t.sync[0]), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); n == 0 && err == nil {
+		return initprog.Record{}, errInitDied
+	}
+	return t.record()
 }
 
 // finishState prepares the final record and keeps a copy of the configuration.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/internal/initprog"
@@ -54,7 +55,7 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 		return nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
 	}
 	defer func() {
-		if err != nil && ended(target, 0) {
+		if err != nil && ended(target, dying(err)) {
 			// Whatever it was that failed, this is why.
 			p, err = nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
 		}
@@ -86,6 +87,16 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 	p, err = e.run()
 	e.close()
 	return p, err
+}
+
+// dying is how long to wait for the end of the container's init after an error.
+// An init that is ending has no namespaces to join any more, ESRCH, and its pid
+// namespace takes no processes any more, ENOMEM, before its pidfd says so.
+func dying(err error) time.Duration {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOMEM) {
+		return 200 * time.Millisecond
+	}
+	return 0
 }
 
 // validateProcess checks a process of exec the way create checks the first one.
