@@ -108,7 +108,7 @@ func TestRootCrashInit(t *testing.T) {
 		name   string
 		step   int
 		mutate func(*specs.Spec)
-	}{{"fast", 1, func(*specs.Spec) {}}, {"user namespace", 3, withUser}} {
+	}{{"fast", 1, func(*specs.Spec) {}}, {"user namespace", 2, withUser}} {
 		b := newBox(t, forever, tt.mutate)
 		points := 0
 		for n := 1; ; n += tt.step {
@@ -123,6 +123,7 @@ func TestRootCrashInit(t *testing.T) {
 			}
 			points++
 			switch {
+			case code == 0 && tt.step > 1: // it was the first process, with nothing left to do
 			case code == 0: // it had reported to be ready
 				b.stopped()
 			case code == 1:

@@ -102,7 +102,6 @@ func TestRootBadInput(t *testing.T) {
 		{name: "scheduler", edit: set("process.scheduler", object(`{"policy":"SCHED_BATCH"}`)), texts: []string{"process.scheduler", "not supported"}},
 		{name: "ioPriority", edit: set("process.ioPriority", object(`{"class":"IOPRIO_CLASS_IDLE"}`)), texts: []string{"process.ioPriority", "not supported"}},
 		{name: "idmapped mount", edit: mount(`{"destination":"/x","source":"/etc","options":["bind","idmap"]}`), texts: []string{"/x", "idmap"}},
-		{name: "shared root", edit: set("linux.rootfsPropagation", "shared"), texts: []string{"linux.rootfsPropagation", "shared"}},
 		{name: "unknown propagation", edit: set("linux.rootfsPropagation", "sideways"), texts: []string{"linux.rootfsPropagation", "sideways"}},
 		{name: "device of an unknown type", edit: set("linux.devices", object(`[{"path":"/dev/x","type":"z","major":1,"minor":3}]`)), texts: []string{"linux.devices[0]", `"z"`}},
 		{name: "unknown seccomp action", edit: set("linux.seccomp", object(`{"defaultAction":"SCMP_ACT_NOSUCH"}`)), texts: []string{"seccomp", "SCMP_ACT_NOSUCH"}},
