@@ -205,7 +205,7 @@ func TestVMLimitsNotDelegated(t *testing.T) {
 	})
 	b := newBox(t, limMemory(32*limMiB), func(s *specs.Spec) { s.Linux.CgroupsPath = "/child" })
 	cmd := testenv.Command(t, "run", "--bundle", b.bundle, b.id)
-	enter := "echo $$ >" + inner + "/cgroup.procs && exec unshare --cgroup --mount sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"' sh \"$@\""
+	enter := "echo $$ >" + inner + "/cgroup.procs && exec unshare --cgroup --mount sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"' sh \"$@\""
 	r := testenv.RunCmd(t, exec.Command("sh", append([]string{"-c", enter, "sh"}, cmd.Args...)...))
 	want := `cgroup controller "memory" is not available for linux.resources.memory.limit: parent cgroup "/" does not delegate it`
 	if r.Code == 0 || !strings.Contains(r.Stderr, want) {

@@ -157,8 +157,11 @@ func (st *stack) mountNew(w way) (int, error) {
 		if err := st.setDir(fs, w, "lowerdir+", dir); err != nil {
 			// EINVAL is "not with a descriptor" (before 6.13), "unknown
 			// parameter" (before 6.7) or "options too large" (before 6.5, where
-			// any string is taken and only looked at in the end).
-			if (i == 0 || w == byPath) && errors.Is(err, unix.EINVAL) {
+			// any string is taken and only looked at in the end). EBADF is "not
+			// with an O_PATH descriptor" (before 6.13), EOPNOTSUPP "no
+			// descriptors at all" (before 6.5).
+			no := errors.Is(err, unix.EINVAL) || w == byFD && (errors.Is(err, unix.EBADF) || errors.Is(err, unix.EOPNOTSUPP))
+			if (i == 0 || w == byPath) && no {
 				return -1, &noWayError{err}
 			}
 			return -1, err
