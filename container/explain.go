@@ -1,6 +1,8 @@
 package container
 
 import (
+	"fmt"
+
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
@@ -13,6 +15,9 @@ import (
 // making a snapshot. Users are looked up in the image's top layer.
 func (i *Images) Explain(id string, image *imagestore.Image, o *Options) (*bundle.Bundle, runtime.PlanOptions, error) {
 	var po runtime.PlanOptions
+	if image.TopChainID() == "" {
+		return nil, po, fmt.Errorf("image %q has no layers: there is nothing to look into", image.Name)
+	}
 	layers, err := i.Layers()
 	if err != nil {
 		return nil, po, err

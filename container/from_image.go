@@ -1,7 +1,6 @@
 package container
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -71,16 +70,9 @@ func Spec(id string, image *imagestore.Image, root int, o *Options) (*specs.Spec
 	if err != nil {
 		return nil, err
 	}
-	hostname := o.Hostname
-	if hostname == "" {
-		if hostname = id; len(hostname) > 63 {
-			hostname = hostname[:63]
-		}
-		if o.HostNetwork {
-			if h, err := os.Hostname(); err == nil {
-				hostname = h
-			}
-		}
+	hostname, err := hostnameFor(id, o)
+	if err != nil {
+		return nil, err
 	}
 	caps, err := capabilities(o)
 	if err != nil {
@@ -119,6 +111,26 @@ func Spec(id string, image *imagestore.Image, root int, o *Options) (*specs.Spec
 		return nil, err
 	}
 	return s, confinement(s, caps, o)
+}
+
+// maxHostname is HOST_NAME_MAX of the kernel, in bytes; see gethostname(2).
+const maxHostname = 64
+
+// hostnameFor is the container's hostname: what the user says, the host's with
+// the host's network, or else as much of the ID as a DNS label can have.
+func hostnameFor(id string, o *Options) (string, error) {
+	if len(o.Hostname) > maxHostname || strings.ContainsRune(o.Hostname, 0) {
+		return "", fmt.Errorf("hostname %q: want at most %d bytes", o.Hostname, maxHostname)
+	}
+	if o.Hostname != "" {
+		return o.Hostname, nil
+	}
+	if o.HostNetwork {
+		if h, err := os.Hostname(); err == nil {
+			return h, nil
+		}
+	}
+	return id[:min(len(id), 63)], nil
 }
 
 // command is what runs: the entrypoint and what follows it (image-spec,
@@ -184,15 +196,11 @@ const (
 	StopSignal = annotationPrefix + "stopSignal"
 )
 
-// annotations describe the image. Labels come first and then what we say, so
-// that no label can pass for one of ours.
+// annotations describe the image. A label wins over what we would say under the
+// same key (image-spec, conversion.md), except where a key steers the runtime or
+// other programs: no label has any say there.
 func annotations(image *imagestore.Image) map[string]string {
 	m := map[string]string{}
-	for k, v := range image.Config.Config.Labels {
-		if !strings.HasPrefix(k, "io.minirun.") && !strings.HasPrefix(k, "run.oci.") && !strings.HasPrefix(k, "org.systemd.") {
-			m[k] = v
-		}
-	}
 	set := func(key, value string) {
 		if value != "" {
 			m[annotationPrefix+key] = value
@@ -202,12 +210,10 @@ func annotations(image *imagestore.Image) map[string]string {
 	set("os", c.OS)
 	set("architecture", c.Architecture)
 	set("variant", c.Variant)
+	set("os.version", c.OSVersion)
+	set("os.features", strings.Join(c.OSFeatures, ","))
 	set("author", c.Author)
 	set("created", c.Created)
-	delete(m, StopSignal)
-	if _, err := runtime.ParseSignal(c.Config.StopSignal); err == nil {
-		set("stopSignal", c.Config.StopSignal)
-	}
 	if len(c.Config.ExposedPorts) > 0 {
 		ports := make([]string, 0, len(c.Config.ExposedPorts))
 		for p := range c.Config.ExposedPorts {
@@ -216,7 +222,22 @@ func annotations(image *imagestore.Image) map[string]string {
 		sort.Strings(ports)
 		set("exposedPorts", strings.Join(ports, ","))
 	}
+	for k, v := range c.Config.Labels {
+		if !reserved(k) {
+			m[k] = v
+		}
+	}
+	if _, err := runtime.ParseSignal(c.Config.StopSignal); err == nil {
+		set("stopSignal", c.Config.StopSignal)
+	}
 	return m
+}
+
+// reserved reports whether an annotation says something to a program rather than
+// to people: to us, to crun and its kin, to systemd.
+func reserved(key string) bool {
+	return key == "" || key == StopSignal || strings.HasPrefix(key, "io.minirun.") || strings.HasPrefix(key, "run.oci.") ||
+		strings.HasPrefix(key, "org.systemd.")
 }
 
 func capabilities(o *Options) ([]string, error) {
@@ -298,29 +319,19 @@ const (
 	readonlyPaths = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
 )
 
-func confinement(s *specs.Spec, caps []string, o *Options) error {
-	if o.Privileged {
-		return nil
+func confinement(s *specs.Spec, caps []string, o *Options) (err error) {
+	if !o.Privileged {
+		s.Linux.MaskedPaths = strings.Fields(maskedPaths)
+		s.Linux.ReadonlyPaths = strings.Fields(readonlyPaths)
 	}
-	s.Linux.MaskedPaths = strings.Fields(maskedPaths)
-	s.Linux.ReadonlyPaths = strings.Fields(readonlyPaths)
 	switch o.Seccomp {
 	case "":
-		s.Linux.Seccomp = seccomp.Default(goruntime.GOARCH, caps)
+		if !o.Privileged {
+			s.Linux.Seccomp = seccomp.Default(goruntime.GOARCH, caps)
+		}
 	case "unconfined":
-	default:
-		raw, err := os.ReadFile(o.Seccomp)
-		if err != nil {
-			return fmt.Errorf("seccomp profile: %w", err)
-		}
-		profile := new(specs.LinuxSeccomp)
-		if err := json.Unmarshal(raw, profile); err != nil {
-			return fmt.Errorf("seccomp profile %q: %w", o.Seccomp, err)
-		}
-		if profile.DefaultAction == "" {
-			return fmt.Errorf("seccomp profile %q: defaultAction is missing", o.Seccomp)
-		}
-		s.Linux.Seccomp = profile
+	default: // asked for, so it holds for a privileged container too
+		s.Linux.Seccomp, err = readProfile(o.Seccomp, goruntime.GOARCH, caps)
 	}
-	return nil
+	return err
 }

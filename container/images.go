@@ -9,6 +9,7 @@ import (
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultStore is where images and snapshots are kept unless said otherwise.
@@ -38,8 +39,32 @@ func (i *Images) Layers() (*overlay.Store, error) { return overlay.OpenStore(Ove
 // OverlayDir is where the layers of a store lie.
 func OverlayDir(store string) string { return store + "/overlay" }
 
-// snapshotRecord is what the runtime's record keeps of a snapshot: the store
-// and the key in it. Stores may be many; the record tells which.
+// snapshotKey is the name of a new snapshot. The ID alone would not do: it is
+// unique among the containers of one state directory, and several of those may
+// share a store. One of them must not find, or remove, the snapshot of another.
+func snapshotKey(id string) string {
+	if len(id) > maxKeyID {
+		id = id[:maxKeyID]
+	}
+	// Not crypto/rand: that package and what it imports cost every start more
+	// than the call.
+	var b [6]byte
+	_, _ = unix.Getrandom(b[:], 0) // does not fail for so few bytes
+	const digits = "0123456789abcdef"
+	key := append(make([]byte, 0, maxKeyID+1+2*len(b)), id...)
+	key = append(key, '.')
+	for _, c := range b {
+		key = append(key, digits[c>>4], digits[c&15])
+	}
+	return string(key)
+}
+
+// maxKeyID is how much of an ID is in the key of its snapshot, in bytes; keys
+// have at most 255.
+const maxKeyID = 200
+
+// snapshotRecord is what the runtime's record keeps of a snapshot: the store,
+// an absolute path, and the key in it. Stores may be many; the record tells which.
 func snapshotRecord(store, key string) string { return key + "@" + store }
 
 // release removes a container's snapshot, named by its record.

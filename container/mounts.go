@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -41,13 +42,9 @@ func mounts(s *specs.Spec, o *Options) error {
 		s.Mounts = append(s.Mounts, m)
 	}
 	for _, t := range o.Tmpfs {
-		dest, opts, _ := strings.Cut(t, ":")
-		if !filepath.IsAbs(dest) {
-			return fmt.Errorf("tmpfs %q: the path in the container must be absolute", t)
-		}
-		m := specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "noexec"}}
-		if opts != "" {
-			m.Options = append(m.Options, strings.Split(opts, ",")...)
+		m, err := tmpfs(t)
+		if err != nil {
+			return err
 		}
 		s.Mounts = append(s.Mounts, m)
 	}
@@ -66,8 +63,8 @@ func volume(v string) (specs.Mount, error) {
 	if !filepath.IsAbs(parts[0]) {
 		return specs.Mount{}, fmt.Errorf("volume %q: the source must be an absolute path of the host; named volumes are not supported", v)
 	}
-	if !filepath.IsAbs(parts[1]) {
-		return specs.Mount{}, fmt.Errorf("volume %q: the path in the container must be absolute", v)
+	if err := checkDestination(parts[1]); err != nil {
+		return specs.Mount{}, fmt.Errorf("volume %q: %w", v, err)
 	}
 	m := specs.Mount{Destination: parts[1], Type: "bind", Source: parts[0], Options: []string{"rbind", "rprivate"}}
 	if len(parts) < 3 {
@@ -80,6 +77,46 @@ func volume(v string) (specs.Mount, error) {
 		default:
 			return m, fmt.Errorf("volume %q: unknown option %q; use ro, rw, nosuid, nodev, noexec or a propagation", v, opt)
 		}
+	}
+	return m, nil
+}
+
+// checkDestination refuses what is no place for a mount. The path itself is
+// resolved in the container, below its root.
+func checkDestination(path string) error {
+	switch {
+	case !filepath.IsAbs(path):
+		return errors.New("the path in the container must be absolute")
+	case filepath.Clean(path) == "/":
+		return errors.New("it would hide the whole image: the path in the container cannot be /")
+	}
+	return nil
+}
+
+// tmpfs reads DESTINATION[:OPTIONS].
+func tmpfs(t string) (specs.Mount, error) {
+	dest, opts, _ := strings.Cut(t, ":")
+	if err := checkDestination(dest); err != nil {
+		return specs.Mount{}, fmt.Errorf("tmpfs %q: %w", t, err)
+	}
+	m := specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "noexec"}}
+	if opts == "" {
+		return m, nil
+	}
+	for opt := range strings.SplitSeq(opts, ",") {
+		name, _, hasValue := strings.Cut(opt, "=")
+		ok := false
+		switch name {
+		case "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "atime", "noatime",
+			"diratime", "nodiratime", "relatime", "strictatime":
+			ok = !hasValue
+		case "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge":
+			ok = hasValue
+		}
+		if !ok {
+			return m, fmt.Errorf("tmpfs %q: unknown option %q; see tmpfs(5)", t, opt)
+		}
+		m.Options = append(m.Options, opt)
 	}
 	return m, nil
 }

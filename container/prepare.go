@@ -1,7 +1,11 @@
 package container
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/internal/linux"
@@ -35,12 +39,19 @@ func (i *Images) Find(ref string) (*imagestore.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	chain := image.TopChainID()
+	if chain == "" {
+		return image, nil
+	}
+	if _, err := os.Lstat(OverlayDir(i.Dir)); errors.Is(err, fs.ErrNotExist) {
+		return nil, &NotUnpackedError{ref} // opening the layer store would make it
+	}
 	layers, err := i.Layers()
 	if err != nil {
 		return nil, err
 	}
 	defer layers.Close()
-	if chain := image.TopChainID(); chain != "" && !layers.HasLayer(overlay.ChainID(chain)) {
+	if !layers.HasLayer(overlay.ChainID(chain)) {
 		return nil, &NotUnpackedError{ref}
 	}
 	return image, nil
@@ -56,40 +67,64 @@ func (i *Images) Prepare(s *runtime.Store, id string, image *imagestore.Image, o
 		return nil, err
 	}
 	defer layers.Close()
-	record := snapshotRecord(i.Dir, id)
-	r, err := s.Reserve(id, record, func() error { return release(record) })
+	// The record is read by processes with another working directory.
+	store, err := filepath.Abs(i.Dir)
 	if err != nil {
 		return nil, err
 	}
-	p, err := prepare(layers, r, id, image, o)
+	p := &Prepared{RootFD: -1}
+	key := snapshotKey(id)
+	record := snapshotRecord(store, key)
+	p.Reservation, err = s.Reserve(id, record, func() error {
+		p.closeRoot() // a snapshot is not removed under its mount
+		return release(record)
+	})
 	if err != nil {
-		if cancelErr := r.Cancel(); cancelErr != nil {
-			err = fmt.Errorf("%w; and then %w", err, cancelErr)
-		}
 		return nil, err
+	}
+	if err := p.fill(layers, key, id, image, o); err != nil {
+		return nil, p.cancel(err)
 	}
 	return p, nil
 }
 
-func prepare(layers *overlay.Store, r *runtime.Reservation, id string, image *imagestore.Image, o *Options) (*Prepared, error) {
-	snapshot, err := layers.Prepare(id, overlay.ChainID(image.TopChainID()))
+// Cancel gives back what Prepare has made. It is for a container that was not
+// handed to the runtime, whose own errors do the same.
+func (p *Prepared) Cancel() error {
+	defer p.closeRoot()
+	return p.Reservation.Cancel()
+}
+
+func (p *Prepared) cancel(err error) error {
+	if cancelErr := p.Cancel(); cancelErr != nil {
+		err = fmt.Errorf("%w; and then %w", err, cancelErr)
+	}
+	return err
+}
+
+func (p *Prepared) closeRoot() {
+	if p.RootFD >= 0 {
+		linux.Close(p.RootFD)
+		p.RootFD = -1
+	}
+}
+
+func (p *Prepared) fill(layers *overlay.Store, key, id string, image *imagestore.Image, o *Options) error {
+	snapshot, err := layers.Prepare(key, overlay.ChainID(image.TopChainID()))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	root, err := snapshot.Mount()
+	if p.RootFD, err = snapshot.Mount(); err != nil {
+		p.RootFD = -1
+		return err
+	}
+	spec, err := Spec(id, image, p.RootFD, o)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	spec, err := Spec(id, image, root, o)
-	if err == nil {
-		spec.Root.Path = snapshot.RootfsDir()
-		var b *bundle.Bundle
-		if b, err = inMemory(r.Dir(), spec); err == nil {
-			return &Prepared{Bundle: b, RootFD: root, Reservation: r}, nil
-		}
-	}
-	linux.Close(root)
-	return nil, err
+	spec.Root.Path = snapshot.RootfsDir()
+	p.Bundle, err = inMemory(p.Reservation.Dir(), spec)
+	return err
 }
 
 // inMemory is a bundle that was never on disk; the runtime keeps a copy of its

@@ -82,7 +82,7 @@ func (a *app) create(args []string) error {
 type launch struct {
 	store   *runtime.Store
 	options runtime.CreateOptions
-	undo    func() // closes what prepare opened for an image
+	undo    func() // gives back what prepare made, if Create or Run is not reached
 	image   bool   // made from an image: kept when it ends, as docker does
 	remove  bool   // and --rm was given
 }
@@ -138,7 +138,6 @@ func (l *launch) keep(o *runOptions) bool { return o.keep || l.image && !l.remov
 func (l *launch) createOnly(a *app) error {
 	c, err := l.store.Create(l.options)
 	if err != nil {
-		l.undo()
 		return err
 	}
 	a.warnings(c.Warnings)

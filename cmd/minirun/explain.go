@@ -107,7 +107,7 @@ func (a *app) explainImage(f *flagSet, o *explainOptions, args []string) (*bundl
 		id, args = args[0], args[1:]
 	}
 	o.image.container.Command = args
-	image, err := a.findImage(o.image.ref)
+	image, err := a.lookUpImage(o.image.ref)
 	if err != nil {
 		return nil, runtime.PlanOptions{}, "", err
 	}

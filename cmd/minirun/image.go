@@ -166,10 +166,14 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	}
 	l.remove = i.rm
 	l.image = true
-	l.undo = func() { linux.Close(p.RootFD) }
+	l.undo = func() { _ = p.Cancel() }
 	l.options.ID, l.options.Bundle = id, p.Bundle
 	l.options.Reservation, l.options.RootFD, l.options.RootMount = p.Reservation, p.RootFD, true
-	return a.streams(l, i, p.Reservation.Dir())
+	if err := a.streams(l, i, p.Reservation.Dir()); err != nil {
+		l.undo()
+		return err
+	}
+	return nil
 }
 
 // streams decides what the container's standard streams are.
@@ -216,6 +220,29 @@ func (a *app) findImage(ref string) (*imagestore.Image, error) {
 	}
 	return images.Find(ref)
 }
+
+// lookUpImage looks an image up and changes nothing, for explain.
+func (a *app) lookUpImage(ref string) (*imagestore.Image, error) {
+	image, err := a.images().Find(ref)
+	var packed *container.NotUnpackedError
+	switch {
+	case errors.As(err, &packed):
+		err = &hintError{err, "minirun image unpack " + ref}
+	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
+		err = &hintError{err, "minirun image demo makes it"}
+	case errors.Is(err, fs.ErrNotExist):
+		err = &noImageError{err}
+	}
+	return image, err
+}
+
+type hintError struct {
+	error
+	hint string
+}
+
+func (e *hintError) Unwrap() error { return e.error }
+func (e *hintError) Hint() string  { return e.hint }
 
 func isDemo(ref string) bool {
 	r, err := imagestore.Normalize(ref)

@@ -49,7 +49,6 @@ func (a *app) run(args []string) error {
 func (a *app) runDetached(l *launch) error {
 	c, err := l.store.Run(l.options)
 	if err != nil {
-		l.undo()
 		return err
 	}
 	a.warnings(c.Warnings)
@@ -80,7 +79,6 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 	}
 	c, err := l.store.Run(l.options)
 	if err != nil {
-		l.undo()
 		return err
 	}
 	a.warnings(c.Warnings)
