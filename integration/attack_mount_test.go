@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -418,5 +419,54 @@ func TestRootAttackRaces(t *testing.T) {
 			}
 			t.Logf("%d swaps, %d containers ran, %d were refused", swaps, ran, refused)
 		})
+	}
+}
+
+// R14, CVE-2025-52565: /dev of a container with a terminal is a shared volume, in
+// which /dev/pts and the console are swapped for links.
+func TestRootAttackTerminalRace(t *testing.T) {
+	setup(t)
+	for _, names := range [][2]string{{"pts", "evil-pts"}, {"console", "evil-console"}} {
+		canary, volume := atNewCanary(t), t.TempDir()
+		if err := os.Mkdir(filepath.Join(volume, "pts"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(volume, "console"), "")
+		for evil, target := range map[string]string{"evil-pts": canary.dir + "/pts", "evil-console": canary.dir + "/secret"} {
+			if err := os.Symlink(target, filepath.Join(volume, evil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := newBox(t, writable, func(s *specs.Spec) {
+			s.Process.Terminal = true
+			s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
+				return strings.HasPrefix(m.Destination, "/dev") && m.Destination != "/dev/pts"
+			})
+			s.Mounts = append(s.Mounts[:1:1], append([]specs.Mount{bindMount(volume, "/dev")}, s.Mounts[1:]...)...)
+		}, script("echo written >/dev/console; stat -c 'console %t' /dev/console; echo end"))
+		stop := atRacer(t, volume, names[0], names[1])
+		deadline := time.Now().Add(testenv.Timeout(1200 * time.Millisecond))
+		ran, refused := 0, 0
+		// Swapping the mount point itself slows the mount down, at times for a second.
+		for ran+refused < 3 || time.Now().Before(deadline) {
+			cmd := testenv.Command(t, "run", "--bundle", b.bundle, b.id)
+			out := sbTerminal(t, exec.Command("sh", append([]string{"-c", `"$@" || echo refused`, "sh"}, cmd.Args...)...))
+			switch {
+			case strings.Contains(out, "refused"):
+				refused++
+			case strings.Contains(out, "end"):
+				ran++ // and if there is a console, it is a terminal: major number 0x88
+				if strings.Contains(out, "console ") && !strings.Contains(out, "console 88") && !strings.Contains(out, "console 0") {
+					t.Errorf("%v: %q", names, out)
+				}
+			}
+		}
+		swaps := stop()
+		canary.check()
+		b.gone()
+		if swaps < 100 || ran+refused < 3 {
+			t.Errorf("%v: %d swaps during %d creations: that is no race", names, swaps, ran+refused)
+		}
+		t.Logf("%v: %d swaps, %d containers ran, %d were refused", names, swaps, ran, refused)
 	}
 }
