@@ -117,10 +117,18 @@ func (s *Store) makeDir(id string) (int, error) {
 			return -1, &os.PathError{Op: "mkdir", Path: dir, Err: err}
 		}
 		fd, err := lockDir(dir)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return fd, err
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // a delete took the new directory for what a killed create had left
+		case err != nil:
+			return -1, err
+		case unix.Faccessat(fd, stateFile, unix.F_OK, 0) == nil:
+			// And then somebody else has made it again and was faster: it is the
+			// directory of another container.
+			linux.Close(fd)
+			return -1, &ExistsError{id}
 		}
-		// A delete took the new directory for what a killed create had left.
+		return fd, nil
 	}
 }
 
