@@ -227,7 +227,7 @@ func annotations(image *imagestore.Image) map[string]string {
 			m[k] = v
 		}
 	}
-	if _, err := runtime.ParseSignal(c.Config.StopSignal); err == nil {
+	if sig, err := runtime.ParseSignal(c.Config.StopSignal); err == nil && sig != 0 { // 0 stops nothing
 		set("stopSignal", c.Config.StopSignal)
 	}
 	return m
