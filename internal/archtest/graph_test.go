@@ -18,15 +18,23 @@ type arrows struct {
 // graph is the picture in docs/architecture.md. A package that is not in it is
 // an error: new packages get a line here and a place there.
 var graph = []arrows{
-	{"cmd/minirun", "cgroups container imagestore internal/demo internal/initprog internal/jsonread internal/linux runtime runtime/bundle", "",
-		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images"},
-	{"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/doctor overlay overlay/apply runtime",
-		"imagestore/decompress imagestore/imagetest", "everything that need not start fast"},
+	{
+		"cmd/minirun", "cgroups container imagestore internal/demo internal/initprog internal/jsonread internal/linux runtime runtime/bundle", "",
+		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images",
+	},
+	{
+		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/doctor overlay overlay/apply runtime",
+		"imagestore/decompress imagestore/imagetest", "everything that need not start fast",
+	},
 
-	{"container", "imagestore internal/linux internal/seccomp overlay runtime runtime/bundle", "",
-		"composes one container; the packages it composes do not know each other"},
-	{"container/unpack", "imagestore imagestore/decompress overlay overlay/apply", "imagestore/archive imagestore/imagetest",
-		"from blobs to layers; apart from container, because minirun must not link decompressors and archive/tar"},
+	{
+		"container", "imagestore internal/linux internal/seccomp overlay runtime runtime/bundle", "",
+		"composes one container; the packages it composes do not know each other",
+	},
+	{
+		"container/unpack", "imagestore imagestore/decompress overlay overlay/apply", "imagestore/archive imagestore/imagetest",
+		"from blobs to layers; apart from container, because minirun must not link decompressors and archive/tar",
+	},
 
 	{"imagestore", "internal/linux", "imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
 	{"imagestore/archive", "imagestore imagestore/decompress internal/linux", "imagestore/imagetest", "images from files"},
@@ -36,8 +44,10 @@ var graph = []arrows{
 	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
 	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
 
-	{"runtime", "cgroups internal/initprog internal/jsonread internal/linux internal/seccomp namespaces rootfs runtime/bundle", "",
-		"the OCI life cycle; never overlay or imagestore: a container from an image reaches it as a bundle and a descriptor"},
+	{
+		"runtime", "cgroups internal/initprog internal/jsonread internal/linux internal/seccomp namespaces rootfs runtime/bundle", "",
+		"the OCI life cycle; never overlay or imagestore: a container from an image reaches it as a bundle and a descriptor",
+	},
 	{"runtime/bundle", "internal/jsonread internal/linux", "", "config.json: reading, checking, writing"},
 	{"runtime/bundle/internal/gen", "", "", "generates the reader and the writer of config.json"},
 
