@@ -197,9 +197,11 @@ func TestRootHammer(t *testing.T) {
 	setup(t)
 	boxes := []*ociBox{newBox(t, forever), newBox(t, forever)}
 	end := time.Now().Add(3 * time.Second)
-	known := []string{"already exists", "does not exist", "not running", "already running", "that is not stopped", "has stopped",
+	known := []string{
+		"already exists", "does not exist", "not running", "already running", "that is not stopped", "has stopped",
 		"in the creating state", "does not wait for start", "container init ended", "was killed before", "cgroup is not empty",
-		"cannot exec in a stopped container"}
+		"cannot exec in a stopped container",
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[string]int{}
@@ -211,8 +213,15 @@ func TestRootHammer(t *testing.T) {
 			for i := w; time.Now().Before(end); i++ {
 				b := boxes[i%2]
 				args := [][]string{
-					{"create", "--bundle", b.bundle, b.id}, {"start", b.id}, {"delete", "--force", b.id}, {"state", b.id},
-					{"create", "--bundle", b.bundle, b.id}, {"kill", b.id, "KILL"}, {"delete", b.id}, {"list", "-f", "json"}, {"exec", b.id, "true"},
+					{"create", "--bundle", b.bundle, b.id},
+					{"start", b.id},
+					{"delete", "--force", b.id},
+					{"state", b.id},
+					{"create", "--bundle", b.bundle, b.id},
+					{"kill", b.id, "KILL"},
+					{"delete", b.id},
+					{"list", "-f", "json"},
+					{"exec", b.id, "true"},
 				}[(i/2*7+w)%9]
 				r := testenv.Run(t, args...)
 				mu.Lock()

@@ -341,9 +341,14 @@ func TestRootCommandLine(t *testing.T) {
 	}
 	// All the ways to write a flag.
 	for _, args := range [][]string{
-		{"run", "--bundle", b.bundle, b.id}, {"run", "--bundle=" + b.bundle, b.id}, {"run", "-b", b.bundle, b.id},
-		{"run", "-bundle", b.bundle, b.id}, {"run", "-b=" + b.bundle, b.id}, {"run", "-b", b.bundle, "--", b.id},
-		{"--debug", "run", "--no-new-keyring", "--keep=false", "--bundle", b.bundle, b.id}, {"--rootless", "auto", "run", "-b", b.bundle, b.id},
+		{"run", "--bundle", b.bundle, b.id},
+		{"run", "--bundle=" + b.bundle, b.id},
+		{"run", "-b", b.bundle, b.id},
+		{"run", "-bundle", b.bundle, b.id},
+		{"run", "-b=" + b.bundle, b.id},
+		{"run", "-b", b.bundle, "--", b.id},
+		{"--debug", "run", "--no-new-keyring", "--keep=false", "--bundle", b.bundle, b.id},
+		{"--rootless", "auto", "run", "-b", b.bundle, b.id},
 	} {
 		if r := testenv.Run(t, args...); r.Code != 0 || r.Stderr != "" {
 			t.Errorf("%q: %+v", args, r)

@@ -148,8 +148,18 @@ func TestRootKillSignals(t *testing.T) {
 	}
 	check()
 	for _, tt := range []struct{ arg, want string }{
-		{"", "TERM"}, {"15", "TERM"}, {"TERM", "TERM"}, {"SIGTERM", "TERM"}, {"term", "TERM"}, {"sigusr1", "USR1"},
-		{"USR2", "USR2"}, {"1", "HUP"}, {"SIGINT", "INT"}, {"WINCH", "WINCH"}, {"37", "RT3"}, {"RTMIN+3", "RT3"},
+		{"", "TERM"},
+		{"15", "TERM"},
+		{"TERM", "TERM"},
+		{"SIGTERM", "TERM"},
+		{"term", "TERM"},
+		{"sigusr1", "USR1"},
+		{"USR2", "USR2"},
+		{"1", "HUP"},
+		{"SIGINT", "INT"},
+		{"WINCH", "WINCH"},
+		{"37", "RT3"},
+		{"RTMIN+3", "RT3"},
 	} {
 		args := []string{"kill", b.id}
 		if tt.arg != "" {

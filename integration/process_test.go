@@ -34,8 +34,12 @@ func TestRootProcess(t *testing.T) {
 		{"oom score", func(s *specs.Spec) { n := 555; s.Process.OOMScoreAdj = &n }, "cat /proc/self/oom_score_adj", "555\n"},
 		{"rlimits", func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{
-				{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE"}, {Type: "RLIMIT_NPROC", Soft: 77, Hard: 88},
-				{Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 2 << 20}, {Type: "RLIMIT_AS", Soft: 1 << 30, Hard: 1 << 30}, {Type: "RLIMIT_FSIZE", Soft: 4096, Hard: 8192},
+				{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200},
+				{Type: "RLIMIT_CORE"},
+				{Type: "RLIMIT_NPROC", Soft: 77, Hard: 88},
+				{Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 2 << 20},
+				{Type: "RLIMIT_AS", Soft: 1 << 30, Hard: 1 << 30},
+				{Type: "RLIMIT_FSIZE", Soft: 4096, Hard: 8192},
 			}
 		}, "awk '/open files|core file|processes|stack|address|file size/ {print $(NF-2), $(NF-1)}' /proc/self/limits", "4096 8192\n1048576 2097152\n0 0\n77 88\n100 200\n1073741824 1073741824\n"},
 		{"domain name", func(s *specs.Spec) { s.Domainname = "example.org" }, "cat /proc/sys/kernel/domainname /proc/sys/kernel/hostname", "example.org\nminirun\n"},

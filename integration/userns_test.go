@@ -26,8 +26,14 @@ var nsFiles = []struct {
 	kind specs.LinuxNamespaceType
 	file string
 }{
-	{specs.PIDNamespace, "pid"}, {specs.NetworkNamespace, "net"}, {specs.IPCNamespace, "ipc"}, {specs.UTSNamespace, "uts"},
-	{specs.MountNamespace, "mnt"}, {specs.CgroupNamespace, "cgroup"}, {specs.UserNamespace, "user"}, {specs.TimeNamespace, "time"},
+	{specs.PIDNamespace, "pid"},
+	{specs.NetworkNamespace, "net"},
+	{specs.IPCNamespace, "ipc"},
+	{specs.UTSNamespace, "uts"},
+	{specs.MountNamespace, "mnt"},
+	{specs.CgroupNamespace, "cgroup"},
+	{specs.UserNamespace, "user"},
+	{specs.TimeNamespace, "time"},
 }
 
 // Every namespace is new when asked for and the host's when not, for the

@@ -23,9 +23,26 @@ func TestParseSignal(t *testing.T) {
 		want syscall.Signal
 		ok   bool
 	}{
-		{"9", 9, true}, {"15", 15, true}, {"64", 64, true}, {"0", 0, true},
-		{"KILL", 9, true}, {"SIGKILL", 9, true}, {"sigterm", 15, true}, {"Hup", 1, true}, {"RTMIN", 34, true}, {"SIGRTMIN+3", 37, true}, {"RTMIN+30", 64, true},
-		{"", 0, false}, {"65", 0, false}, {"-1", 0, false}, {"NOPE", 0, false}, {"SIG", 0, false}, {"SIGSIGKILL", 0, false}, {"RTMIN+31", 0, false}, {"RTMIN+-1", 0, false}, {"9 ", 0, false},
+		{"9", 9, true},
+		{"15", 15, true},
+		{"64", 64, true},
+		{"0", 0, true},
+		{"KILL", 9, true},
+		{"SIGKILL", 9, true},
+		{"sigterm", 15, true},
+		{"Hup", 1, true},
+		{"RTMIN", 34, true},
+		{"SIGRTMIN+3", 37, true},
+		{"RTMIN+30", 64, true},
+		{"", 0, false},
+		{"65", 0, false},
+		{"-1", 0, false},
+		{"NOPE", 0, false},
+		{"SIG", 0, false},
+		{"SIGSIGKILL", 0, false},
+		{"RTMIN+31", 0, false},
+		{"RTMIN+-1", 0, false},
+		{"9 ", 0, false},
 	} {
 		got, err := ParseSignal(tt.in)
 		if (err == nil) != tt.ok || tt.ok && got != tt.want {

@@ -24,10 +24,25 @@ func TestParseUser(t *testing.T) {
 		uid, gid uint32
 		ok       bool
 	}{
-		{"0", 0, 0, true}, {"1000", 1000, 0, true}, {"1000:29", 1000, 29, true}, {"4294967294:4294967294", 4294967294, 4294967294, true},
+		{"0", 0, 0, true},
+		{"1000", 1000, 0, true},
+		{"1000:29", 1000, 29, true},
+		{"4294967294:4294967294", 4294967294, 4294967294, true},
 		// Anything else must not become root.
-		{"", 0, 0, false}, {":", 0, 0, false}, {"1:", 0, 0, false}, {":1", 0, 0, false}, {"root", 0, 0, false}, {"-1", 0, 0, false}, {"+1", 0, 0, false},
-		{"4294967295", 0, 0, false}, {"4294967296", 0, 0, false}, {"1:4294967296", 0, 0, false}, {"1:2:3", 0, 0, false}, {" 1", 0, 0, false}, {"0x1", 0, 0, false}, {"1_0", 0, 0, false},
+		{"", 0, 0, false},
+		{":", 0, 0, false},
+		{"1:", 0, 0, false},
+		{":1", 0, 0, false},
+		{"root", 0, 0, false},
+		{"-1", 0, 0, false},
+		{"+1", 0, 0, false},
+		{"4294967295", 0, 0, false},
+		{"4294967296", 0, 0, false},
+		{"1:4294967296", 0, 0, false},
+		{"1:2:3", 0, 0, false},
+		{" 1", 0, 0, false},
+		{"0x1", 0, 0, false},
+		{"1_0", 0, 0, false},
 	} {
 		uid, gid, err := parseUser(tt.in)
 		if (err == nil) != tt.ok || tt.ok && (uid != tt.uid || gid != tt.gid) {
