@@ -84,8 +84,8 @@ func (t *terminalRelay) close() {
 	}
 }
 
-// makeRaw is cfmakeraw(3), with output processing left on as runc has it: the
-// container's terminal does its own.
+// makeRaw is cfmakeraw(3): output is not processed here, since the container's
+// terminal does its own.
 func makeRaw(t *unix.Termios) {
 	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
 	t.Oflag &^= unix.OPOST
