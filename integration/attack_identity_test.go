@@ -163,7 +163,7 @@ func TestRootAttackNames(t *testing.T) {
 		for _, verb := range []string{"create", "state", "delete", "kill", "exec"} {
 			good := b.id
 			b.id = id
-			var r = b.do(verb)
+			r := b.do(verb)
 			switch verb {
 			case "create":
 				r = b.do(verb, "--bundle", b.bundle)

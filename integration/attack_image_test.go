@@ -66,10 +66,15 @@ func (i *atImages) load(config string, files ...atFile) testenv.Result {
 	i.t.Helper()
 	busybox := readFile(i.t, testenv.Busybox(i.t))
 	all := append([]atFile{
-		{name: "bin/", mode: 0o755}, {name: "bin/busybox", data: busybox, mode: 0o755}, {name: "etc/", mode: 0o755},
+		{name: "bin/", mode: 0o755},
+		{name: "bin/busybox", data: busybox, mode: 0o755},
+		{name: "etc/", mode: 0o755},
 		{name: "etc/passwd", data: "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n", mode: 0o644},
 		{name: "etc/group", data: "root:x:0:\nuser:x:1000:\nextra:x:29:user\n", mode: 0o644},
-		{name: "proc/", mode: 0o755}, {name: "sys/", mode: 0o755}, {name: "dev/", mode: 0o755}, {name: "tmp/", mode: 0o1777},
+		{name: "proc/", mode: 0o755},
+		{name: "sys/", mode: 0o755},
+		{name: "dev/", mode: 0o755},
+		{name: "tmp/", mode: 0o1777},
 	}, files...)
 	for _, n := range strings.Fields("sh id env cat pwd echo ls grep stat chmod readlink mkdir touch true") {
 		all = append(all, atFile{name: "bin/" + n, link: "busybox"})
@@ -220,8 +225,12 @@ func TestRootAttackImagePaths(t *testing.T) {
 	canary := atNewCanary(t)
 	images := atNewImages(t)
 	links := []atFile{
-		{name: "abs", link: canary.dir}, {name: "rel", link: atRelative(canary.dir)}, {name: "magic", link: "/proc/self/root" + canary.dir},
-		{name: "fd", link: "/proc/self/fd/7"}, {name: "cwd", link: "/proc/1/cwd"}, {name: "up", link: "../../../../../../../.."},
+		{name: "abs", link: canary.dir},
+		{name: "rel", link: atRelative(canary.dir)},
+		{name: "magic", link: "/proc/self/root" + canary.dir},
+		{name: "fd", link: "/proc/self/fd/7"},
+		{name: "cwd", link: "/proc/1/cwd"},
+		{name: "up", link: "../../../../../../../.."},
 	}
 	for _, path := range []string{
 		"/abs", "/abs/new/dir", "/rel", "/rel/new", "/magic", "/magic/new", "/fd", "/fd/..", "/cwd", "/up" + canary.dir, "/..", "/../../..", "../../.." + canary.dir,

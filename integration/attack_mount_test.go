@@ -70,7 +70,7 @@ func (c *atCanary) check() {
 	}
 }
 
-// alarm is the control: the canary notices what a process of the container
+// The control of all that follows: the canary notices what a process of the container
 // could do if it got there.
 func TestRootAttackCanaryNotices(t *testing.T) {
 	setup(t)

@@ -180,15 +180,18 @@ func atNewestPid() int {
 // atTiocsti puts characters into the input of whoever shares its terminal.
 func atTiocsti([]string) int {
 	for fd := range 3 {
+		pushed := 0
 		for _, c := range []byte("touch /tmp/pwned\n") {
-			c := c
 			_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCSTI, uintptr(unsafe.Pointer(&c)))
-			if errno == 0 {
-				fmt.Println("pushed into", fd)
-				return 1
+			if errno != 0 {
+				fmt.Println(fd, errno)
+				break
 			}
-			fmt.Println(fd, errno)
-			break
+			pushed++
+		}
+		if pushed > 0 {
+			fmt.Println("pushed into", fd)
+			return 1
 		}
 	}
 	return 0

@@ -263,10 +263,14 @@ func sbConfined(t *testing.T, s *specs.Spec, rootfs string) {
 		Ambient:     []string{"CAP_NET_BIND_SERVICE"},
 	}
 	p.Rlimits = []specs.POSIXRlimit{
-		{Type: "RLIMIT_NOFILE", Hard: 512, Soft: 256}, {Type: "RLIMIT_CORE", Hard: 0, Soft: 0},
-		{Type: "RLIMIT_NPROC", Hard: 4096, Soft: 100}, {Type: "RLIMIT_STACK", Hard: 1 << 26, Soft: 1 << 22},
-		{Type: "RLIMIT_CPU", Hard: 500, Soft: 400}, {Type: "RLIMIT_FSIZE", Hard: 1 << 40, Soft: 1 << 39},
-		{Type: "RLIMIT_MEMLOCK", Hard: 1 << 16, Soft: 1 << 15}, {Type: "RLIMIT_RTPRIO", Hard: 0, Soft: 0},
+		{Type: "RLIMIT_NOFILE", Hard: 512, Soft: 256},
+		{Type: "RLIMIT_CORE", Hard: 0, Soft: 0},
+		{Type: "RLIMIT_NPROC", Hard: 4096, Soft: 100},
+		{Type: "RLIMIT_STACK", Hard: 1 << 26, Soft: 1 << 22},
+		{Type: "RLIMIT_CPU", Hard: 500, Soft: 400},
+		{Type: "RLIMIT_FSIZE", Hard: 1 << 40, Soft: 1 << 39},
+		{Type: "RLIMIT_MEMLOCK", Hard: 1 << 16, Soft: 1 << 15},
+		{Type: "RLIMIT_RTPRIO", Hard: 0, Soft: 0},
 	}
 	s.Hostname = "confined"
 	s.Linux.Seccomp = sbDockerSeccomp(t)
