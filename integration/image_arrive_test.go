@@ -1,0 +1,183 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/minirun/minirun/internal/testenv"
+)
+
+// A root file system becomes an image, in whatever form it comes.
+func TestRootImageImport(t *testing.T) {
+	h := imageSetup(t)
+	dir := t.TempDir()
+	plain := imageRootfs(t, imageEntry{name: "marker", data: "here\n", mode: 0o640, uid: 7, gid: 8},
+		imageEntry{name: "bin/setuid", data: "x", mode: 0o4711}, imageEntry{name: "tmp/link", link: "/marker"})
+	forms := map[string][]byte{"plain": plain, "gzip": imageGzip(t, plain), "zstd": imageZstd(plain)}
+	const look = "cat /tmp/link; stat -c '%a %u:%g' /marker /bin/setuid /tmp"
+	const want = "here\n640 7:8\n4711 0:0\n1777 0:0\n"
+	for name, raw := range forms {
+		path := filepath.Join(dir, name)
+		writeFile(t, path, string(raw))
+		h.must("image", "import", "--quiet", path, name)
+		if got := h.must("run", "--rm", "--image", name, h.id(), "sh", "-c", look); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if layers := h.entries("overlay/layers"); len(layers) != 1 {
+		t.Errorf("one content, unpacked %d times", len(layers))
+	}
+
+	// From standard input, with changes of the configuration.
+	cmd := testenv.Command(t, h.command("image", "import", "--quiet", "--change", `ENTRYPOINT ["echo","entry"]`, "--change", `CMD ["cmd"]`, "-", "piped")...)
+	cmd.Stdin = strings.NewReader(string(forms["gzip"]))
+	if r := testenv.RunCmd(t, cmd); r.Code != 0 || r.Stderr != "" {
+		t.Fatalf("import from a pipe: %+v", r)
+	}
+	if got := h.must("run", "--rm", "--image", "piped", h.id()); got != "entry cmd\n" {
+		t.Errorf("Entrypoint and Cmd: %q", got)
+	}
+
+	// A directory.
+	rootfs := testenv.Rootfs(t)
+	writeFile(t, filepath.Join(rootfs, "marker"), "in a directory\n")
+	h.must("image", "import", "--quiet", rootfs, "directory")
+	if got := h.must("run", "--rm", "--image", "directory", h.id(), "cat", "/marker"); got != "in a directory\n" {
+		t.Errorf("directory: %q", got)
+	}
+	writeFile(t, filepath.Join(rootfs, "marker"), "changed afterwards\n")
+	if got := h.must("run", "--rm", "--image", "directory", h.id(), "cat", "/marker"); got != "in a directory\n" {
+		t.Errorf("the image changes with the directory it was made from: %q", got)
+	}
+
+	h.refused("no such file", "image", "import", filepath.Join(dir, "missing"), "x")
+	junk := filepath.Join(dir, "junk")
+	writeFile(t, junk, strings.Repeat("this is no archive ", 100))
+	h.refused("", "image", "import", junk, "x")
+	truncated := filepath.Join(dir, "truncated")
+	writeFile(t, truncated, string(forms["gzip"][:len(forms["gzip"])/2]))
+	h.refused("", "image", "import", truncated, "x")
+	h.refused("", "run", "--image", "x", h.id(), "true")
+}
+
+// Layers on layers, as archives of docker and of OCI bring them: an upper layer
+// adds, replaces and removes.
+func TestRootImageLoad(t *testing.T) {
+	h := imageSetup(t)
+	base := imageRootfs(t, imageEntry{name: "gone", data: "x"}, imageEntry{name: "changed", data: "old"},
+		imageEntry{name: "opaque/"}, imageEntry{name: "opaque/below", data: "x"}, imageEntry{name: "dir/"}, imageEntry{name: "dir/sub/"},
+		imageEntry{name: "dir/sub/file", data: "x"}, imageEntry{name: "dir/stays", data: "x"}, imageEntry{name: "type/"}, imageEntry{name: "type/x", data: "x"})
+	top := imageLayer(t, imageEntry{name: ".wh.gone"}, imageEntry{name: "changed", data: "new"}, imageEntry{name: "opaque/"},
+		imageEntry{name: "opaque/.wh..wh..opq"}, imageEntry{name: "opaque/above", data: "x"}, imageEntry{name: "dir/"}, imageEntry{name: "dir/.wh.sub"},
+		imageEntry{name: "type", data: "a file now"})
+	const look = "cd /; ls -d gone; cat changed; echo; ls opaque dir; cat type"
+	const want = "new\ndir:\nstays\n\nopaque:\nabove\na file now"
+	config := map[string]any{"Cmd": []string{"sh", "-c", look}}
+	docker := &imageBlobs{name: "docker", layers: [][]byte{base, top}, config: config}
+	layout := &imageBlobs{name: "layout", layers: [][]byte{base, top}, config: config}
+	archive := &imageBlobs{name: "archive", layers: [][]byte{base, top}, config: config}
+	h.load(docker)
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "blobs/sha256"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range layout.oci(t) {
+		writeFile(t, filepath.Join(dir, f.name), f.data)
+	}
+	h.must("image", "load", "--quiet", dir)
+	cmd := testenv.Command(t, h.command("image", "load", "--quiet")...)
+	cmd.Stdin = strings.NewReader(string(imageGzip(t, imageLayer(t, archive.oci(t)...))))
+	if r := testenv.RunCmd(t, cmd); r.Code != 0 || r.Stderr != "" {
+		t.Fatalf("load from a pipe: %+v", r)
+	}
+	for _, name := range []string{"docker", "layout", "archive"} {
+		r := h.do("run", "--rm", "--image", name, h.id())
+		if r.Code != 0 || r.Stdout != want || !strings.Contains(r.Stderr, "gone") {
+			t.Errorf("%s: %+v, want %q", name, r, want)
+		}
+	}
+	if layers := h.entries("overlay/layers"); len(layers) != 2 {
+		t.Errorf("two layers in three images, unpacked as %d", len(layers))
+	}
+
+	// What does not fit together is refused, and nothing of it is kept.
+	bad := docker.docker(t)
+	i := strings.Index(string(bad), "a file now")
+	bad[i] = 'A'
+	path := filepath.Join(dir, "bad.tar")
+	writeFile(t, path, string(bad))
+	blobs := len(h.entries("blobs/sha256"))
+	h.refused("", "image", "load", "--name", "bad", path)
+	if n := len(h.entries("blobs/sha256")); n != blobs {
+		t.Errorf("%d blobs after a refused load, %d before", n, blobs)
+	}
+	h.refused("bad", "run", "--image", "bad", h.id())
+}
+
+// The layers are unpacked when the first container needs them, and not before
+// when that was the wish.
+func TestRootImageUnpackOnDemand(t *testing.T) {
+	h := imageSetup(t)
+	h.must("image", "import", "--quiet", "--no-unpack", "--change", `CMD ["echo","ran"]`, testenv.Rootfs(t), "base")
+	if l := h.entries("overlay/layers"); l != nil {
+		t.Errorf("unpacked at once: %v", l)
+	}
+	// explain says what would be done, and does not do it.
+	r := h.do("explain", "--image", "base")
+	if r.Code == 0 || !strings.Contains(r.Stderr, "not unpacked") || !strings.Contains(r.Stderr, "hint: minirun image unpack base") {
+		t.Errorf("explain: %+v", r)
+	}
+	if _, err := os.Lstat(filepath.Join(h.store, "overlay")); err == nil {
+		t.Error("explain has made the layer store")
+	}
+	if got := h.do("run", "--rm", "--image", "base", h.id()); got.Code != 0 || got.Stdout != "ran\n" {
+		t.Errorf("run: %+v", got)
+	}
+	if err := os.RemoveAll(filepath.Join(h.store, "overlay")); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.do("run", "--rm", "--image", "base", h.id()); got.Code != 0 || got.Stdout != "ran\n" {
+		t.Errorf("run, the layers lost: %+v", got)
+	}
+
+	// A blob that has gone bad since.
+	if err := os.RemoveAll(filepath.Join(h.store, "overlay")); err != nil {
+		t.Fatal(err)
+	}
+	var layer string
+	for _, b := range h.entries("blobs/sha256") {
+		path := filepath.Join(h.store, "blobs/sha256", b)
+		if st, err := os.Stat(path); err == nil && (layer == "" || st.Size() > 100<<10) {
+			layer = path
+		}
+	}
+	whole := readFile(t, layer)
+	for what, content := range map[string]string{
+		"a bit flipped": whole[:1<<19] + "\xff\xff\xff\xff" + whole[1<<19+4:],
+		"truncated":     whole[:len(whole)/2],
+		"empty":         "",
+	} {
+		if err := os.Remove(layer); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, layer, content)
+		h.refused("base", "run", "--rm", "--image", "base", h.id())
+		h.refused("base", "create", "--image", "base", h.id())
+		if l := h.entries("overlay/layers"); len(l) > 0 {
+			t.Errorf("%s: layers %v", what, l)
+		}
+		if r := h.do("image", "verify", "base"); r.Code == 0 {
+			t.Errorf("%s: verify: %+v", what, r)
+		}
+	}
+	if err := os.Remove(layer); err != nil {
+		t.Fatal(err)
+	}
+	h.refused("base", "run", "--rm", "--image", "base", h.id())
+	writeFile(t, layer, whole)
+	if got := h.do("run", "--rm", "--image", "base", h.id()); got.Code != 0 || got.Stdout != "ran\n" {
+		t.Errorf("run, the blob back: %+v", got)
+	}
+}
