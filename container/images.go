@@ -91,3 +91,9 @@ func Delete(c *runtime.Container, mode runtime.Mode) error {
 	}
 	return c.Delete(mode, func() error { return release(c.Snapshot) })
 }
+
+// DeleteRemains removes a container that has no usable record, and its snapshot.
+// A container that has one by now is returned instead.
+func DeleteRemains(s *runtime.Store, id string) (*runtime.Container, error) {
+	return s.DeleteRemains(id, release)
+}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/minirun/minirun/internal/initprog"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // parse reads "pid net=/p user" into a list of namespaces.
@@ -28,7 +27,7 @@ func TestFromSpec(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"", "new [] join [] staged false clone 0"},
 		{"pid net mount ipc uts cgroup", "new [pid network mount ipc uts cgroup] join [] staged false clone 6e020000"},
-		{"pid=/a net mount", "new [network mount] join [pid] staged false clone 40020000"},
+		{"pid=/a net mount", "new [network mount] join [pid] staged true clone 0"},
 		{"user pid mount", "new [user pid mount] join [] staged true clone 0"},
 		{"user=/u mount", "new [mount] join [user] staged true clone 0"},
 		{"time mount", "new [mount time] join [] staged true clone 0"},
@@ -65,7 +64,8 @@ func TestPlan_Order(t *testing.T) {
 		want string
 	}{
 		{"pid net mount", true, ""},
-		{"net=/n ipc=/i pid=/p mount", true, "join the network namespace /n; join the ipc namespace /i"},
+		{"net=/n ipc=/i mount", true, "join the network namespace /n; join the ipc namespace /i"},
+		{"net=/n pid=/p mount", true, "join the network namespace /n; join the pid namespace /p; start"},
 		{"net=/n user=/u mount pid=/p", true, "join the network namespace /n; join the pid namespace /p; join the user namespace /u; become root; start"},
 		{"net=/n user=/u mount", false, "join the user namespace /u; become root; join the network namespace /n; start"},
 		{"user mount pid", true, "make the namespaces user; start"},
@@ -133,36 +133,4 @@ func TestTimeOffsets(t *testing.T) {
 	if want := "monotonic 10 0\nboottime -3 5\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-}
-
-// What is done to a thread's namespaces stays with it, and the main thread,
-// which /proc/self shows, is never the one.
-func TestRootOnThread(t *testing.T) {
-	ours := netns(t, "self")
-	for range 20 {
-		theirs := make(chan uint64)
-		OnThread(func() {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				t.Error(err)
-			}
-			theirs <- netns(t, "thread-self")
-		})
-		if got := <-theirs; got == ours {
-			t.Error("the thread is where it was")
-		}
-		if now := netns(t, "self"); now != ours {
-			t.Fatalf("the process is in namespace %d, was in %d", now, ours)
-		}
-		if now := netns(t, "thread-self"); now != ours {
-			t.Fatalf("another thread is in namespace %d, was in %d", now, ours)
-		}
-	}
-}
-
-func netns(t *testing.T, who string) uint64 {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/"+who+"/ns/net", &st); err != nil {
-		t.Error(err)
-	}
-	return st.Ino
 }

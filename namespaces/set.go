@@ -85,9 +85,12 @@ func (s *Set) Joins(flag uint64) *Join {
 	return nil
 }
 
-// Staged reports whether a first process has to prepare the namespaces.
+// Staged reports whether a first process has to prepare the namespaces. A pid
+// namespace to join is among the reasons: between clone(2) and execve(2) a
+// process has descriptors, root and program of the runtime, and whoever is in
+// the namespace already could reach them (CVE-2016-9962).
 func (s *Set) Staged() bool {
-	return s.All()&unix.CLONE_NEWUSER != 0 || s.New&unix.CLONE_NEWTIME != 0
+	return s.All()&unix.CLONE_NEWUSER != 0 || s.New&unix.CLONE_NEWTIME != 0 || s.Joins(unix.CLONE_NEWPID) != nil
 }
 
 // Name is the word for a CLONE_NEW* flag.

@@ -25,7 +25,7 @@ func (s *Set) Plan(fds []initprog.Value, root bool) []initprog.Step {
 	var steps []initprog.Step
 	join := func(flag uint64, want bool) {
 		for i, j := range s.Join {
-			if (j.Flag == flag) == want && !(j.Flag == unix.CLONE_NEWPID && !s.Staged()) {
+			if (j.Flag == flag) == want {
 				steps = append(steps, &joinStep{j, fds[i]})
 			}
 		}
@@ -39,7 +39,9 @@ func (s *Set) Plan(fds []initprog.Value, root bool) []initprog.Step {
 		join(user, false)
 	}
 	join(user, true)
-	steps = append(steps, &prepare{new: s.New & (user | unix.CLONE_NEWTIME), user: s.All()&user != 0})
+	if p := (&prepare{new: s.New & (user | unix.CLONE_NEWTIME), user: s.All()&user != 0}); p.new != 0 || p.user {
+		steps = append(steps, p)
+	}
 	if !root {
 		join(user, false)
 	}

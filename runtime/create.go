@@ -26,6 +26,7 @@ type CreateOptions struct {
 	ConsoleFD     int    // the same as an open descriptor, if > 0
 	RootFD        int    // the detached mount of PlanOptions.RootMount
 	PidFile       string
+	Debug         func(text string) // if not nil, is told every step of the plan
 	// Reservation, if not nil, is the ID's, taken before.
 	Reservation *Reservation
 }
@@ -50,7 +51,11 @@ func (s *Store) Reserve(id, snapshot string, release func() error) (*Reservation
 		return nil, err
 	}
 	r := &Reservation{dir: dir, release: release, c: &Container{store: s, State: State{ID: id, Snapshot: snapshot, Created: time.Now().UTC()}}}
-	if err := r.c.save(dir); err != nil {
+	err = r.c.save(dir)
+	if err == nil {
+		err = replaceFile(dir, snapshotFile, []byte(snapshot))
+	}
+	if err != nil {
 		return nil, errors.Join(err, r.Cancel())
 	}
 	return r, nil
@@ -110,6 +115,11 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 	}
 	if err := checkConsole(plan.Spec.Process.Terminal, o); err != nil {
 		return nil, err
+	}
+	if o.Debug != nil {
+		for _, step := range plan.Steps {
+			o.Debug(step.Phase() + ": " + step.String())
+		}
 	}
 	mount, err := cgroups.Mount()
 	if err != nil {
@@ -327,17 +337,8 @@ func (t *creation) launch(files []int) error {
 		Args: []string{initprog.Name, t.c.ID}, Files: files, Cloneflags: uintptr(set.CloneFlags()),
 		CgroupFD: t.cgroup, Fallback: t.c.Dir(),
 	}
-	start := func() (err error) {
-		t.c.Pid, t.pidfd, err = t.image.Start(opts)
-		return err
-	}
-	if j := set.Joins(unix.CLONE_NEWPID); j != nil && !set.Staged() {
-		// A pid namespace is entered by the next child, so by us and not by
-		// the program: on a thread that is then thrown away.
-		fd := files[t.plan.fds.join+joinIndex(set, j)]
-		start = onDoomedThread(fd, unix.CLONE_NEWPID, start)
-	}
-	if err := start(); err != nil {
+	var err error
+	if t.c.Pid, t.pidfd, err = t.image.Start(opts); err != nil {
 		return err
 	}
 	linux.Close(t.sync[1])
@@ -346,15 +347,6 @@ func (t *creation) launch(files []int) error {
 		return nil
 	}
 	return t.stage()
-}
-
-func joinIndex(set *namespaces.Set, j *namespaces.Join) int {
-	for i := range set.Join {
-		if &set.Join[i] == j {
-			return i
-		}
-	}
-	return -1
 }
 
 // stage serves the first process of a staged start: writes id maps and clock
@@ -552,22 +544,6 @@ func (t *creation) undo() error {
 		return err // the record stays: delete finds what is left
 	}
 	return t.c.removeDir(t.dir)
-}
-
-// onDoomedThread returns fn run on a thread that has joined the namespace fd
-// for its children. The thread is not given back.
-func onDoomedThread(fd int, flag int, fn func() error) func() error {
-	return func() error {
-		done := make(chan error)
-		namespaces.OnThread(func() {
-			if err := unix.Setns(fd, flag); err != nil {
-				done <- os.NewSyscallError("setns "+namespaces.Name(uint64(flag)), err)
-				return
-			}
-			done <- fn()
-		})
-		return <-done
-	}
 }
 
 // reap waits for the end of a child.

@@ -61,7 +61,7 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 		if pidfd >= 0 {
 			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 			if !ended(pidfd, killTimeout) {
-				return fmt.Errorf("container %q: container init still running: process %d does not end within %s of SIGKILL; it hangs in the kernel, see /proc/%d/stack",
+				return fmt.Errorf("container %q: container init still running: process %d does not end within %s of SIGKILL; a process in its pid namespace hangs in the kernel, or has ended and its parent does not wait for it; see /proc/%d/stack",
 					c.ID, c.Pid, killTimeout, c.Pid)
 			}
 		}
@@ -104,8 +104,8 @@ func ended(pidfd int, timeout time.Duration) bool {
 // removeDir removes the container's directory, open and locked as dir. The
 // record goes last: as long as anything is left, delete finds it.
 func (c *Container) removeDir(dir int) error {
-	for _, name := range [...]string{configFile, startFile, LogFile, "." + stateFile + ".tmp", "." + configFile + ".tmp", stateFile} {
-		if name == LogFile && c.Snapshot == "" {
+	for _, name := range [...]string{configFile, startFile, LogFile, snapshotFile, "." + stateFile + ".tmp", "." + configFile + ".tmp", stateFile} {
+		if (name == LogFile || name == snapshotFile) && c.Snapshot == "" {
 			continue
 		}
 		if err := unix.Unlinkat(dir, name, 0); err != nil && err != unix.ENOENT {
@@ -123,24 +123,38 @@ func (c *Container) removeDir(dir int) error {
 }
 
 // DeleteRemains removes a container that has no usable record: one whose create
-// was killed right at its beginning, or whose state.json is damaged.
-func (s *Store) DeleteRemains(id string) error {
+// was killed right at its beginning, or whose state.json is damaged. release
+// takes back what the layer above has made, see State.Snapshot; it gets what
+// Reserve was told.
+//
+// A container that turns out to have a record, because its create finished
+// meanwhile, is left alone and returned.
+func (s *Store) DeleteRemains(id string, release func(snapshot string) error) (*Container, error) {
 	if err := CheckID(id); err != nil {
-		return err
+		return nil, err
 	}
-	c := &Container{store: s, State: State{ID: id, Snapshot: "?"}}
+	c := &Container{store: s, State: State{ID: id}}
 	dir, err := lockDir(c.Dir())
 	if errors.Is(err, unix.ENOENT) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer linux.Close(dir)
+	if found, err := s.load(id); err == nil {
+		return found, nil
+	}
 	if raw, err := linux.ReadFileAt(dir, configFile, 0); err == nil {
 		if err := c.recover(raw); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return c.removeDir(dir)
+	if raw, err := linux.ReadFileAt(dir, snapshotFile, 4096); err == nil && len(raw) > 0 {
+		c.Snapshot = string(raw)
+		if err := release(c.Snapshot); err != nil {
+			return nil, err
+		}
+	}
+	return nil, c.removeDir(dir)
 }

@@ -21,6 +21,8 @@ const (
 	stateFile  = "state.json"
 	configFile = "config.json" // a copy of the bundle's, as it was at create
 	startFile  = "start.sock"
+	// snapshotFile repeats State.Snapshot, for when state.json is damaged.
+	snapshotFile = "snapshot"
 	// LogFile receives the output of a detached container made from an image.
 	LogFile = "output.log"
 )

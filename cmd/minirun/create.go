@@ -96,7 +96,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 	}
 	l := &launch{store: s, undo: func() {}}
 	l.options = runtime.CreateOptions{
-		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile,
+		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, Debug: a.log.debugf(),
 		PlanOptions: runtime.PlanOptions{
 			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring,
 		},

@@ -12,7 +12,6 @@ import (
 type explainOptions struct {
 	launchOptions
 	program bool
-	format  string
 }
 
 func explainFlags(*app) *flagSet { return new(explainOptions).flags() }

@@ -81,7 +81,7 @@ func (a *app) globalFlags() *flagSet {
 		a.log.json = v == "json"
 		return nil
 	})
-	f.Bool(&a.log.debug, "debug", 0, "log more")
+	f.Bool(&a.log.debug, "debug", 0, "log every step of what the init will do")
 	f.Bool(&a.systemd, "systemd-cgroup", 0, "use the systemd cgroup driver (not supported)")
 	f.add("rootless", 0, "auto|true|false", "accepted for compatibility", func(string) error { return nil })
 	f.hide()

@@ -62,6 +62,19 @@ func (l *logger) entry(level, msg string) {
 	_ = linux.WriteAll(fd, b)
 }
 
+// debugf is what --debug adds; nil without it, so that nobody formats in vain.
+func (l *logger) debugf() func(string) {
+	if !l.debug {
+		return nil
+	}
+	return func(msg string) {
+		l.entry("debug", msg)
+		if l.file == "" {
+			stderr("minirun: debug: " + msg)
+		}
+	}
+}
+
 func (l *logger) warn(msg string) {
 	l.entry("warning", msg)
 	if l.file == "" {

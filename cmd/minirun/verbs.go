@@ -100,7 +100,9 @@ func (a *app) delete(args []string) error {
 		if err != nil {
 			return err
 		}
-		return s.DeleteRemains(args[0])
+		if c, err = container.DeleteRemains(s, args[0]); c == nil {
+			return err
+		}
 	}
 	err = container.Delete(c, mode)
 	if o.force && errors.Is(err, fs.ErrNotExist) {
