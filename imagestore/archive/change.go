@@ -38,20 +38,24 @@ func change(c *imagestore.ImageConfig, in string) (reason string) {
 	case "ENTRYPOINT":
 		c.Entrypoint = commandLine(rest)
 	case "ENV":
-		key, value, ok := pair(rest)
+		list, ok := pairs(rest)
 		if !ok {
-			return "want ENV NAME=VALUE"
+			return "want ENV NAME=VALUE..."
 		}
-		c.Env = setEnv(c.Env, key, value)
+		for _, p := range list {
+			c.Env = setEnv(c.Env, p[0], p[1])
+		}
 	case "LABEL":
-		key, value, ok := pair(rest)
+		list, ok := pairs(rest)
 		if !ok {
-			return "want LABEL NAME=VALUE"
+			return "want LABEL NAME=VALUE..."
 		}
 		if c.Labels == nil {
 			c.Labels = map[string]string{}
 		}
-		c.Labels[key] = value
+		for _, p := range list {
+			c.Labels[p[0]] = p[1]
+		}
 	case "USER":
 		c.User = rest
 	case "WORKDIR":
@@ -101,18 +105,56 @@ func words(s string) []string {
 	return strings.Fields(s)
 }
 
-// pair splits NAME=VALUE, or NAME VALUE as old Dockerfiles have it. Quotes
-// around the value go.
-func pair(s string) (key, value string, ok bool) {
-	i := strings.IndexAny(s, "= ")
+// pairs reads NAME=VALUE NAME=VALUE..., or one NAME VALUE as old Dockerfiles
+// have it. Quotes and backslashes keep spaces in a value, and go.
+func pairs(s string) (list [][2]string, ok bool) {
+	i := strings.IndexAny(s, "= \t")
 	if i <= 0 {
-		return "", "", false
+		return nil, false
 	}
-	key, value = s[:i], strings.TrimSpace(s[i+1:])
-	if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
-		value = value[1 : n-1]
+	if s[i] != '=' {
+		value := strings.TrimSpace(s[i+1:])
+		return [][2]string{{s[:i], value}}, value != ""
 	}
-	return key, value, true
+	for s != "" {
+		name, rest, found := strings.Cut(s, "=")
+		if !found || name == "" || strings.ContainsAny(name, " \t") {
+			return nil, false
+		}
+		value, after, closed := unquote(rest)
+		if !closed {
+			return nil, false
+		}
+		list = append(list, [2]string{name, value})
+		s = strings.TrimLeft(after, " \t")
+	}
+	return list, true
+}
+
+// unquote reads a word as far as the first space outside of quotes. closed is
+// false if a quote has no end.
+func unquote(s string) (word, rest string, closed bool) {
+	var b strings.Builder
+	quote := byte(0)
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && quote != '\'' && i+1 < len(s):
+			i++
+			if quote == '"' && s[i] != '"' && s[i] != '\\' && s[i] != '$' {
+				b.WriteByte(c) // means nothing here
+			}
+			b.WriteByte(s[i])
+		case quote == 0 && (c == '"' || c == '\''):
+			quote = c
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote == 0 && (c == ' ' || c == '\t'):
+			return b.String(), s[i:], true
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String(), "", quote == 0
 }
 
 func setEnv(env []string, key, value string) []string {

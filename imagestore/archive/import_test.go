@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -411,7 +412,22 @@ func TestChange(t *testing.T) {
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
-	for _, bad := range []string{"", "CMD", "ENV A", "ENV =x", "WORKDIR w", "ADD a b"} {
+	for _, tt := range []struct {
+		in   string
+		want []string
+	}{
+		{`ENV A=1 B=2	C=`, []string{"A=1", "B=2", "C="}},
+		{`ENV A="b c" B='d "e" \f' C=g\ h`, []string{"A=b c", `B=d "e" \f`, "C=g h"}},
+		{`ENV A="x\"y\z" B=pre"mid dle"post`, []string{`A=x"y\z`, "B=premid dlepost"}},
+		{`ENV A b=c d`, []string{"A=b=c d"}},
+		{`ENV A=b=c`, []string{"A=b=c"}},
+	} {
+		var c imagestore.ImageConfig
+		if err := archive.Change(&c, tt.in); err != nil || !slices.Equal(c.Env, tt.want) {
+			t.Errorf("%s: %q, %v; want %q", tt.in, c.Env, err, tt.want)
+		}
+	}
+	for _, bad := range []string{"", "CMD", "ENV A", "ENV =x", "ENV A=b two", "ENV A=b =c", `ENV A="b`, "LABEL a", "WORKDIR w", "ADD a b"} {
 		var ce *archive.ChangeError
 		if err := archive.Change(&c, bad); !errors.As(err, &ce) {
 			t.Errorf("Change(%q) = %v, want a ChangeError", bad, err)
