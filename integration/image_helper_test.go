@@ -160,9 +160,10 @@ func (h *imageHost) clean(when string) {
 			h.t.Errorf("%s: %s has %q", when, dir, left)
 		}
 	}
-	mounts := readFile(h.t, "/proc/self/mountinfo")
-	if strings.Contains(mounts, h.store+"/") || strings.Contains(mounts, h.root) {
-		h.t.Errorf("%s: mounts are left:\n%s", when, mounts)
+	for line := range strings.Lines(readFile(h.t, "/proc/self/mountinfo")) {
+		if strings.Contains(line, h.store+"/") || strings.Contains(line, h.root+"/") {
+			h.t.Errorf("%s: a mount is left: %s", when, line)
+		}
 	}
 	for _, root := range cgroupMounts() {
 		groups, _ := filepath.Glob(filepath.Join(root, "minirun-mrt*"))
