@@ -29,8 +29,10 @@ func measure(o options) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	s := &suite{o: o, h: h, work: o.isolated, tag: peers[0].tag, peers: peers,
-		order: rand.New(rand.NewPCG(1, 2))} // the same order in every run
+	s := &suite{
+		o: o, h: h, work: o.isolated, tag: peers[0].tag, peers: peers,
+		order: rand.New(rand.NewPCG(1, 2)),
+	} // the same order in every run
 	if err := s.bundles(); err != nil {
 		return 1, err
 	}

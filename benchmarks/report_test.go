@@ -68,8 +68,10 @@ func TestSamples(t *testing.T) {
 // would split the samples.
 func TestReport_BenchstatProperties(t *testing.T) {
 	x := measured("run", "minirun", time.Millisecond)
-	s := &suite{series: []*series{x}, init: &initResult{minirun: *x, empty: *x, largest: "os 0.1"},
-		memory: []memoryResult{{peer: "minirun"}}, calls: []callsResult{{peer: "minirun"}}}
+	s := &suite{
+		series: []*series{x}, init: &initResult{minirun: *x, empty: *x, largest: "os 0.1"},
+		memory: []memoryResult{{peer: "minirun"}}, calls: []callsResult{{peer: "minirun"}},
+	}
 	m := &machine{lines: []string{"minirun: version 1", "rounds: 3"}}
 	text := s.report(m, s.verdicts(), nil) + s.samples(m)
 	for line := range strings.Lines(text) {

@@ -37,8 +37,10 @@ func (t *translation) ioWeight(device string, w uint16, field string) {
 		t.fail(field, utoa(uint64(w)), "is not between 10 and 1000", "use a weight from 10 to 1000")
 		return
 	}
-	t.add(Setting{File: "io.bfq.weight", Value: device + utoa(uint64(w)), Field: root + field,
-		Else: &Setting{File: "io.weight", Value: device + utoa(1+(uint64(w)-10)*9999/990), Field: root + field}})
+	t.add(Setting{
+		File: "io.bfq.weight", Value: device + utoa(uint64(w)), Field: root + field,
+		Else: &Setting{File: "io.weight", Value: device + utoa(1+(uint64(w)-10)*9999/990), Field: root + field},
+	})
 }
 
 func (t *translation) throttle(key string, devices []specs.LinuxThrottleDevice, field string) {

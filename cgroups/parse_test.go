@@ -52,14 +52,18 @@ func TestErrors(t *testing.T) {
 		err        error
 		want, hint string
 	}{
-		{&WriteError{"/x", "cpu.max", "50000 100", "linux.resources.cpu.quota", unix.EINVAL}, `cgroup "/x": write cpu.max "50000 100": invalid argument`,
-			"the CPU period must be between 1000 and 1000000 microseconds, the quota at least 1000 (linux.resources.cpu.quota)"},
+		{
+			&WriteError{"/x", "cpu.max", "50000 100", "linux.resources.cpu.quota", unix.EINVAL}, `cgroup "/x": write cpu.max "50000 100": invalid argument`,
+			"the CPU period must be between 1000 and 1000000 microseconds, the quota at least 1000 (linux.resources.cpu.quota)",
+		},
 		{&WriteError{"/x", "cpuset.cpus", "99", "linux.resources.cpu.cpus", unix.EINVAL}, `cgroup "/x": write cpuset.cpus "99": invalid argument`, "only CPUs and memory nodes that exist"},
 		{&WriteError{"/x", "memory.max", "1", "f", unix.EROFS}, `cgroup "/x": write memory.max "1": read-only file system`, "may not write"},
 		{&WriteError{"/x", "memory.foo", "1", "f", unix.ENOENT}, `cgroup "/x": write memory.foo "1": no such file or directory`, "this kernel does not have the file"},
-		{&ControllerError{Controller: "memory", Field: "linux.resources.memory.limit", Mount: "/sys/fs/cgroup/memory"},
+		{
+			&ControllerError{Controller: "memory", Field: "linux.resources.memory.limit", Mount: "/sys/fs/cgroup/memory"},
 			`cgroup controller "memory" is not available for linux.resources.memory.limit: it is mounted as cgroup v1 at /sys/fs/cgroup/memory`,
-			"boot with cgroup_no_v1=all (with systemd also systemd.unified_cgroup_hierarchy=1), or remove linux.resources.memory.limit"},
+			"boot with cgroup_no_v1=all (with systemd also systemd.unified_cgroup_hierarchy=1), or remove linux.resources.memory.limit",
+		},
 		{&ControllerError{Controller: "pids", Parent: "/x"}, `cgroup controller "pids" is not available: parent cgroup "/x" does not delegate it`, "Delegate=yes"},
 		{&ControllerError{Controller: "memory", Disabled: true}, `cgroup controller "memory" is not available: it is disabled on the kernel command line`, "cgroup_disable=memory"},
 		{&ControllerError{Controller: "foo", Field: "f"}, `cgroup controller "foo" is not available for f: this kernel does not offer it in the cgroup v2 hierarchy`, "remove f"},

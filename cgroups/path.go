@@ -29,8 +29,10 @@ func CleanPath(cgroupsPath, id string) (string, error) {
 		path = "/minirun-" + id
 	}
 	if !strings.Contains(path, "/") && strings.Count(path, ":") == 2 {
-		return "", &PathError{path, "slice:prefix:name is a path for the systemd cgroup driver",
-			"use --systemd-cgroup, or set linux.cgroupsPath to a path such as /minirun/" + path[strings.LastIndexByte(path, ':')+1:]}
+		return "", &PathError{
+			path, "slice:prefix:name is a path for the systemd cgroup driver",
+			"use --systemd-cgroup, or set linux.cgroupsPath to a path such as /minirun/" + path[strings.LastIndexByte(path, ':')+1:],
+		}
 	}
 	var b strings.Builder
 	b.Grow(len(path) + 1)

@@ -73,8 +73,10 @@ func TestVMSettings(t *testing.T) {
 		{"hugetlb", `{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}`, "hugetlb.2MB.max=4194304 hugetlb.2MB.rsvd.max=4194304"},
 		{"io weight", `{"blockIO":{"weight":500}}`, weightFile + "=500|default_500"},
 		{"io max", `{"blockIO":{"throttleReadBpsDevice":[{` + dev + `,"rate":1048576}],"throttleWriteIOPSDevice":[{` + dev + `,"rate":50}]}}`, "io.max=" + disk + "_rbps=1048576_wbps=max_riops=max_wiops=50"},
-		{"unified", `{"memory":{"limit":67108864},"unified":{"memory.high":"50331648","memory.oom.group":"1","cpuset.cpus":"1","io.max":"` + disk + ` rbps=2097152\n` + disk + ` wbps=4194304"}}`,
-			"memory.high=50331648 memory.oom.group=1 memory.max=67108864 cpuset.cpus=1 io.max=" + disk + "_rbps=2097152_wbps=4194304_riops=max_wiops=max"},
+		{
+			"unified", `{"memory":{"limit":67108864},"unified":{"memory.high":"50331648","memory.oom.group":"1","cpuset.cpus":"1","io.max":"` + disk + ` rbps=2097152\n` + disk + ` wbps=4194304"}}`,
+			"memory.high=50331648 memory.oom.group=1 memory.max=67108864 cpuset.cpus=1 io.max=" + disk + "_rbps=2097152_wbps=4194304_riops=max_wiops=max",
+		},
 		{"unified overrules", `{"pids":{"limit":100},"unified":{"pids.max":"7"}}`, "pids.max=7"},
 		{"defaults", `{"cpu":{"shares":1024,"quota":-1},"memory":{"limit":-1},"pids":{"limit":-1}}`, "cpu.weight=100 cpu.max=max_100000 memory.max=max pids.max=max"},
 		{"nothing, but counted", `{}`, "memory.max=max pids.max=max cpu.weight=100 cpuset.cpus="},

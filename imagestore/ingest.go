@@ -22,7 +22,6 @@ type Ingest struct {
 	s   *Store
 	dir string
 	fd  *os.File // holds the flock
-	seq int
 }
 
 // pinFile names the image that an ingest directory keeps alive.

@@ -96,7 +96,8 @@ func TestParseConfig_Refuses(t *testing.T) {
 
 // Our types against those of the image-spec: what they write, ours keep.
 func TestTypes_MatchImageSpec(t *testing.T) {
-	text := []string{`{
+	text := []string{
+		`{
 		"created":"2026-01-02T03:04:05Z","author":"a","architecture":"arm64","os":"linux","os.version":"1","os.features":["f"],"variant":"v8",
 		"config":{"User":"u","ExposedPorts":{"80/tcp":{}},"Env":["A=b"],"Entrypoint":["e"],"Cmd":["c"],"Volumes":{"/v":{}},"WorkingDir":"/w",
 			"Labels":{"l":"m"},"StopSignal":"SIGTERM","ArgsEscaped":true},
@@ -159,10 +160,24 @@ func TestRank(t *testing.T) {
 		level int
 		want  int
 	}{
-		{amd, "linux/amd64", 1, 1}, {amd, "linux/x86_64", 1, 1}, {amd, "Linux/AMD64", 1, 1}, {amd, "linux/amd64/v1", 1, 1},
-		{amd, "linux/amd64/v3", 3, 3}, {amd, "linux/amd64/v3", 2, 0}, {amd, "linux/amd64/v2", 4, 2}, {amd, "linux/amd64/v5", 4, 0},
-		{amd, "linux/386", 4, 0}, {amd, "windows/amd64", 4, 0}, {amd, "linux/arm64", 4, 0}, {amd, "/", 4, 0},
-		{arm, "linux/arm64", 1, 1}, {arm, "linux/arm64/v8", 1, 1}, {arm, "linux/aarch64/8", 1, 1}, {arm, "linux/arm64/v9", 1, 0}, {arm, "linux/arm/v7", 1, 0}, {arm, "linux/armhf", 1, 0},
+		{amd, "linux/amd64", 1, 1},
+		{amd, "linux/x86_64", 1, 1},
+		{amd, "Linux/AMD64", 1, 1},
+		{amd, "linux/amd64/v1", 1, 1},
+		{amd, "linux/amd64/v3", 3, 3},
+		{amd, "linux/amd64/v3", 2, 0},
+		{amd, "linux/amd64/v2", 4, 2},
+		{amd, "linux/amd64/v5", 4, 0},
+		{amd, "linux/386", 4, 0},
+		{amd, "windows/amd64", 4, 0},
+		{amd, "linux/arm64", 4, 0},
+		{amd, "/", 4, 0},
+		{arm, "linux/arm64", 1, 1},
+		{arm, "linux/arm64/v8", 1, 1},
+		{arm, "linux/aarch64/8", 1, 1},
+		{arm, "linux/arm64/v9", 1, 0},
+		{arm, "linux/arm/v7", 1, 0},
+		{arm, "linux/armhf", 1, 0},
 	}
 	for _, tt := range tests {
 		parts := append(strings.Split(tt.p, "/"), "")

@@ -216,10 +216,13 @@ func atAFAlg([]string) int {
 	return 0
 }
 
+// atMap32Bit is MAP_32BIT of amd64, which other architectures do not have.
+const atMap32Bit = 0x40
+
 // atLow is memory below 4 GiB, for 32-bit pointers.
 func atLow(size int) []byte {
 	addr, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, uintptr(size), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_32BIT, ^uintptr(0), 0)
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|atMap32Bit, ^uintptr(0), 0)
 	if errno != 0 {
 		panic(errno)
 	}

@@ -119,8 +119,10 @@ func Name(flag uint64) string {
 // Names lists the words for several flags, in a fixed order.
 func Names(flags uint64) []string {
 	var names []string
-	for _, f := range [...]uint64{unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNET, unix.CLONE_NEWNS,
-		unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP, unix.CLONE_NEWTIME} {
+	for _, f := range [...]uint64{
+		unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNET, unix.CLONE_NEWNS,
+		unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP, unix.CLONE_NEWTIME,
+	} {
 		if flags&f != 0 {
 			names = append(names, Name(f))
 		}

@@ -31,8 +31,10 @@ func TestChain(t *testing.T) {
 
 func TestValidDigest(t *testing.T) {
 	good := digestOf("x")
-	bad := []string{"", "sha256:", good[:70], good + "0", strings.ToUpper(good), "sha512" + good[6:], "sha256:" + strings.Repeat("g", 64),
-		"sha256:../../../../../../../../../../../../../../../../../../../../etc/pass", " " + good[1:], good[:69] + "/."}
+	bad := []string{
+		"", "sha256:", good[:70], good + "0", strings.ToUpper(good), "sha512" + good[6:], "sha256:" + strings.Repeat("g", 64),
+		"sha256:../../../../../../../../../../../../../../../../../../../../etc/pass", " " + good[1:], good[:69] + "/.",
+	}
 	if !ValidDigest(good) {
 		t.Errorf("%q refused", good)
 	}

@@ -24,7 +24,7 @@ var defaultNodes = [...]node{
 	{path: "dev/null", mode: unix.S_IFCHR | 0o666, dev: 1<<8 | 3},
 	{path: "dev/random", mode: unix.S_IFCHR | 0o666, dev: 1<<8 | 8},
 	{path: "dev/full", mode: unix.S_IFCHR | 0o666, dev: 1<<8 | 7},
-	{path: "dev/tty", mode: unix.S_IFCHR | 0o666, dev: 5<<8 | 0},
+	{path: "dev/tty", mode: unix.S_IFCHR | 0o666, dev: 5 << 8},
 	{path: "dev/zero", mode: unix.S_IFCHR | 0o666, dev: 1<<8 | 5},
 	{path: "dev/urandom", mode: unix.S_IFCHR | 0o666, dev: 1<<8 | 9},
 }
@@ -140,8 +140,11 @@ func (s *devLinks) Why() string    { return "" }
 func (s *devLinks) Emit(b *initprog.Builder) {
 	dev := s.t.resolve(b, "dev", directory)
 	for _, l := range [...]struct{ target, name string }{
-		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
-		{"/proc/self/fd/2", "stderr"}, {"/proc/kcore", "core"},
+		{"/proc/self/fd", "fd"},
+		{"/proc/self/fd/0", "stdin"},
+		{"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"},
+		{"/proc/kcore", "core"},
 	} {
 		if l.name == "core" && !s.core {
 			continue

@@ -146,9 +146,14 @@ func describe(set uint64) string {
 		bit  uint64
 		name string
 	}{
-		{unix.MOUNT_ATTR_RDONLY, "ro"}, {unix.MOUNT_ATTR_NOSUID, "nosuid"}, {unix.MOUNT_ATTR_NODEV, "nodev"},
-		{unix.MOUNT_ATTR_NOEXEC, "noexec"}, {unix.MOUNT_ATTR_NOATIME, "noatime"}, {unix.MOUNT_ATTR_STRICTATIME, "strictatime"},
-		{unix.MOUNT_ATTR_NODIRATIME, "nodiratime"}, {attrNoSymFollow, "nosymfollow"},
+		{unix.MOUNT_ATTR_RDONLY, "ro"},
+		{unix.MOUNT_ATTR_NOSUID, "nosuid"},
+		{unix.MOUNT_ATTR_NODEV, "nodev"},
+		{unix.MOUNT_ATTR_NOEXEC, "noexec"},
+		{unix.MOUNT_ATTR_NOATIME, "noatime"},
+		{unix.MOUNT_ATTR_STRICTATIME, "strictatime"},
+		{unix.MOUNT_ATTR_NODIRATIME, "nodiratime"},
+		{attrNoSymFollow, "nosymfollow"},
 	} {
 		if set&a.bit != 0 {
 			s = append(s, a.name)

@@ -24,6 +24,7 @@ func (s *openRoot) String() string {
 	}
 	return "clone " + s.path + " into a private mount"
 }
+
 func (s *openRoot) Why() string {
 	return "mounts made here must not reach the host, and pivot_root(2) wants a mount point"
 }

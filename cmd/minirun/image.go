@@ -23,7 +23,6 @@ type imageOptions struct {
 	rm          bool
 	detach      bool   // set by run
 	used        string // a flag that only makes sense with --image
-	dashes      bool   // "--" stood in place of the ID
 }
 
 func (o *imageOptions) add(f *flagSet) {

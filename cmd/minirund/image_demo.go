@@ -114,8 +114,14 @@ func writeDemo(w *tar.Writer, binary string) error {
 		return err
 	}
 	dirs := []tar.Header{
-		{Name: "./", Mode: 0o755}, {Name: "bin/", Mode: 0o755}, {Name: "dev/", Mode: 0o755}, {Name: "etc/", Mode: 0o755},
-		{Name: "proc/", Mode: 0o555}, {Name: "root/", Mode: 0o700}, {Name: "run/", Mode: 0o755}, {Name: "sys/", Mode: 0o555},
+		{Name: "./", Mode: 0o755},
+		{Name: "bin/", Mode: 0o755},
+		{Name: "dev/", Mode: 0o755},
+		{Name: "etc/", Mode: 0o755},
+		{Name: "proc/", Mode: 0o555},
+		{Name: "root/", Mode: 0o700},
+		{Name: "run/", Mode: 0o755},
+		{Name: "sys/", Mode: 0o555},
 		{Name: "tmp/", Mode: 0o1777},
 	}
 	for _, h := range dirs {

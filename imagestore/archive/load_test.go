@@ -178,7 +178,8 @@ func TestLoad_Names(t *testing.T) {
 	}
 	ref, full := imagestore.AnnotationRefName, imagestore.AnnotationContainerdName
 	manifestJSON := imagetest.File{Name: "manifest.json", Body: imagetest.JSON(t, []map[string]any{
-		{"Config": "blobs/sha256/" + b.Config.Digest.Hex(), "RepoTags": []string{"from/manifest:1", "also:2"}, "Layers": []string{}}})}
+		{"Config": "blobs/sha256/" + b.Config.Digest.Hex(), "RepoTags": []string{"from/manifest:1", "also:2"}, "Layers": []string{}},
+	})}
 	tests := []struct {
 		name, src, option string
 		files             []imagetest.File

@@ -61,8 +61,10 @@ func spool(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Rea
 
 // onlyReader and onlyWriter hide other methods, so that io.Copy uses the buffer
 // that it is given.
-type onlyReader struct{ io.Reader }
-type onlyWriter struct{ io.Writer }
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
 
 // diffID hashes the decompressed content of r, up to its last byte.
 func diffID(r io.Reader, check func(io.Reader) error) (imagestore.Digest, error) {

@@ -207,8 +207,15 @@ func TestSeconds(t *testing.T) {
 		want time.Duration
 		ok   bool
 	}{
-		{"0", 0, true}, {"1", time.Second, true}, {"0.25", 250 * time.Millisecond, true}, {"infinity", forever, true},
-		{"1e300", forever, true}, {"-0.1", 0, false}, {"nan", 0, false}, {"", 0, false}, {"1s", 0, false},
+		{"0", 0, true},
+		{"1", time.Second, true},
+		{"0.25", 250 * time.Millisecond, true},
+		{"infinity", forever, true},
+		{"1e300", forever, true},
+		{"-0.1", 0, false},
+		{"nan", 0, false},
+		{"", 0, false},
+		{"1s", 0, false},
 	}
 	for _, tt := range tests {
 		if got, ok := seconds(tt.in); got != tt.want || ok != tt.ok {
@@ -223,8 +230,18 @@ func TestSize(t *testing.T) {
 		want int64
 		ok   bool
 	}{
-		{"0", 0, true}, {"12", 12, true}, {"4k", 4096, true}, {"3M", 3 << 20, true}, {"2G", 2 << 30, true}, {"2g", 2 << 30, true},
-		{"", 0, false}, {"k", 0, false}, {"-1", 0, false}, {"1T", 0, false}, {"9223372036854775807k", 0, false}, {"9999999999G", 0, false},
+		{"0", 0, true},
+		{"12", 12, true},
+		{"4k", 4096, true},
+		{"3M", 3 << 20, true},
+		{"2G", 2 << 30, true},
+		{"2g", 2 << 30, true},
+		{"", 0, false},
+		{"k", 0, false},
+		{"-1", 0, false},
+		{"1T", 0, false},
+		{"9223372036854775807k", 0, false},
+		{"9999999999G", 0, false},
 	}
 	for _, tt := range tests {
 		if got, ok := size(tt.in); got != tt.want || ok != tt.ok {

@@ -206,8 +206,10 @@ func TestRelaySignals(t *testing.T) {
 	if got := next(); got != "ready" {
 		t.Fatal(got)
 	}
-	signals := []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
-		unix.SIGWINCH, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, 34, 50, 64, unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE, unix.SIGTERM}
+	signals := []syscall.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
+		unix.SIGWINCH, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, 34, 50, 64, unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE, unix.SIGTERM,
+	}
 	for _, s := range signals {
 		if err := cmd.Process.Signal(s); err != nil {
 			t.Fatal(err)

@@ -52,6 +52,8 @@ type sigaction struct {
 }
 
 // relayFD is where the handler writes to.
+//
+//lint:ignore U1000 the assembly uses it
 var relayFD uint64
 
 // Addresses of the assembly in sigrelay_*.s; Go never calls it.

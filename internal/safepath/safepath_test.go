@@ -141,8 +141,10 @@ func TestSingleComponents(t *testing.T) {
 	for _, bad := range []string{"", ".", "..", "a/b", "/", "../canary", "link/file", "a\x00b"} {
 		_, e1 := CreateAt(dir, bad, unix.O_WRONLY, 0o644)
 		_, e2 := OpenDirAt(dir, bad, unix.O_PATH)
-		errs := []error{e1, e2, MkdirAt(dir, bad, 0o755), SymlinkAt("x", dir, bad), MknodAt(dir, bad, unix.S_IFIFO, 0),
-			LinkAt(dir, bad, dir, "new"), LinkAt(dir, "link", dir, bad), UnlinkAt(dir, bad), RmdirAt(dir, bad), RemoveAllAt(dir, bad)}
+		errs := []error{
+			e1, e2, MkdirAt(dir, bad, 0o755), SymlinkAt("x", dir, bad), MknodAt(dir, bad, unix.S_IFIFO, 0),
+			LinkAt(dir, bad, dir, "new"), LinkAt(dir, "link", dir, bad), UnlinkAt(dir, bad), RmdirAt(dir, bad), RemoveAllAt(dir, bad),
+		}
 		for i, err := range errs {
 			if !errors.Is(err, unix.EINVAL) {
 				t.Errorf("%q, call %d: got %v, want EINVAL", bad, i, err)

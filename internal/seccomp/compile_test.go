@@ -78,12 +78,18 @@ func TestCompile_Docker(t *testing.T) {
 
 // randomProfile makes a profile that is small enough for rules to collide.
 func randomProfile(r *rand.Rand, goarch string) *specs.LinuxSeccomp {
-	actions := []specs.LinuxSeccompAction{specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
-		specs.ActTrace, specs.ActAllow, specs.ActLog, specs.ActNotify}
-	ops := []specs.LinuxSeccompOperator{specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual,
-		specs.OpGreaterThan, specs.OpMaskedEqual}
-	common := []string{"read", "close", "clone", "socket", "socketcall", "ipc", "shmget", "connect", "personality", "setns", "mseal",
-		"no_such_call", "set_tls", "semop", "recv", "execve", "restart_syscall", "io_setup", "getpid"}
+	actions := []specs.LinuxSeccompAction{
+		specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
+		specs.ActTrace, specs.ActAllow, specs.ActLog, specs.ActNotify,
+	}
+	ops := []specs.LinuxSeccompOperator{
+		specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual,
+		specs.OpGreaterThan, specs.OpMaskedEqual,
+	}
+	common := []string{
+		"read", "close", "clone", "socket", "socketcall", "ipc", "shmget", "connect", "personality", "setns", "mseal",
+		"no_such_call", "set_tls", "semop", "recv", "execve", "restart_syscall", "io_setup", "getpid",
+	}
 	act := func(n int) (specs.LinuxSeccompAction, *uint) {
 		a := actions[r.IntN(n)]
 		if (a == specs.ActErrno || a == specs.ActTrace) && r.IntN(2) == 0 {
@@ -120,8 +126,10 @@ func randomProfile(r *rand.Rand, goarch string) *specs.LinuxSeccomp {
 
 // randomValue is often small, at the border of a half, or negative, and collides often.
 func randomValue(r *rand.Rand) uint64 {
-	v := []uint64{0, 1, 2, 5, 17, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, 1<<32 | 1, 5 << 32, 1 << 63, 0xffffffff00000000,
-		0xffffffff80000000, 1<<64 - 1, 0x10017, 0xffff}[r.IntN(17)]
+	v := []uint64{
+		0, 1, 2, 5, 17, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, 1<<32 | 1, 5 << 32, 1 << 63, 0xffffffff00000000,
+		0xffffffff80000000, 1<<64 - 1, 0x10017, 0xffff,
+	}[r.IntN(17)]
 	switch r.IntN(6) {
 	case 0:
 		return v + 1

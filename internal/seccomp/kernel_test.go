@@ -96,8 +96,14 @@ func TestKernel_Errno(t *testing.T) {
 			want   syscall.Errno
 		}{
 			// The kernel takes the low half of the first argument: 0 is a process (0: the caller), above 2 is invalid.
-			{1<<32 | 5, 0, 77}, {5, 0, unix.EINVAL}, {1<<33 | 5, 0, unix.EINVAL}, {1<<40 | 5, 0x1053, unix.EINVAL},
-			{1<<40 | 6, 0x1053, 78}, {1<<40 | 6, 0x1063, unix.EINVAL}, {1 << 40, 0, 0}, {0, 0, 0},
+			{1<<32 | 5, 0, 77},
+			{5, 0, unix.EINVAL},
+			{1<<33 | 5, 0, unix.EINVAL},
+			{1<<40 | 5, 0x1053, unix.EINVAL},
+			{1<<40 | 6, 0x1053, 78},
+			{1<<40 | 6, 0x1063, unix.EINVAL},
+			{1 << 40, 0, 0},
+			{0, 0, 0},
 		} {
 			if got := raw(unix.SYS_GETPRIORITY, tt.a0, tt.a1); got != tt.want {
 				t.Errorf("getpriority(%#x, %#x): got %d, want %d", tt.a0, tt.a1, got, tt.want)

@@ -20,10 +20,18 @@ func TestCompile_Actions(t *testing.T) {
 		errno  *uint
 		want   uint32
 	}{
-		{"SCMP_ACT_KILL", nil, 0}, {"SCMP_ACT_KILL_THREAD", nil, 0}, {"SCMP_ACT_KILL_PROCESS", nil, 0x80000000},
-		{"SCMP_ACT_TRAP", nil, 0x30000}, {"SCMP_ACT_ERRNO", nil, 0x50001}, {"SCMP_ACT_ERRNO", ptr(0), 0x50000},
-		{"SCMP_ACT_ERRNO", ptr(4095), 0x50fff}, {"SCMP_ACT_TRACE", nil, 0x7ff00001}, {"SCMP_ACT_TRACE", ptr(0xffff), 0x7ff0ffff},
-		{"SCMP_ACT_LOG", nil, 0x7ffc0000}, {"SCMP_ACT_NOTIFY", nil, 0x7fc00000}, {"SCMP_ACT_ALLOW", nil, 0x7fff0000},
+		{"SCMP_ACT_KILL", nil, 0},
+		{"SCMP_ACT_KILL_THREAD", nil, 0},
+		{"SCMP_ACT_KILL_PROCESS", nil, 0x80000000},
+		{"SCMP_ACT_TRAP", nil, 0x30000},
+		{"SCMP_ACT_ERRNO", nil, 0x50001},
+		{"SCMP_ACT_ERRNO", ptr(0), 0x50000},
+		{"SCMP_ACT_ERRNO", ptr(4095), 0x50fff},
+		{"SCMP_ACT_TRACE", nil, 0x7ff00001},
+		{"SCMP_ACT_TRACE", ptr(0xffff), 0x7ff0ffff},
+		{"SCMP_ACT_LOG", nil, 0x7ffc0000},
+		{"SCMP_ACT_NOTIFY", nil, 0x7fc00000},
+		{"SCMP_ACT_ALLOW", nil, 0x7fff0000},
 	}
 	for _, tt := range tests {
 		def := specs.LinuxSeccompAction("SCMP_ACT_TRAP")
@@ -266,8 +274,12 @@ func TestCompile_Flags(t *testing.T) {
 		rules []specs.LinuxSyscall
 		want  uint64
 	}{
-		{nil, nil, 4}, {list{}, nil, 0}, {list{"SECCOMP_FILTER_FLAG_LOG"}, nil, 2}, {list{"SECCOMP_FILTER_FLAG_SPEC_ALLOW"}, nil, 4},
-		{list{"SECCOMP_FILTER_FLAG_TSYNC"}, nil, 0}, {list{"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}, nil, 0},
+		{nil, nil, 4},
+		{list{}, nil, 0},
+		{list{"SECCOMP_FILTER_FLAG_LOG"}, nil, 2},
+		{list{"SECCOMP_FILTER_FLAG_SPEC_ALLOW"}, nil, 4},
+		{list{"SECCOMP_FILTER_FLAG_TSYNC"}, nil, 0},
+		{list{"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}, nil, 0},
 		{list{"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_LOG"}, []specs.LinuxSyscall{notify}, 0x2a},
 		{nil, []specs.LinuxSyscall{notify}, 12},
 	}
@@ -401,9 +413,18 @@ func TestNames(t *testing.T) {
 		goarch, name string
 		nr           int
 	}{
-		{"amd64", "read", 0}, {"amd64", "execve", 59}, {"amd64", "clone3", 435}, {"386", "execve", 11}, {"arm64", "openat", 56},
-		{"arm", "set_tls", 0xf0005}, {"mipsle", "read", 4003}, {"s390x", "exit", 1}, {"ppc64le", "swapcontext", 249},
-		{"riscv64", "riscv_hwprobe", 258}, {"loong64", "statx", 291}, {"mips64", "read", 5000},
+		{"amd64", "read", 0},
+		{"amd64", "execve", 59},
+		{"amd64", "clone3", 435},
+		{"386", "execve", 11},
+		{"arm64", "openat", 56},
+		{"arm", "set_tls", 0xf0005},
+		{"mipsle", "read", 4003},
+		{"s390x", "exit", 1},
+		{"ppc64le", "swapcontext", 249},
+		{"riscv64", "riscv_hwprobe", 258},
+		{"loong64", "statx", 291},
+		{"mips64", "read", 5000},
 	} {
 		if nr, ok := SyscallNumber(tt.goarch, tt.name); nr != tt.nr || !ok {
 			t.Errorf("SyscallNumber(%s, %s): got %d, %v, want %d", tt.goarch, tt.name, nr, ok, tt.nr)

@@ -202,14 +202,14 @@ func (u *unpacker) hideName(w whiteout, fd int) error {
 		return os.NewSyscallError("fstatat", err)
 	}
 	if err == nil {
-		if _, ok := u.copied[place{w.dir, w.name}]; !ok {
+		if _, ok := u.copied[place(w)]; !ok {
 			return nil // this layer's own, or a whiteout made already
 		}
 		// Copied up only to be linked: that name itself is hidden.
 		if err := unix.Unlinkat(fd, w.name, 0); err != nil {
 			return os.NewSyscallError("unlinkat", err)
 		}
-		delete(u.copied, place{w.dir, w.name})
+		delete(u.copied, place(w))
 	}
 	if at, err := u.showsBelow(w.dir, w.name); err != nil || !at {
 		return err

@@ -58,6 +58,7 @@ func (e ent) dev(major, minor int64) ent {
 	e.Devmajor, e.Devminor = major, minor
 	return e
 }
+
 func (e ent) pax(kv ...string) ent {
 	m := map[string]string{}
 	for k, v := range e.PAXRecords {

@@ -27,13 +27,6 @@ type attackCase struct {
 	check  func(t *testing.T, layer string, res Result) // when it unpacks
 }
 
-func exists(t *testing.T, path string) {
-	t.Helper()
-	if _, err := os.Lstat(path); err != nil {
-		t.Error(err)
-	}
-}
-
 func content(path, want string) func(*testing.T, string, Result) {
 	return func(t *testing.T, layer string, _ Result) {
 		t.Helper()
@@ -81,13 +74,15 @@ func attacks(t *testing.T, canary string) []attackCase {
 		{name: "03 over a link to a file", layers: one(symlink("a", "{C}/file"), file("a", "x")), check: content("a", "x")},
 		{name: "03 link, directory of that name, file", layers: one(symlink("a", "{C}"), dir("a"), file("a/new", "x")), check: content("a/new", "x")},
 		{name: "03 link over a directory in use", layers: one(file("a/1", "x"), symlink("a", "{C}"), file("a/2", "x")), check: content(inside+"/2", "x")},
-		{name: "04 link in a lower layer", layers: two(one(symlink("a", "{C}")), one(file("a/new", "x"))),
+		{
+			name: "04 link in a lower layer", layers: two(one(symlink("a", "{C}")), one(file("a/new", "x"))),
 			check: func(t *testing.T, l string, r Result) {
 				content("a/new", "x")(t, l, r)
 				if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "hides a symbolic link") {
 					t.Errorf("warnings %q", r.Warnings)
 				}
-			}},
+			},
+		},
 		{name: "04 hard link through a link of a lower layer", layers: two(one(symlink("a", "{C}")), one(hardlink("b", "a/file"))), want: ErrInvalid},
 		{name: "05 chain of links", layers: one(append(chain, file("l00/f", "x"))...), want: ErrInvalid},
 		{name: "05 loop", layers: one(symlink("a", "a"), file("a/f", "x")), want: ErrInvalid},
@@ -98,13 +93,15 @@ func attacks(t *testing.T, canary string) []attackCase {
 		{name: "06 hard link to a directory", layers: one(dir("d"), hardlink("a", "d")), want: ErrInvalid},
 		{name: "06 hard link to the root", layers: one(hardlink("a", "/")), want: ErrInvalid},
 		{name: "06 hard link to what the layer hides", layers: two(one(file("d/f", "x")), one(file("d/"+whOpaque, ""), hardlink("x", "d/f"))), want: ErrInvalid},
-		{name: "06 hard link to what the layer hides later", layers: two(one(file("d/f", "x")), one(hardlink("x", "d/f"), file("d/"+whOpaque, ""))),
+		{
+			name: "06 hard link to what the layer hides later", layers: two(one(file("d/f", "x")), one(hardlink("x", "d/f"), file("d/"+whOpaque, ""))),
 			check: func(t *testing.T, l string, r Result) {
 				content("x", "x")(t, l, r)
 				if names, err := os.ReadDir(l + "/d"); err != nil || len(names) > 0 {
 					t.Errorf("d has %v, %v", names, err)
 				}
-			}},
+			},
+		},
 		{name: "directories that close themselves", layers: one(dir("a").mode(0o100), dir("a/b").mode(0), file("a/b/c/d", "x")), check: func(t *testing.T, l string, _ Result) {
 			for _, d := range []string{"/a", "/a/b"} { // open them for the test's own clean-up
 				if st, err := os.Lstat(l + d); err != nil || st.Mode().Perm()&0o600 != 0 {
@@ -163,13 +160,15 @@ func attacks(t *testing.T, canary string) []attackCase {
 		{name: "24 by libarchive, encoded", layers: one(dir("a").pax("LIBARCHIVE.xattr.trusted.overlay%2Eopaque", "eQ==")), want: ErrInvalid},
 		{name: "24 nested", layers: one(dir("a").pax("SCHILY.xattr.trusted.overlay.overlay.opaque", "y")), want: ErrInvalid},
 		{name: "24 on a link", layers: one(symlink("a", "b").pax("SCHILY.xattr.trusted.overlay.opaque", "y")), want: ErrInvalid},
-		{name: "30 nested archive behind a PAX size", layers: [][]byte{raw(rawPAX('x', "size", "1024"), rawHeader("f", '0', 0, ""), nested)},
+		{
+			name: "30 nested archive behind a PAX size", layers: [][]byte{raw(rawPAX('x', "size", "1024"), rawHeader("f", '0', 0, ""), nested)},
 			check: func(t *testing.T, l string, r Result) {
 				content("f", string(nested))(t, l, r)
 				if names, _ := os.ReadDir(l); len(names) != 1 {
 					t.Errorf("unpacked %v, want f only", names)
 				}
-			}},
+			},
+		},
 		{name: "30 negative PAX size", layers: [][]byte{raw(rawPAX('x', "size", "-1"), rawHeader("f", '0', 0, ""))}, want: ErrInvalid},
 		{name: "30 global PAX path", layers: [][]byte{raw(rawPAX('g', "path", "x"), rawEntry("f", '0', "x"))}, want: ErrInvalid},
 		{name: "30 global PAX size", layers: [][]byte{raw(rawPAX('g', "size", "5"), rawEntry("f", '0', "x"))}, want: ErrInvalid},

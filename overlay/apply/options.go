@@ -93,6 +93,7 @@ func (e *classError) Is(target error) bool { return target == e.class }
 func invalid(format string, a ...any) error {
 	return &classError{ErrInvalid, fmt.Sprintf(format, a...)}
 }
+
 func limit(format string, a ...any) error { return &classError{ErrLimit, fmt.Sprintf(format, a...)} }
 
 func clip(s string) string {

@@ -50,7 +50,8 @@ func rootAttacks(t *testing.T, canary string) []attackCase {
 	return []attackCase{
 		{name: "10 attributes through links", layers: one(symlink("a", canary).own(7, 7), symlink("b", canary+"/file").mode(0).own(7, 7).pax("SCHILY.xattr.user.a", "x"),
 			hardlink("c", "b"), file("c", "").mode(0).own(7, 7))},
-		{name: "17 devices", layers: one(file("null", "").typ(tar.TypeChar).dev(1, 3).mode(0o666).own(0, 5), file("disk", "").typ(tar.TypeBlock).dev(254, 300000).mode(0o660), file("p", "").typ(tar.TypeFifo).mode(0o622)),
+		{
+			name: "17 devices", layers: one(file("null", "").typ(tar.TypeChar).dev(1, 3).mode(0o666).own(0, 5), file("disk", "").typ(tar.TypeBlock).dev(254, 300000).mode(0o660), file("p", "").typ(tar.TypeFifo).mode(0o622)),
 			check: func(t *testing.T, l string, r Result) {
 				mode("null", unix.S_IFCHR|0o666, 0, 5)(t, l, r)
 				mode("disk", unix.S_IFBLK|0o660, 0, 0)(t, l, r)
@@ -59,7 +60,8 @@ func rootAttacks(t *testing.T, canary string) []attackCase {
 				if err := unix.Lstat(l+"/disk", &st); err != nil || unix.Major(st.Rdev) != 254 || unix.Minor(st.Rdev) != 300000 {
 					t.Errorf("disk is %d:%d, %v", unix.Major(st.Rdev), unix.Minor(st.Rdev), err)
 				}
-			}},
+			},
+		},
 		{name: "19 set-user-ID kept", layers: one(file("a", "x").mode(0o6755).own(1000, 1001), hardlink("b", "a")), check: mode("b", unix.S_IFREG|0o6755, 1000, 1001)},
 		{name: "19 set-user-ID lost by the last entry", layers: one(file("a", "x").mode(0o6755), file("a", "x").mode(0o755)), check: mode("a", unix.S_IFREG|0o755, 0, 0)},
 		{name: "19 set-group-ID directory", layers: one(dir("d").mode(0o2775).own(0, 33), file("d/f", "x"), dir("d/e")), check: func(t *testing.T, l string, r Result) {
@@ -153,8 +155,10 @@ func TestRootHardLinkAcrossLayers(t *testing.T) {
 		}
 	}
 	got := strings.Join(view(t, s, c), "\n")
-	for _, want := range []string{"/b 104755 7:8 1000000000 body", "/bin 40711 3:3 1000000000\n", "/bin/a 104755 7:8 1000000000 body", "/bin/c 104755 7:8 1000000000 body",
-		"/l2 120777 0:0 1000000000 -> /etc/passwd", "/p2 10644 0:0 1000000000"} {
+	for _, want := range []string{
+		"/b 104755 7:8 1000000000 body", "/bin 40711 3:3 1000000000\n", "/bin/a 104755 7:8 1000000000 body", "/bin/c 104755 7:8 1000000000 body",
+		"/l2 120777 0:0 1000000000 -> /etc/passwd", "/p2 10644 0:0 1000000000",
+	} {
 		if !strings.Contains(got+"\n", want) {
 			t.Errorf("missing %q in\n%s", want, got)
 		}

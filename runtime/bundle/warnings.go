@@ -38,8 +38,11 @@ func capabilityWarnings(w []string, c *specs.LinuxCapabilities) []string {
 		name  string
 		names []string
 	}{
-		{"bounding", c.Bounding}, {"effective", c.Effective}, {"inheritable", c.Inheritable},
-		{"permitted", c.Permitted}, {"ambient", c.Ambient},
+		{"bounding", c.Bounding},
+		{"effective", c.Effective},
+		{"inheritable", c.Inheritable},
+		{"permitted", c.Permitted},
+		{"ambient", c.Ambient},
 	} {
 		for i, name := range set.names {
 			if len(w) >= maxFindings {

@@ -36,9 +36,18 @@ type arch struct {
 }
 
 var archs = []arch{
-	{"AMD64", "amd64", 0}, {"386", "386", 0}, {"X32", "", 0}, {"ARM64", "arm64", 0}, {"ARM", "arm", 0},
-	{"RISCV64", "riscv64", 0}, {"LOONG64", "loong64", 0}, {"PPC64", "ppc64le", 0}, {"PPC", "ppc", 0},
-	{"S390X", "s390x", 0}, {"MIPS", "mipsle", 4000}, {"MIPS64", "mips64le", 5000},
+	{"AMD64", "amd64", 0},
+	{"386", "386", 0},
+	{"X32", "", 0},
+	{"ARM64", "arm64", 0},
+	{"ARM", "arm", 0},
+	{"RISCV64", "riscv64", 0},
+	{"LOONG64", "loong64", 0},
+	{"PPC64", "ppc64le", 0},
+	{"PPC", "ppc", 0},
+	{"S390X", "s390x", 0},
+	{"MIPS", "mipsle", 4000},
+	{"MIPS64", "mips64le", 5000},
 }
 
 // x32 has its own numbers for calls whose arguments point to structures with longs in them ...
