@@ -46,17 +46,21 @@ func snapshotKey(id string) string {
 	if len(id) > maxKeyID {
 		id = id[:maxKeyID]
 	}
+	return id + "." + RandomID()
+}
+
+// RandomID is 12 random hexadecimal digits.
+func RandomID() string {
 	// Not crypto/rand: that package and what it imports cost every start more
 	// than the call.
 	var b [6]byte
 	_, _ = unix.Getrandom(b[:], 0) // does not fail for so few bytes
 	const digits = "0123456789abcdef"
-	key := append(make([]byte, 0, maxKeyID+1+2*len(b)), id...)
-	key = append(key, '.')
-	for _, c := range b {
-		key = append(key, digits[c>>4], digits[c&15])
+	var id [2 * len(b)]byte
+	for i, c := range b {
+		id[2*i], id[2*i+1] = digits[c>>4], digits[c&15]
 	}
-	return string(key)
+	return string(id[:])
 }
 
 // maxKeyID is how much of an ID is in the key of its snapshot, in bytes; keys

@@ -181,3 +181,60 @@ func TestRootImageUnpackOnDemand(t *testing.T) {
 		t.Errorf("run, the blob back: %+v", got)
 	}
 }
+
+// The image that is built in is made on first use; what that says does not
+// mingle with the container's output.
+func TestRootImageDemo(t *testing.T) {
+	h := imageSetup(t)
+	r := h.do("explain", "--image", "minirun/demo")
+	if r.Code == 0 || !strings.Contains(r.Stderr, "hint: minirun image demo") {
+		t.Errorf("explain: %+v", r)
+	}
+	if _, err := os.Lstat(h.store); err == nil {
+		t.Error("explain has made the store")
+	}
+	// Without minirund beside it, minirun says what is missing.
+	alone := filepath.Join(t.TempDir(), "minirun")
+	if err := os.WriteFile(alone, []byte(readFile(t, testenv.Binary(t))), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := testenv.Command(t, h.command("run", "--rm", "--image", "minirun/demo", h.id())...)
+	cmd.Path = alone
+	cmd.Args[0] = alone
+	if r := testenv.RunCmd(t, cmd); r.Code != 1 || !strings.Contains(r.Stderr, "minirund\" is missing") || !strings.Contains(r.Stderr, "hint: install minirund") {
+		t.Errorf("without minirund: %+v", r)
+	}
+	h.clean("without minirund")
+
+	id := h.id()
+	r = h.do("run", "--rm", "--image", "minirun/demo", id)
+	if r.Code != 0 || !strings.HasPrefix(r.Stdout, "Hello from the image minirun/demo.") || !strings.Contains(r.Stdout, "host name  "+id+"\n") || !strings.Contains(r.Stderr, "made minirun/demo") {
+		t.Errorf("the first run: %+v", r)
+	}
+	if got := h.must("run", "--rm", "--image", "minirun/demo", h.id(), "echo", "again"); got != "again\n" {
+		t.Errorf("the second run: %q", got)
+	}
+	// Once it is there, minirun needs nobody.
+	cmd = testenv.Command(t, h.command("run", "--rm", "--image", "docker.io/minirun/demo:latest", h.id(), "exit", "9")...)
+	cmd.Path = alone
+	cmd.Args[0] = alone
+	if r := testenv.RunCmd(t, cmd); r.Code != 9 || r.Stderr != "" {
+		t.Errorf("alone: %+v", r)
+	}
+}
+
+// An ID may be as long as the name of its cgroup, minirun-ID, can be.
+func TestRootImageLongID(t *testing.T) {
+	h := imageSetup(t).base()
+	short := h.id()
+	for _, n := range []int{64, 128, 200, 201, 247} {
+		id := short + strings.Repeat("x", n-len(short))
+		r := h.do("run", "--rm", "--image", "base", id, "hostname")
+		if r.Code != 0 || r.Stdout != id[:63]+"\n" {
+			t.Errorf("%d bytes: %+v", n, r)
+		}
+		h.clean("long ID")
+	}
+	h.refused("longer than 255 bytes", "run", "--image", "base", short+strings.Repeat("x", 255-len(short)), "true")
+	h.refused("invalid container ID", "run", "--image", "base", short+strings.Repeat("x", 256-len(short)), "true")
+}

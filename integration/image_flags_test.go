@@ -182,6 +182,8 @@ func TestRootImagePrivileges(t *testing.T) {
 		{[]string{"--cap-drop", "all", "--cap-add", "kill"}, zero + " 0000000000000020 0000000000000020 0000000000000020 " + zero + " 0 2 "},
 		{[]string{"--cap-add=NET_ADMIN"}, zero + " 00000000a80435fb 00000000a80435fb 00000000a80435fb " + zero + " 0 2 "},
 		{[]string{"--cap-drop=CAP_MKNOD", "--security-opt", "no-new-privileges"}, zero + " 00000000a00425fb 00000000a00425fb 00000000a00425fb " + zero + " 1 2 "},
+		{[]string{"--security-opt", "no-new-privileges:true"}, zero + " " + base + " " + base + " " + base + " " + zero + " 1 2 "},
+		{[]string{"--security-opt", "no-new-privileges", "--security-opt", "no-new-privileges=false"}, zero + " " + base + " " + base + " " + base + " " + zero + " 0 2 "},
 		{[]string{"--security-opt", "seccomp=unconfined"}, zero + " " + base + " " + base + " " + base + " " + zero + " 0 0 "},
 	} {
 		if got := h.out(caps, tt.flags...); got != tt.want {

@@ -84,12 +84,17 @@ func (o *imageOptions) add(f *flagSet) {
 	list(&c.CapDrop, "cap-drop", 0, "CAP", "take a capability away, or ALL (repeatable)")
 	toggle(&c.Privileged, "privileged", 0, "all capabilities and devices, nothing masked or filtered")
 	f.add("security-opt", 0, "OPTION", "seccomp=FILE, seccomp=unconfined or no-new-privileges (repeatable)", note("security-opt", func(v string) error {
-		key, value, _ := strings.Cut(v, "=")
+		key, value := v, ""
+		if i := strings.IndexAny(v, "=:"); i > 0 { // docker takes both
+			key, value = v[:i], v[i+1:]
+		}
 		switch {
 		case key == "seccomp" && value != "":
 			c.Seccomp = value
 		case key == "no-new-privileges" && (value == "" || value == "true"):
 			c.NoNewPrivs = true
+		case key == "no-new-privileges" && value == "false":
+			c.NoNewPrivs = false
 		default:
 			return errors.New("want seccomp=FILE, seccomp=unconfined or no-new-privileges")
 		}
@@ -138,7 +143,7 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	i := &o.image
 	id := ""
 	if f.dashes {
-		id = randomID()
+		id = container.RandomID()
 	} else if len(args) > 0 {
 		id, args = args[0], args[1:]
 	}
@@ -212,7 +217,7 @@ func (a *app) findImage(ref string) (*imagestore.Image, error) {
 	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
 		err = a.runSibling("image", "demo")
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &noImageError{err}
+		return nil, &hintError{err, noImageHint}
 	}
 	if err != nil {
 		return nil, err
@@ -230,7 +235,7 @@ func (a *app) lookUpImage(ref string) (*imagestore.Image, error) {
 	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
 		err = &hintError{err, "minirun image demo makes it"}
 	case errors.Is(err, fs.ErrNotExist):
-		err = &noImageError{err}
+		err = &hintError{err, noImageHint}
 	}
 	return image, err
 }
@@ -248,23 +253,4 @@ func isDemo(ref string) bool {
 	return err == nil && r == "docker.io/minirun/demo:latest"
 }
 
-type noImageError struct{ err error }
-
-func (e *noImageError) Error() string { return e.err.Error() }
-func (e *noImageError) Unwrap() error { return e.err }
-func (e *noImageError) Hint() string {
-	return "minirun image list shows what there is; minirun image load and minirun image import add images, and minirun/demo is built in"
-}
-
-func randomID() string {
-	// Not crypto/rand: that package and what it imports cost every start more
-	// than the call.
-	var b [6]byte
-	_, _ = unix.Getrandom(b[:], 0) // does not fail for so few bytes
-	const digits = "0123456789abcdef"
-	var id [2 * len(b)]byte
-	for i, c := range b {
-		id[2*i], id[2*i+1] = digits[c>>4], digits[c&15]
-	}
-	return string(id[:])
-}
+const noImageHint = "minirun image list shows what there is; minirun image load and minirun image import add images, and minirun/demo is built in"
