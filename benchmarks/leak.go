@@ -6,13 +6,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // snapshot is what must be the same before and after.
 type snapshot struct {
-	mounts []string // of the private namespace: nobody else changes them
-	files  int      // our open descriptors
+	mounts      []string // of the private namespace: nobody else changes them
+	files       int      // our open descriptors
+	controllers []string // enabled for the groups below the root
 }
 
 func takeSnapshot() (snapshot, error) {
@@ -31,7 +33,23 @@ func takeSnapshot() (snapshot, error) {
 			mounts = append(mounts, strings.Join(f[:5], " "))
 		}
 	}
-	return snapshot{mounts, len(files)}, nil
+	return snapshot{mounts, len(files), enabled()}, nil
+}
+
+// enabled are the controllers that the root group has enabled for those below.
+func enabled() []string {
+	text, _ := os.ReadFile(cgroupMount + "/cgroup.subtree_control")
+	return strings.Fields(string(text))
+}
+
+// disable takes back the controllers that a runtime has enabled in the root group, which is the host's. One that
+// somebody else uses by now stays.
+func disable(before []string) {
+	for _, c := range enabled() {
+		if !slices.Contains(before, c) {
+			_ = os.WriteFile(cgroupMount+"/cgroup.subtree_control", []byte("-"+c), 0)
+		}
+	}
 }
 
 // leaks says what the runtimes left behind, and removes it: processes, mounts, control
@@ -91,6 +109,7 @@ func (s *suite) leaks(before snapshot) []string {
 			found = append(found, "cgroup stays: "+err.Error())
 		}
 	}
+	disable(before.controllers)
 	return found
 }
 

@@ -28,6 +28,7 @@ type sbRuntime struct {
 
 // sbRuntimes returns runc, the reference, and minirun.
 func sbRuntimes(t testing.TB) [2]sbRuntime {
+	testenv.KeepControllers(t)
 	t.Helper()
 	runc := ""
 	for _, p := range []string{"/usr/sbin/runc", "/usr/bin/runc", "/sbin/runc"} {
