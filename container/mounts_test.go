@@ -26,10 +26,20 @@ func TestVolume(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ in, want string }{
-		{"", "want SOURCE:DESTINATION"}, {"/a", "want SOURCE:DESTINATION"}, {":/b", "want SOURCE:DESTINATION"}, {"/a:", "want SOURCE:DESTINATION"},
-		{"name:/b", "named volumes are not supported"}, {"./a:/b", "absolute path of the host"}, {"/a:b", "must be absolute"},
-		{"/a:/", "cannot be /"}, {"/a://..", "cannot be /"}, {"/a:/x/..", "cannot be /"},
-		{"/a:/b:", "unknown option"}, {"/a:/b:ro,", "unknown option"}, {"/a:/b:z", "unknown option"}, {"/a:/b:ro:rw", "unknown option"},
+		{"", "want SOURCE:DESTINATION"},
+		{"/a", "want SOURCE:DESTINATION"},
+		{":/b", "want SOURCE:DESTINATION"},
+		{"/a:", "want SOURCE:DESTINATION"},
+		{"name:/b", "named volumes are not supported"},
+		{"./a:/b", "absolute path of the host"},
+		{"/a:b", "must be absolute"},
+		{"/a:/", "cannot be /"},
+		{"/a://..", "cannot be /"},
+		{"/a:/x/..", "cannot be /"},
+		{"/a:/b:", "unknown option"},
+		{"/a:/b:ro,", "unknown option"},
+		{"/a:/b:z", "unknown option"},
+		{"/a:/b:ro:rw", "unknown option"},
 		{"/a:/b:bind,remount", "unknown option"},
 	} {
 		specError(t, imagestore.ImageConfig{}, Options{Volumes: []string{tt.in}}, tt.want)
@@ -54,9 +64,17 @@ func TestTmpfs(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ in, want string }{
-		{"", "must be absolute"}, {"run", "must be absolute"}, {"/", "cannot be /"}, {"/..:ro", "cannot be /"},
-		{"/run:bind", "unknown option"}, {"/run:rbind,ro", "unknown option"}, {"/run:ro=1", "unknown option"}, {"/run:size", "unknown option"},
-		{"/run:size=1m,,ro", "unknown option"}, {"/run:nosuch", "unknown option"}, {"/run:remount", "unknown option"},
+		{"", "must be absolute"},
+		{"run", "must be absolute"},
+		{"/", "cannot be /"},
+		{"/..:ro", "cannot be /"},
+		{"/run:bind", "unknown option"},
+		{"/run:rbind,ro", "unknown option"},
+		{"/run:ro=1", "unknown option"},
+		{"/run:size", "unknown option"},
+		{"/run:size=1m,,ro", "unknown option"},
+		{"/run:nosuch", "unknown option"},
+		{"/run:remount", "unknown option"},
 	} {
 		specError(t, imagestore.ImageConfig{}, Options{Tmpfs: []string{tt.in}}, tt.want)
 	}

@@ -193,8 +193,16 @@ func TestAnnotations(t *testing.T) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	for _, tt := range []struct{ config, want string }{
-		{"", ""}, {"SIGTERM", "SIGTERM"}, {"3", "3"}, {"int", "int"}, {"RTMIN+3", "RTMIN+3"},
-		{"SIGNOSUCH", ""}, {"-1", ""}, {"999", ""}, {"$(reboot)", ""}, {"0", ""},
+		{"", ""},
+		{"SIGTERM", "SIGTERM"},
+		{"3", "3"},
+		{"int", "int"},
+		{"RTMIN+3", "RTMIN+3"},
+		{"SIGNOSUCH", ""},
+		{"-1", ""},
+		{"999", ""},
+		{"$(reboot)", ""},
+		{"0", ""},
 	} {
 		img := image(imagestore.ImageConfig{StopSignal: tt.config, Labels: map[string]string{StopSignal: "SIGKILL"}})
 		if got, ok := annotations(img)[StopSignal]; got != tt.want || ok != (tt.want != "") {

@@ -19,8 +19,10 @@ func TestRootImageEnvironment(t *testing.T) {
 		flags  []string
 		want   string
 	}{
-		{"echo $FROM $BOTH $HOME $PATH $TERM; pwd; stat -c %U:%G:%a .", nil,
-			"image image /home/user /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n/srv/deep\nroot:root:755\n"},
+		{
+			"echo $FROM $BOTH $HOME $PATH $TERM; pwd; stat -c %U:%G:%a .", nil,
+			"image image /home/user /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n/srv/deep\nroot:root:755\n",
+		},
 		{"echo $FROM $BOTH $X; env | grep -c MINE", []string{"-e", "BOTH=user", "--env", "X=a=b c"}, "image user a=b c\n0\n"},
 		{"env | grep -e MINE -e OTHER -e UNSET", []string{"-e", "MINE", "-e", "UNSET"}, "MINE=of the caller\n"},
 		{"echo $HOME; echo $HOSTNAME $(hostname)", []string{"-u", "root", "--hostname", "box"}, "/root\nbox box\n"},
