@@ -1,16 +1,13 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"sort"
 	"strings"
 
 	"github.com/minirun/minirun/imagestore"
-	"github.com/minirun/minirun/internal/seccomp"
 	"github.com/minirun/minirun/runtime"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -39,10 +36,6 @@ type Options struct {
 	Pids        int64 // 0: no limit
 	CgroupPath  string
 }
-
-// defaultCaps are the capabilities that containers have under docker.
-const defaultCaps = "CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID CAP_SETUID " +
-	"CAP_SETFCAP CAP_SETPCAP CAP_NET_BIND_SERVICE CAP_SYS_CHROOT CAP_KILL CAP_AUDIT_WRITE"
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -241,100 +234,4 @@ func annotations(image *imagestore.Image) map[string]string {
 func reserved(key string) bool {
 	return key == "" || key == StopSignal || strings.HasPrefix(key, "io.minirun.") || strings.HasPrefix(key, "run.oci.") ||
 		strings.HasPrefix(key, "org.systemd.")
-}
-
-func capabilities(o *Options) ([]string, error) {
-	set := map[string]bool{}
-	add := func(names []string, on bool) error {
-		for _, n := range names {
-			n = strings.ToUpper(n)
-			if n == "ALL" {
-				for _, c := range runtime.AllCapabilities() {
-					set[c] = on
-				}
-				continue
-			}
-			if !strings.HasPrefix(n, "CAP_") {
-				n = "CAP_" + n
-			}
-			if !runtime.KnownCapability(n) {
-				return fmt.Errorf("unknown capability %q; see capabilities(7)", n)
-			}
-			set[n] = on
-		}
-		return nil
-	}
-	base := strings.Fields(defaultCaps)
-	if o.Privileged {
-		base = runtime.AllCapabilities()
-	}
-	// ALL first, so that --cap-drop ALL --cap-add X leaves X, as docker has it.
-	order := func(names []string) (all, rest []string) {
-		for _, n := range names {
-			if strings.EqualFold(n, "ALL") {
-				all = append(all, n)
-			} else {
-				rest = append(rest, n)
-			}
-		}
-		return all, rest
-	}
-	dropAll, drop := order(o.CapDrop)
-	addAll, plus := order(o.CapAdd)
-	if err := errors.Join(add(base, true), add(addAll, true), add(dropAll, false), add(plus, true), add(drop, false)); err != nil {
-		return nil, err
-	}
-	names := []string{}
-	for _, n := range runtime.AllCapabilities() {
-		if set[n] {
-			names = append(names, n)
-		}
-	}
-	return names, nil
-}
-
-func resources(o *Options) *specs.LinuxResources {
-	r := &specs.LinuxResources{}
-	if o.Memory > 0 {
-		r.Memory = &specs.LinuxMemory{Limit: &o.Memory}
-	}
-	if o.CPUs > 0 {
-		period := uint64(100000)
-		quota := int64(o.CPUs*float64(period) + 0.5)
-		r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
-	}
-	if o.Pids > 0 {
-		r.Pids = &specs.LinuxPids{Limit: &o.Pids}
-	}
-	if o.Privileged {
-		r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
-	} else {
-		r.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	}
-	return r
-}
-
-// maskedPaths and readonlyPaths are docker's: what procfs and sysfs tell about
-// the host or let a container change of it.
-const (
-	maskedPaths = "/proc/asound /proc/acpi /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list " +
-		"/proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap"
-	readonlyPaths = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger"
-)
-
-func confinement(s *specs.Spec, caps []string, o *Options) (err error) {
-	if !o.Privileged {
-		s.Linux.MaskedPaths = strings.Fields(maskedPaths)
-		s.Linux.ReadonlyPaths = strings.Fields(readonlyPaths)
-	}
-	switch o.Seccomp {
-	case "":
-		if !o.Privileged {
-			s.Linux.Seccomp = seccomp.Default(goruntime.GOARCH, caps)
-		}
-	case "unconfined":
-	default: // asked for, so it holds for a privileged container too
-		s.Linux.Seccomp, err = readProfile(o.Seccomp, goruntime.GOARCH, caps)
-	}
-	return err
 }
