@@ -347,7 +347,7 @@ func TestRootCommandLine(t *testing.T) {
 		{"run", "-bundle", b.bundle, b.id},
 		{"run", "-b=" + b.bundle, b.id},
 		{"run", "-b", b.bundle, "--", b.id},
-		{"--debug", "run", "--no-new-keyring", "--keep=false", "--bundle", b.bundle, b.id},
+		{"--debug=false", "run", "--no-new-keyring", "--keep=false", "--bundle", b.bundle, b.id},
 		{"--rootless", "auto", "run", "-b", b.bundle, b.id},
 	} {
 		if r := testenv.Run(t, args...); r.Code != 0 || r.Stderr != "" {
