@@ -148,7 +148,10 @@ func (e *execution) run() (*Process, error) {
 		}
 	}
 	if adj := e.pr.OOMScoreAdj; adj != nil {
-		_ = writeHost("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
+		err := writeHost("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) { // those: it has ended already
+			p.Warnings = append(p.Warnings, "process.oomScoreAdj: "+strconv.Itoa(*adj)+" is not in effect: "+err.Error())
+		}
 	}
 	var buf [initprog.RecordSize]byte
 	n, err := linux.Read(e.sync[0], buf[:])
