@@ -69,12 +69,17 @@ func forks(args []string) int {
 //go:norace
 //go:noinline
 func forkSleeper() (pid int, errno unix.Errno) {
+	parent, _, _ := syscall.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
 	r, _, e := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if e != 0 || r != 0 {
 		return int(r), e
 	}
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	// A parent that died before the prctl sends no signal.
 	for {
+		if now, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); now != parent {
+			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
 		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
 }
