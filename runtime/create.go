@@ -27,6 +27,8 @@ type CreateOptions struct {
 	RootFD        int    // the detached mount of PlanOptions.RootMount
 	PidFile       string
 	Debug         func(text string) // if not nil, is told every step of the plan
+	// Supervise starts the process that reports denied calls, see PlanOptions.DenialReport.
+	Supervise func(listener int) error
 	// Reservation, if not nil, is the ID's, taken before.
 	Reservation *Reservation
 }
@@ -121,6 +123,9 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 			o.Debug(step.Phase() + ": " + step.String())
 		}
 	}
+	if err := plan.process.agent.check(); err != nil {
+		return nil, err
+	}
 	mount, err := cgroups.Mount()
 	if err != nil {
 		return nil, err
@@ -134,6 +139,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
 		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(), Own: plan.Set.New,
 		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
+		Agent: plan.process.agent,
 	}}
 	if r := o.Reservation; r != nil {
 		t.c.Snapshot = r.c.Snapshot
@@ -246,6 +252,9 @@ func (t *creation) open() error {
 		return t.explain(err)
 	}
 	if err := t.await(namespaces.Ready); err != nil {
+		return t.explain(err)
+	}
+	if err := t.notify(); err != nil {
 		return t.explain(err)
 	}
 	if err := t.awaitExec(); err != nil {

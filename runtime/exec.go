@@ -28,6 +28,8 @@ type ExecOptions struct {
 	PidFile       string
 	Cgroup        string // a group below the container's
 	IgnorePaused  bool
+	DenialReport  string                   // see PlanOptions
+	Supervise     func(listener int) error // see CreateOptions
 }
 
 // A Process is one that Exec has added.
@@ -153,10 +155,8 @@ func (e *execution) run() (*Process, error) {
 			p.Warnings = append(p.Warnings, "process.oomScoreAdj: "+strconv.Itoa(*adj)+" is not in effect: "+err.Error())
 		}
 	}
-	var buf [initprog.RecordSize]byte
-	n, err := linux.Read(e.sync[0], buf[:])
-	if err == nil && n != 0 {
-		err = stepFailure(image.Failure(initprog.ParseRecord(buf[:])))
+	if err = e.notify(&plan.process.agent, image, p); err == nil {
+		err = e.executed(image)
 	}
 	if err == nil && e.o.PidFile != "" {
 		err = writePidFile(e.o.PidFile, p.Pid)
@@ -171,11 +171,21 @@ func (e *execution) run() (*Process, error) {
 	return p, nil
 }
 
+// executed waits until execve has closed the process's end of the socket.
+func (e *execution) executed(image *initprog.Image) error {
+	var buf [initprog.RecordSize]byte
+	n, err := linux.Read(e.sync[0], buf[:])
+	if err == nil && n != 0 {
+		err = stepFailure(image.Failure(initprog.ParseRecord(buf[:])))
+	}
+	return err
+}
+
 func (e *execution) failed(err error) error { return &ProcessError{ID: e.c.ID, Err: err} }
 
 // plan makes the program that enters the container and becomes the process.
 func (e *execution) plan() (*Plan, *initprog.Image, error) {
-	p := &Plan{ID: e.c.ID, Spec: e.spec, fds: layout(e.o.PreserveFDs)}
+	p := &Plan{ID: e.c.ID, Spec: e.spec, Bundle: e.c.Bundle, fds: layout(e.o.PreserveFDs)}
 	if e.spec.Linux == nil {
 		e.spec.Linux = &specs.Linux{}
 	}

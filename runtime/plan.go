@@ -196,10 +196,7 @@ func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root 
 		if err != nil {
 			return err
 		}
-		if f.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
-			return &UnsupportedError{Field: "linux.seccomp: action SCMP_ACT_NOTIFY"}
-		}
-		p.process.filter = f
+		p.planAgent(f, profile)
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ type process struct {
 	spec    *specs.Process
 	env     []string
 	filter  *seccomp.Filter
+	agent   Agent // who answers for the filter; empty: it asks nobody
 	caps    capSets
 	gate    gate
 	listen  initprog.Value // gateStart: the socket that start connects to
@@ -372,7 +373,7 @@ func (s *confine) Emit(b *initprog.Builder) {
 	p := s.p
 	b.Object("system call filter")
 	if p.filter != nil {
-		b.SeccompFilter(p.filter.Insns, p.filter.Flags)
+		emitFilter(b, p)
 	}
 	if p.lateFilter() {
 		b.Object("capabilities")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,37 @@ func dialAt(dir int, name string) (int, error) {
 	if err != nil {
 		linux.Close(fd)
 		return -1, err
+	}
+	return fd, nil
+}
+
+// dialWithin connects to the stream socket at path. Connecting to one whose
+// queue is full, because nobody accepts, and sending to it take no longer than
+// limit each; then the error is ETIMEDOUT or EAGAIN.
+func dialWithin(path string, limit time.Duration) (int, error) {
+	dir, err := linux.OpenAt(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer linux.Close(dir)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	tv := unix.NsecToTimeval(limit.Nanoseconds())
+	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err == nil {
+		for {
+			if err = unix.Connect(fd, socketAddr(dir, filepath.Base(path))); err != unix.EINTR {
+				break
+			}
+		}
+	}
+	if err == unix.EAGAIN {
+		err = unix.ETIMEDOUT
+	}
+	if err != nil {
+		linux.Close(fd)
+		return -1, os.NewSyscallError("connect", err)
 	}
 	return fd, nil
 }

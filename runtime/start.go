@@ -22,9 +22,11 @@ func (c *Container) Start() error {
 		return err
 	}
 	defer linux.Close(dir)
+	supervise := c.Supervise
 	if c, err = c.store.load(c.ID); err != nil { // as it is now that it is ours
 		return err
 	}
+	c.Supervise = supervise
 	pidfd, err := c.process()
 	if err != nil {
 		return err
@@ -42,6 +44,13 @@ func (c *Container) Start() error {
 		return fmt.Errorf("container %q: it does not wait for start: %w", c.ID, err)
 	}
 	defer linux.Close(conn)
+	if !c.Agent.empty() {
+		if err := c.notify(conn, pidfd); err != nil {
+			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+			_ = unix.Unlinkat(dir, startFile, 0)
+			return &ProcessError{ID: c.ID, Err: err}
+		}
+	}
 	var buf [initprog.RecordSize]byte
 	n, err := linux.Read(conn, buf[:])
 	_ = unix.Unlinkat(dir, startFile, 0)
@@ -51,13 +60,17 @@ func (c *Container) Start() error {
 	if n == 0 { // execve has closed the other end
 		return nil
 	}
-	r := initprog.ParseRecord(buf[:])
+	return &ProcessError{ID: c.ID, Err: c.pendingFailure(initprog.ParseRecord(buf[:]))}
+}
+
+// pendingFailure puts a failure of the init, made by another process, into words.
+func (c *Container) pendingFailure(r initprog.Record) error {
 	for _, p := range c.Pending {
 		if p.Address == r.Address {
-			return &ProcessError{ID: c.ID, Err: stepFailure(p.Failure(syscall.Errno(r.Value)))}
+			return stepFailure(p.Failure(syscall.Errno(r.Value)))
 		}
 	}
-	return &ProcessError{ID: c.ID, Err: fmt.Errorf("container init failed at %#x: %w", r.Address, syscall.Errno(r.Value))}
+	return fmt.Errorf("container init failed at %#x: %w", r.Address, syscall.Errno(r.Value))
 }
 
 // statusLocked is status for the holder of the lock, to whom the creator can

@@ -47,6 +47,7 @@ type State struct {
 	// such as its copy-on-write layer. The runtime only carries it.
 	Snapshot    string
 	Annotations map[string]string
+	Agent       Agent                // of a filter that asks somebody
 	Pending     []initprog.PendingOp // what a waiting init has still to do, to explain a failure of start
 }
 
@@ -83,6 +84,11 @@ func (s *State) appendJSON(b []byte) []byte {
 	if len(s.Annotations) > 0 {
 		b = append(b, `,"annotations":`...)
 		b = AppendAnnotations(b, s.Annotations)
+	}
+	if a := &s.Agent; !a.empty() {
+		str("seccompAgent", a.Path)
+		str("seccompMetadata", a.Metadata)
+		str("seccompReport", a.Report)
 	}
 	if len(s.Pending) > 0 {
 		b = append(b, `,"pending":[`...)
@@ -165,6 +171,12 @@ func parseState(raw []byte) (*State, error) {
 				r.String(&v)
 				s.Annotations[k] = v
 			}
+		case "seccompAgent":
+			r.String(&s.Agent.Path)
+		case "seccompMetadata":
+			r.String(&s.Agent.Metadata)
+		case "seccompReport":
+			r.String(&s.Agent.Report)
 		case "pending":
 			for ok := r.Array(); ok; ok = r.NextElem() {
 				var p initprog.PendingOp

@@ -68,7 +68,9 @@ type Container struct {
 	store *Store
 	// Warnings are what should be told to people but did not prevent anything.
 	Warnings []string
-	exit     *exitInfo // of a container this process is the parent of
+	// Supervise is what CreateOptions.Supervise is for Start.
+	Supervise func(listener int) error
+	exit      *exitInfo // of a container this process is the parent of
 }
 
 // Dir is the container's directory in the store.

@@ -137,6 +137,9 @@ func (c *compiler) parse(p *specs.LinuxSeccomp) error {
 		notify = notify || ret == retNotify
 		c.rules = append(c.rules, r)
 	}
+	if p.ListenerMetadata != "" && p.ListenerPath == "" {
+		return bad("listenerMetadata", p.ListenerMetadata, errors.New("not allowed without listenerPath:"))
+	}
 	if notify && p.ListenerPath == "" {
 		return bad("listenerPath", "", errors.New("SCMP_ACT_NOTIFY needs a path, have"))
 	}
