@@ -15,69 +15,96 @@ import (
 // mount is one entry of the spec's mounts.
 type mount struct {
 	t       *tree
+	index   int    // in the spec
 	dest    string // below the root, clean
 	fstype  string
 	source  string
 	options mountOptions
-	file    bool // a bind of something that is no directory
+	file    bool           // a bind of something that is no directory
+	idmap   initprog.Value // descriptor of the user namespace that maps the ids, or none
+	early   bool           // made by a source step
+	made    initprog.Value // with early: the detached mount
+	link    string         // not a mount at all, but a symbolic link with this target
 }
 
-func planMount(t *tree, m *specs.Mount, o *Options) (*mount, error) {
-	s := &mount{t: t, dest: clean(m.Destination), fstype: m.Type, source: m.Source, options: parseOptions(m.Options)}
-	if err := s.options.check(m.Destination); err != nil {
-		return nil, err
+// fail is an error about a field of the mount.
+func (s *mount) fail(m *specs.Mount, field, format string, args ...any) error {
+	return fmt.Errorf("mounts[%d]%s: mount %q: %w", s.index, field, m.Destination, fmt.Errorf(format, args...))
+}
+
+func planMount(t *tree, i int, m *specs.Mount, o *Options) (*mount, error) {
+	s := &mount{t: t, index: i, dest: clean(m.Destination), fstype: m.Type, source: m.Source, options: parseOptions(m.Options)}
+	if s.fstype == "bind" && !s.options.remount { // the options decide, but a type of bind can only mean one
+		s.options.bind = true
 	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return nil, fmt.Errorf("mount %q: idmapped mounts are not supported", m.Destination)
+	if s.options.copyUp {
+		return nil, s.fail(m, ".options", "option tmpcopyup is not supported")
+	}
+	if err := s.options.check(); err != nil {
+		return nil, s.fail(m, ".options", "%w", err)
 	}
 	if !procAllowed(s.dest) {
-		return nil, fmt.Errorf("mount %q: cannot be mounted because it is inside /proc", m.Destination)
+		return nil, s.fail(m, ".destination", "cannot be mounted because it is inside /proc")
 	}
 	switch {
 	case s.options.remount:
+		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+			return nil, s.fail(m, ".uidMappings", "a remount cannot map ids")
+		}
 		return s, nil
 	case s.options.bind:
-		return s, s.planBind(m, o)
+		if err := s.planBind(m, o); err != nil {
+			return nil, err
+		}
+		if s.link != "" {
+			return s, nil
+		}
+		return s, s.planIDMap(m, o)
 	}
 	switch s.fstype {
 	case "":
-		return nil, fmt.Errorf("mount %q: has neither a type nor the option bind or rbind", m.Destination)
-	case "bind": // the options decide, but a type of bind can only mean one
-		s.options.bind = true
-		return s, s.planBind(m, o)
+		return nil, s.fail(m, ".type", "has neither a type nor the option bind or rbind")
 	case "cgroup":
 		s.fstype = "cgroup2"
 	case "tmpfs":
 		s.tmpfsMode(o)
-	case "proc", "sysfs":
-	default:
-		if s.dest == "proc" {
-			return nil, fmt.Errorf("mount %q: only procfs can be mounted on /proc, not %s", m.Destination, s.fstype)
-		}
 	}
-	if s.fstype != "proc" && s.dest == "proc" {
-		return nil, fmt.Errorf("mount %q: only procfs can be mounted on /proc, not %s", m.Destination, s.fstype)
+	switch {
+	case s.fstype != "proc" && s.dest == "proc":
+		return nil, s.fail(m, ".type", "only procfs can be mounted on /proc, not %s", s.fstype)
+	case s.options.copyLink || s.options.srcNoFollow:
+		return nil, s.fail(m, ".options", "copy-symlink and src-nofollow are for bind mounts")
 	}
 	if s.options.set&unix.MOUNT_ATTR_RDONLY != 0 && s.dest != "dev" {
 		s.options.superFlags = append(s.options.superFlags, "ro")
 	}
-	return s, nil
+	return s, s.planIDMap(m, o)
 }
 
 func (s *mount) planBind(m *specs.Mount, o *Options) error {
 	if s.source == "" {
-		return fmt.Errorf("mount %q: a bind mount needs a source", m.Destination)
+		return s.fail(m, ".source", "a bind mount needs a source")
 	}
 	if !filepath.IsAbs(s.source) {
 		s.source = filepath.Join(o.Bundle, s.source)
 	}
+	link := ""
+	if s.options.copyLink || s.options.srcNoFollow {
+		link, s.file = o.Readlink(s.source)
+	}
+	if s.file {
+		if s.options.copyLink {
+			s.link = link
+		}
+		return nil
+	}
 	isDir, err := o.Stat(s.source)
 	if err != nil {
-		return fmt.Errorf("mount %q: source: %w", m.Destination, err)
+		return s.fail(m, ".source", "source: %w", err)
 	}
 	s.file = !isDir
 	if s.dest == "proc" && o.IsProc != nil && !o.IsProc(s.source) {
-		return fmt.Errorf("mount %q: only procfs can be mounted on /proc, and %s is none", m.Destination, s.source)
+		return s.fail(m, ".source", "only procfs can be mounted on /proc, and %s is none", s.source)
 	}
 	return nil
 }
@@ -104,6 +131,8 @@ func (s *mount) Phase() string { return "mounts" }
 func (s *mount) String() string {
 	var b strings.Builder
 	switch {
+	case s.link != "":
+		return "make the link /" + s.dest + " to " + s.link
 	case s.options.remount:
 		b.WriteString("remount")
 	case s.options.recursive:
@@ -121,6 +150,10 @@ func (s *mount) String() string {
 			sep = ","
 		}
 	}
+	if !s.idmap.IsZero() {
+		b.WriteString(sep + "with its ids mapped")
+		sep = ", "
+	}
 	if s.options.setAll != 0 {
 		b.WriteString(sep + "with all below " + describe(s.options.setAll))
 	}
@@ -133,48 +166,90 @@ func (s *mount) Emit(b *initprog.Builder) {
 	b.Object("/" + s.dest)
 	o := &s.options
 	if o.remount {
-		at := s.t.open(b, s.dest, s.t.howDir).RetrySome(syscall.EAGAIN).Result()
-		b.MountSetattr(at, false, b.MountAttr(o.set, o.clear, 0))
+		at := s.t.open(b, s.dest, s.t.howAny).RetrySome(syscall.EAGAIN).Result()
+		if o.set|o.clear != 0 {
+			b.MountSetattr(at, false, b.MountAttr(o.set, o.clear, 0))
+		}
+		if o.setAll|o.clrAll != 0 {
+			b.MountSetattr(at, true, b.MountAttr(o.setAll, o.clrAll, 0))
+		}
+		if o.propagation != 0 {
+			b.MountSetattr(at, o.propagateAll, b.MountAttr(0, 0, o.propagation))
+		}
 		s.t.release(b, at)
 		return
 	}
-	var m initprog.Value
-	if o.bind {
-		m = b.OpenTree(initprog.CWD(), s.source, o.recursive).Result()
-		s.bindAttributes(b, m)
-	} else {
-		m = newFS(b, s.fstype, s.source, append(o.superFlags, s.data()...), o.set)
+	if s.link != "" {
+		s.t.symlink(b, s.dest, s.link)
+		return
 	}
-	if o.setAll|o.clrAll != 0 {
-		b.MountSetattr(m, true, b.MountAttr(o.setAll, o.clrAll, 0))
+	m := s.made
+	if !s.early {
+		m = s.detached(b, s.t.userns)
 	}
 	k := directory
 	switch {
+	case s.file && s.options.destNoFollow:
+		k = unfollowedFile
 	case s.file:
 		k = file
 	case s.fstype == "proc" || s.fstype == "sysfs":
 		// These two are trusted later on: no symbolic link may decide where
 		// they are (CVE-2023-27561).
 		k = realDirectory
+	case s.options.destNoFollow:
+		k = unfollowed
 	}
-	at := s.t.resolve(b, s.dest, k)
-	if o.propagation != 0 && !o.propagateAll && !o.bind {
-		b.MountSetattr(m, false, b.MountAttr(0, 0, o.propagation))
-	} else if o.propagation != 0 {
-		b.MountSetattr(m, o.propagateAll, b.MountAttr(0, 0, o.propagation))
+	s.t.attach(b, m, s.t.resolve(b, s.dest, k))
+}
+
+// detached makes the mount with all its attributes, attached nowhere yet.
+func (s *mount) detached(b *initprog.Builder, userns bool) initprog.Value {
+	o := &s.options
+	var m initprog.Value
+	if o.bind {
+		if o.srcNoFollow {
+			m = b.OpenTreeNoFollow(initprog.CWD(), s.source, o.recursive).Result()
+		} else {
+			m = b.OpenTree(initprog.CWD(), s.source, o.recursive).Result()
+		}
+		s.bindAttributes(b, m, userns)
+	} else {
+		m = newFS(b, s.fstype, s.source, append(o.superFlags, o.data...), o.set)
 	}
-	s.t.attach(b, m, at)
+	if o.setAll|o.clrAll != 0 {
+		b.MountSetattr(m, true, b.MountAttr(o.setAll, o.clrAll, 0))
+	}
+	if s.early && o.bind {
+		// The clone is a peer of the host's mount, where the container's others
+		// are what the first step has made of them.
+		b.MountSetattr(m, true, b.MountAttr(0, 0, s.t.host))
+	}
+	if o.propagation != 0 {
+		b.MountSetattr(m, o.propagateAll && o.bind, b.MountAttr(0, 0, o.propagation))
+	}
+	if !s.idmap.IsZero() {
+		what := IDMapDetail + s.fstype
+		switch {
+		case o.bind && o.idmapAll:
+			what = IDMapAllDetail + s.source
+		case o.bind:
+			what = IDMapDetail + s.source
+		}
+		b.MountSetattr(m, o.idmapAll, b.MountAttrIDMap(s.idmap)).Detail(what)
+	}
+	return m
 }
 
 // bindAttributes changes the attributes that the options name and keeps the
 // others of the source.
-func (s *mount) bindAttributes(b *initprog.Builder, m initprog.Value) {
+func (s *mount) bindAttributes(b *initprog.Builder, m initprog.Value, userns bool) {
 	o := &s.options
 	if o.set|o.clear == 0 {
 		return
 	}
 	r := b.MountSetattr(m, false, b.MountAttr(o.set, o.clear, 0))
-	if !s.t.userns || o.clear&^attrAtime == 0 {
+	if !userns || o.clear&^attrAtime == 0 {
 		return
 	}
 	// Flags that the source has in a more privileged user namespace are locked
@@ -186,9 +261,6 @@ func (s *mount) bindAttributes(b *initprog.Builder, m initprog.Value) {
 	b.MountSetattr(m, false, b.MountAttr(o.set&^attrAtime, 0, 0))
 	b.Place(done)
 }
-
-// data are the parameters of the file system.
-func (s *mount) data() []string { return s.options.data }
 
 // newFS makes a new instance of a file system as a detached mount.
 func newFS(b *initprog.Builder, fstype, source string, params []string, attr uint64) initprog.Value {

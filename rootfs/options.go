@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -18,6 +19,11 @@ type mountOptions struct {
 	superFlags      []string // flags of the superblock: "sync"
 	data            []string // everything else: parameters of the file system
 	copyUp          bool
+	idmap, idmapAll bool   // "idmap", "ridmap"
+	idmapText       string // what follows in "idmap=..."
+	copyLink        bool   // "copy-symlink": a source that is a symbolic link is copied, not followed
+	srcNoFollow     bool   // a source that is a symbolic link is what is bound
+	destNoFollow    bool   // a destination that is a symbolic link is what is covered
 }
 
 const (
@@ -109,31 +115,49 @@ func parseOptions(options []string) (o mountOptions) {
 			o.remount = true
 		case "tmpcopyup":
 			o.copyUp = true
+		case "idmap":
+			o.idmap = true
+		case "ridmap":
+			o.idmap, o.idmapAll = true, true
+		case "copy-symlink":
+			o.copyLink = true
+		case "src-nofollow":
+			o.srcNoFollow = true
+		case "dest-nofollow":
+			o.destNoFollow = true
 		case "", "defaults", "loud", "silent", "iversion", "noiversion":
 			// nothing that a container can see
 		case "sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand":
 			o.superFlags = append(o.superFlags, opt)
 		default:
-			o.data = append(o.data, opt)
+			if text, ok := strings.CutPrefix(opt, "idmap="); ok {
+				o.idmap, o.idmapText = true, text
+			} else if text, ok := strings.CutPrefix(opt, "ridmap="); ok {
+				o.idmap, o.idmapAll, o.idmapText = true, true, text
+			} else {
+				o.data = append(o.data, opt)
+			}
 		}
 	}
 	return o
 }
 
 // check refuses options that contradict the kind of mount.
-func (o *mountOptions) check(dest string) error {
+func (o *mountOptions) check() error {
 	if o.bind && len(o.data) > 0 {
-		return fmt.Errorf("mount %q: bind mounts cannot have any filesystem-specific options applied, got %q", dest, o.data)
+		return fmt.Errorf("bind mounts cannot have any filesystem-specific options applied, got %q", o.data)
 	}
-	if o.copyUp {
-		return fmt.Errorf("mount %q: option tmpcopyup is not supported", dest)
+	switch {
+	case o.remount && (o.idmap || o.copyUp || o.copyLink || o.srcNoFollow):
+		return errors.New("remount changes attributes such as ro and nosuid, and propagation, of a mount that is there; it cannot map ids, copy or follow")
+	case o.remount && len(o.data) > 0:
+		return fmt.Errorf("remount cannot change parameters of the filesystem, got %q", o.data)
+	case o.copyLink && o.srcNoFollow:
+		return errors.New("copy-symlink and src-nofollow exclude each other: one copies the link, the other binds it")
 	}
 	for _, d := range o.data {
-		switch {
-		case d == "idmap" || d == "ridmap" || strings.HasPrefix(d, "idmap="):
-			return fmt.Errorf("mount %q: option %q: idmapped mounts are not supported", dest, d)
-		case len(d) > 255 && !strings.Contains(d, "="):
-			return fmt.Errorf("mount %q: option %.20q... is too long", dest, d)
+		if len(d) > 255 && !strings.Contains(d, "=") {
+			return fmt.Errorf("option %.20q... is too long", d)
 		}
 	}
 	return nil

@@ -31,8 +31,18 @@ type Options struct {
 	Stat    func(path string) (isDir bool, err error)
 	IsProc  func(path string) bool
 	DirMode func(path string) (mode uint32, ok bool)
+	// Readlink is the target of a symbolic link of the host.
+	Readlink func(path string) (target string, ok bool)
 	// MountPoint is where the mount that a path of the host lies on is attached.
 	MountPoint func(path string) (string, error)
+	// IDMap returns a descriptor of a user namespace with the mappings; without
+	// any, of the one that the container joins.
+	IDMap func(uids, gids []specs.LinuxIDMapping) initprog.Value
+	// Before gets the steps that need the host's privileges: they come before
+	// the process joins or makes a user namespace.
+	Before func(initprog.Step)
+
+	maps idMaps // of the container's user namespace
 }
 
 // Plan returns the steps that give a container its root file system, in order.
@@ -61,12 +71,14 @@ func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
 			return nil, fmt.Errorf("linux.rootfsPropagation: %w", err)
 		}
 	}
+	t.host = up
 	steps = append(steps, &openRoot{t, o.Root, o.Mount, up, parent})
+	o.maps = containerMaps(spec)
 
 	var errs []error
 	devBound, devReadonly := false, false
 	for i := range spec.Mounts {
-		m, err := planMount(t, &spec.Mounts[i], &o)
+		m, err := planMount(t, i, &spec.Mounts[i], &o)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -77,6 +89,9 @@ func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
 			if devReadonly { // once the nodes are there
 				m.options.set &^= unix.MOUNT_ATTR_RDONLY
 			}
+		}
+		if m.early {
+			o.Before(&source{m})
 		}
 		steps = append(steps, m)
 	}

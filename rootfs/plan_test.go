@@ -25,18 +25,24 @@ func testOptions() Options {
 			}
 			return strings.HasSuffix(p, "dir"), nil
 		},
+		Readlink:   func(p string) (string, bool) { return "target", strings.Contains(p, "link") },
 		DirMode:    func(p string) (uint32, bool) { return 0o1777, p == "tmp" },
 		MountPoint: func(string) (string, error) { return "/bundle", nil },
+		IDMap:      func(uids, _ []specs.LinuxIDMapping) initprog.Value { return initprog.FD(20 + len(uids)) },
+		Before:     func(initprog.Step) {},
 	}
 }
 
 // listing is the plan and its program as text.
 func listing(t *testing.T, spec *specs.Spec, o Options) string {
 	t.Helper()
+	var before []initprog.Step
+	o.Before = func(s initprog.Step) { before = append(before, s) }
 	steps, err := Plan(spec, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	steps = append(before, steps...)
 	var s strings.Builder
 	b := initprog.NewBuilder(3)
 	for _, st := range steps {
@@ -100,6 +106,27 @@ func TestPlan_Golden(t *testing.T) {
 			o.NoPivot, o.Mount = true, initprog.FD(6)
 			s.Linux.RootfsPropagation = "unbindable"
 		},
+		"idmap": func(s *specs.Spec, o *Options) {
+			o.UserNS = true
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}}
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+			s.Mounts = []specs.Mount{
+				{Destination: "/data", Source: "/host/dir", Options: []string{"rbind", "ridmap", "ro", "rnoexec", "private"}},
+				{Destination: "/tmp", Type: "tmpfs", Options: []string{"idmap=uids=0-5-1#@7-8-2;gids=0-0-1", "size=1m"}},
+			}
+		},
+		"links": func(s *specs.Spec, _ *Options) {
+			s.Mounts = []specs.Mount{
+				{Destination: "/etc/copy", Source: "/host/link", Options: []string{"bind", "copy-symlink"}},
+				{Destination: "/copy2", Source: "/host/dir", Options: []string{"rbind", "copy-symlink"}},
+				{Destination: "/bound", Source: "/host/link", Options: []string{"bind", "src-nofollow", "dest-nofollow"}},
+				{Destination: "/dir", Source: "/host/dir", Options: []string{"bind", "src-nofollow", "dest-nofollow"}},
+			}
+		},
+		"remount": func(s *specs.Spec, _ *Options) {
+			s.Mounts = []specs.Mount{{Destination: "/etc", Options: []string{"bind", "remount", "ro", "rnoexec", "rshared"}}}
+		},
 		"shared": func(s *specs.Spec, _ *Options) { s.Linux.RootfsPropagation = "rshared" },
 	}
 	for name, change := range tests {
@@ -126,6 +153,7 @@ func TestPlan_Refuses(t *testing.T) {
 		s.Linux.RootfsPropagation = p
 		return s
 	}
+	one := []specs.LinuxIDMapping{{Size: 1}}
 	tests := []struct {
 		name string
 		spec *specs.Spec
@@ -140,7 +168,23 @@ func TestPlan_Refuses(t *testing.T) {
 		{"below /proc", mounts(specs.Mount{Destination: "/proc/self/attr", Type: "tmpfs"}), "inside /proc"},
 		{"below /proc by ..", mounts(specs.Mount{Destination: "/sys/../proc/sys", Type: "tmpfs"}), "inside /proc"},
 		{"copy-up", mounts(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"tmpcopyup"}}), "tmpcopyup"},
-		{"idmap", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap"}}), "idmap"},
+		{"idmap of nothing", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap"}}), `mounts[0].options: mount "/a": idmap without mappings`},
+		{"idmap twice", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-0-1;gids=0-0-1"}, UIDMappings: one, GIDMappings: one}), "mounts[0].uidMappings: "},
+		{"idmap of proc", mounts(specs.Mount{}, specs.Mount{Destination: "/a", Type: "proc", UIDMappings: one, GIDMappings: one}), "mounts[1].uidMappings: "},
+		{"idmap of a cgroup", mounts(specs.Mount{Destination: "/a", Type: "cgroup", Options: []string{"idmap"}}), "cgroup2 cannot be mapped"},
+		{"idmap word", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=users=0-0-1"}}), `unknown part "users=0-0-1"`},
+		{"idmap without gids", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-0-1"}}), "needs both"},
+		{"idmap uids twice", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-0-1;uids=5-5-1;gids=0-0-1"}}), "uids is there twice"},
+		{"idmap of two numbers", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-0;gids=0-0-1"}}), "want three numbers"},
+		{"idmap no number", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-x-1;gids=0-0-1"}}), `"x" is no id`},
+		{"idmap too far", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-4294967295-1;gids=0-0-1"}}), "more than there are"},
+		{"idmap size 0", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-0-0;gids=0-0-1"}}), "no ids"},
+		{"idmap relative to nothing", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=@0-0-1;gids=0-0-1"}}), "not in one range"},
+		{"remount and idmap", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"remount", "idmap"}}), "mounts[0].options: "},
+		{"remount and data", mounts(specs.Mount{Destination: "/a", Options: []string{"remount", "size=1"}}), "mounts[0].options: "},
+		{"remount and mappings", mounts(specs.Mount{Destination: "/a", Options: []string{"remount"}, UIDMappings: one, GIDMappings: one}), "mounts[0].uidMappings: "},
+		{"link and no link", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "copy-symlink", "src-nofollow"}}), "exclude each other"},
+		{"link of a tmpfs", mounts(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"copy-symlink"}}), "are for bind mounts"},
 		{"device type", device("x"), "unknown type"},
 		{"propagation", propagation("sideways"), "rootfsPropagation"},
 	}

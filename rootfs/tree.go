@@ -17,6 +17,7 @@ type tree struct {
 	howReal initprog.Value // struct open_how: a directory, without symbolic links on the way
 	attrRO  initprog.Value // struct mount_attr: read-only
 	empty   initprog.Value // an empty read-only tmpfs, for masked directories
+	host    uint64         // propagation of the host's mounts: MS_SLAVE, MS_PRIVATE or MS_SHARED
 	userns  bool           // the container has a user namespace of its own
 	frugal  bool           // close descriptors as soon as possible: there are many mounts
 }
@@ -32,9 +33,11 @@ func (t *tree) init(b *initprog.Builder) {
 type kind int
 
 const (
-	directory     kind = iota
-	file               // anything but a directory
-	realDirectory      // a directory reached without symbolic links
+	directory      kind = iota
+	file                // anything but a directory
+	realDirectory       // a directory reached without symbolic links
+	unfollowed          // what is there, a symbolic link too; else a directory is made
+	unfollowedFile      // the same, and else a file
 )
 
 // open opens path below the root into a new slot. The caller says what follows
@@ -54,6 +57,8 @@ func (t *tree) resolve(b *initprog.Builder, path string, k kind) initprog.Value 
 		how = t.howAny
 	case realDirectory:
 		how = t.howReal
+	case unfollowed, unfollowedFile:
+		how = b.How(unix.O_PATH|unix.O_NOFOLLOW, 0)
 	}
 	if path == "." {
 		return t.open(b, path, how).RetrySome(syscall.EAGAIN).Result()
@@ -70,7 +75,7 @@ func (t *tree) resolve(b *initprog.Builder, path string, k kind) initprog.Value 
 		prefix, name := path[:i], path[strings.LastIndexByte(path[:i], '/')+1:i]
 		last := i == len(path)
 		switch {
-		case last && k == file:
+		case last && (k == file || k == unfollowedFile):
 			b.Mknodat(parent, name, unix.S_IFREG|0o644, 0).Ignore(syscall.EEXIST)
 			t.open(b, path, how).To(slot).RetrySome(syscall.EAGAIN)
 		case last:
@@ -89,6 +94,22 @@ func (t *tree) resolve(b *initprog.Builder, path string, k kind) initprog.Value 
 	}
 	b.Place(done)
 	return slot
+}
+
+// symlink makes a symbolic link in place of whatever is there but a directory.
+func (t *tree) symlink(b *initprog.Builder, path, target string) {
+	dir, name := ".", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		dir, name = path[:i], path[i+1:]
+	}
+	parent := t.resolve(b, dir, directory)
+	done, again := b.NewLabel(), b.NewLabel()
+	b.Symlinkat(target, parent, name).OnSuccess(done).On(syscall.EEXIST, again)
+	b.Place(again)
+	b.Unlinkat(parent, name)
+	b.Symlinkat(target, parent, name)
+	b.Place(done)
+	t.release(b, parent)
 }
 
 // attach puts the detached mount m onto the open place at.

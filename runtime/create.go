@@ -316,7 +316,9 @@ func (t *creation) openFiles() ([]int, error) {
 		t.fds = append(t.fds, fd)
 		files = append(files, fd)
 	}
-	return files, nil
+	maps, err := t.plan.maps.open()
+	t.fds = append(t.fds, maps...)
+	return append(files, maps...), err
 }
 
 // preserved passes on descriptors 3 to 2+n, which the caller of this process has
@@ -519,7 +521,7 @@ func (t *creation) answer() error {
 
 // explain completes an error of the init's.
 func (t *creation) explain(err error) error {
-	e := &ProcessError{ID: t.c.ID, Err: err}
+	e := &ProcessError{ID: t.c.ID, Err: idMapFailure(err)}
 	if errors.Is(err, errInitDied) && t.group != nil {
 		if n, oomErr := t.group.OOMKills(); oomErr == nil && n > 0 {
 			e.OOM = true

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,6 +36,7 @@ type Plan struct {
 
 	process *process
 	fds     fdLayout
+	maps    *mountMaps
 }
 
 // fdLayout are the descriptor numbers inside the init. The standard streams and
@@ -124,6 +126,7 @@ func rootfsError(path string, err error) error {
 func (p *Plan) build(root int, o *PlanOptions) error {
 	spec := p.Spec
 	userns := p.Set.All()&unix.CLONE_NEWUSER != 0
+	var before []initprog.Step
 	steps := make([]initprog.Step, 0, 48)
 	steps = append(steps, &harden{p.ID, p.fds.sync})
 	joins := make([]initprog.Value, len(p.Set.Join))
@@ -138,7 +141,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
-		Stat: statHost, IsProc: isProc, MountPoint: mountPoint,
+		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
 		DirMode: func(path string) (uint32, bool) {
 			fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
 			if err != nil {
@@ -150,6 +153,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 			return st.Mode & 0o7777, err == nil
 		},
 	}
+	p.maps = newMountMaps(&p.Set, p.fds.join)
+	ro.IDMap = p.maps.descriptor
+	ro.Before = func(s initprog.Step) { before = append(before, s) }
 	if o.RootMount {
 		ro.Mount = initprog.FD(p.fds.root)
 	}
@@ -167,6 +173,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		return err
 	}
 	enter := len(tree) - 1 // the change of the root comes last
+	if len(before) > 0 {
+		steps = slices.Insert(steps, 1, before...)
+	}
 	steps = append(steps, tree[:enter]...)
 	if p.Set.New&unix.CLONE_NEWUTS != 0 && (spec.Hostname != "" || spec.Domainname != "") {
 		steps = append(steps, &names{spec.Hostname, spec.Domainname})
@@ -232,6 +241,12 @@ func statHost(path string) (bool, error) {
 		return false, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+func readlinkHost(path string) (string, bool) {
+	var buf [unix.PathMax]byte
+	n, err := unix.Readlink(path, buf[:])
+	return string(buf[:max(n, 0)]), err == nil && n < len(buf)
 }
 
 // isProc reports whether path is on a procfs.

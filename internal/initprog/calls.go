@@ -158,7 +158,17 @@ func (b *Builder) Fsmount(fs Value, attr uint64) Ref {
 
 // OpenTree clones the mount at path into a detached one; recursive with all below.
 func (b *Builder) OpenTree(dir Value, path string, recursive bool) Ref {
-	flags := uint64(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	return b.openTree(dir, path, recursive, 0)
+}
+
+// OpenTreeNoFollow is OpenTree for a path that may be a symbolic link, which
+// then is what gets mounted.
+func (b *Builder) OpenTreeNoFollow(dir Value, path string, recursive bool) Ref {
+	return b.openTree(dir, path, recursive, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func (b *Builder) openTree(dir Value, path string, recursive bool, flags uint64) Ref {
+	flags |= unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
@@ -182,6 +192,12 @@ func (b *Builder) MoveMountPath(m Value, path string) Ref {
 // MountAttr is the address of a struct mount_attr.
 func (b *Builder) MountAttr(set, clear, propagation uint64) Value {
 	return b.Words(set, clear, propagation, 0)
+}
+
+// MountAttrIDMap is the address of a struct mount_attr that maps the ids of a
+// mount as the user namespace at the descriptor userns does.
+func (b *Builder) MountAttrIDMap(userns Value) Value {
+	return b.Words(unix.MOUNT_ATTR_IDMAP, 0, 0, userns.bits)
 }
 
 // MountSetattr changes the attributes of the mount m as attr says; recursive
