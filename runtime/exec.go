@@ -185,7 +185,7 @@ func (e *execution) failed(err error) error { return &ProcessError{ID: e.c.ID, E
 
 // plan makes the program that enters the container and becomes the process.
 func (e *execution) plan() (*Plan, *initprog.Image, error) {
-	p := &Plan{ID: e.c.ID, Spec: e.spec, Bundle: e.c.Bundle, fds: layout(e.o.PreserveFDs)}
+	p := &Plan{ID: e.c.ID, Spec: e.spec, Bundle: e.c.Bundle, report: e.o.DenialReport, fds: layout(e.o.PreserveFDs)}
 	if e.spec.Linux == nil {
 		e.spec.Linux = &specs.Linux{}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"time"
 
 	"github.com/minirun/minirun/internal/initprog"
@@ -64,16 +65,24 @@ func (e *AgentError) Hint() string {
 }
 
 // planAgent finds out who will answer for the filter.
-func (p *Plan) planAgent(f *seccomp.Filter, profile *specs.LinuxSeccomp) {
+func (p *Plan) planAgent(f *seccomp.Filter, profile *specs.LinuxSeccomp) (err error) {
 	p.process.filter = f
+	if p.report != "" {
+		if p.process.filter, err = f.Observed(goruntime.GOARCH); err != nil {
+			return fmt.Errorf("debug linux.seccomp: %w", err)
+		}
+		p.process.agent = Agent{Report: p.report}
+		return nil
+	}
 	if f.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
-		return
+		return nil
 	}
 	path := profile.ListenerPath
 	if !filepath.IsAbs(path) { // start need not run in the same directory
 		path = filepath.Join(p.Bundle, path)
 	}
 	p.process.agent = Agent{Path: path, Metadata: profile.ListenerMetadata}
+	return nil
 }
 
 // check finds out early, before anything is made, that the agent is not there.

@@ -35,6 +35,7 @@ type Plan struct {
 	Warnings []string
 
 	process *process
+	report  string // PlanOptions.DenialReport
 	fds     fdLayout
 	maps    *mountMaps
 }
@@ -61,7 +62,10 @@ type PlanOptions struct {
 	NoPivot      bool // see rootfs.Options
 	NoNewKeyring bool
 	RootMount    bool // the root is a detached mount handed over as a descriptor
-	Root         int  // with RootMount: descriptor of the root, for look-ups
+	// DenialReport is where calls that the seccomp filter denies are reported to,
+	// a file or "-" for standard error, by the process that Supervise starts.
+	DenialReport string
+	Root         int // with RootMount: descriptor of the root, for look-ups
 	gate         gate
 }
 
@@ -85,7 +89,7 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
 	}
-	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
+	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
 	var err error
 	if p.Set, err = namespaces.FromSpec(spec.Linux.Namespaces); err != nil {
 		return nil, err
@@ -205,7 +209,11 @@ func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root 
 		if err != nil {
 			return err
 		}
-		p.planAgent(f, profile)
+		if err := p.planAgent(f, profile); err != nil {
+			return err
+		}
+	} else if p.report != "" {
+		p.Warnings = append(p.Warnings, "linux.seccomp: there is no profile, so no system call will be reported")
 	}
 	return nil
 }

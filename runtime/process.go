@@ -365,7 +365,14 @@ func (s *confine) String() string {
 	if s.p.filter == nil {
 		return "no system call filter"
 	}
-	return "load a system call filter of " + strconv.Itoa(s.p.filter.Len()) + " instructions"
+	text := "load a system call filter of " + strconv.Itoa(s.p.filter.Len()) + " instructions"
+	switch a := &s.p.agent; {
+	case a.Report != "":
+		text += "; denied calls are reported to " + a.Report
+	case a.Path != "":
+		text += "; its listener goes to the agent at " + a.Path
+	}
+	return text
 }
 func (s *confine) Why() string { return "last, so that it need not allow what was done before" }
 

@@ -76,6 +76,9 @@ type Container struct {
 // Dir is the container's directory in the store.
 func (c *Container) Dir() string { return c.store.root + "/" + c.ID }
 
+// ConfigPath is where the configuration of a container is kept.
+func (s *Store) ConfigPath(id string) string { return s.root + "/" + id + "/" + configFile }
+
 // lock takes the exclusive lock of a container's directory and returns the
 // directory's descriptor; closing it releases the lock. A process that dies
 // releases it too.

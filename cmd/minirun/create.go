@@ -13,7 +13,8 @@ type launchOptions struct {
 	bundle, console, pidFile string
 	noPivot, noKeyring       bool
 	preserve                 int
-	bundleOnly               bool // the flags of image are not set up
+	denials                  string // --debug-seccomp
+	bundleOnly               bool   // the flags of image are not set up
 	image                    imageOptions
 }
 
@@ -23,6 +24,7 @@ func (o *launchOptions) add(f *flagSet) {
 	f.String(&o.pidFile, "pid-file", 0, "FILE", "write the pid of the container's process to FILE")
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the container")
 	f.Bool(&o.noPivot, "no-pivot", 0, "do not use pivot_root, for a root on a ramfs")
+	denialFlag(f, &o.denials)
 	f.Bool(&o.noKeyring, "no-new-keyring", 0, "keep the session keyring of the caller")
 	if o.bundleOnly {
 		return
@@ -71,6 +73,9 @@ func (a *app) create(args []string) error {
 	if err != nil {
 		return err
 	}
+	if o.denials, err = denialFile(f, o.denials, false); err != nil {
+		return err
+	}
 	l, err := a.prepare(f, &o, args)
 	if err != nil {
 		return err
@@ -98,8 +103,11 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 	l.options = runtime.CreateOptions{
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, Debug: a.log.debugf(),
 		PlanOptions: runtime.PlanOptions{
-			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring,
+			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials,
 		},
+	}
+	if o.denials != "" {
+		l.options.Supervise = a.supervisor(func() string { return l.options.ID }, o.denials)
 	}
 	if err := checkPreserve(f, o.preserve); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 // execOptions are the flags of exec.
 type execOptions struct {
 	console, cwd, user, process, pidFile string
-	cgroup                               string
+	cgroup, denials                      string
 	env, caps, gids                      []string
 	tty, detach, noNewPrivs, ignorePause bool
 	preserve                             int
@@ -38,6 +38,7 @@ func (o *execOptions) flags() *flagSet {
 	f.Strings(&o.caps, "cap", 'c', "CAP", "add a capability (repeatable)")
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the process")
 	f.String(&o.cgroup, "cgroup", 0, "PATH", "run in this group below the container's cgroup")
+	denialFlag(f, &o.denials)
 	f.Bool(&o.ignorePause, "ignore-paused", 0, "exec in a paused container too; it runs when that is resumed")
 	return f
 }
@@ -62,6 +63,9 @@ func (a *app) exec(args []string) error {
 	if err := checkPreserve(f, o.preserve); err != nil {
 		return err
 	}
+	if o.denials, err = denialFile(f, o.denials, !o.detach); err != nil {
+		return err
+	}
 	c, err := a.container(f, args[:1])
 	if err != nil {
 		return &execFailure{err}
@@ -69,7 +73,7 @@ func (a *app) exec(args []string) error {
 	var tty *terminalRelay
 	opts := runtime.ExecOptions{
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PreserveFDs: o.preserve + listenFDs(),
-		Cgroup: o.cgroup, IgnorePaused: o.ignorePause,
+		Cgroup: o.cgroup, IgnorePaused: o.ignorePause, DenialReport: o.denials,
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			p, err := o.apply(p, args[1:])
 			if err == nil && p.Terminal && !o.detach && o.console == "" {
@@ -79,6 +83,9 @@ func (a *app) exec(args []string) error {
 			}
 			return p, err
 		},
+	}
+	if o.denials != "" {
+		opts.Supervise = a.supervisor(func() string { return c.ID }, o.denials)
 	}
 	// The relay's socket is known only once the process is.
 	opts.Console = func() int {

@@ -49,6 +49,7 @@ func (a *app) explain(args []string) error {
 			return err
 		}
 	}
+	po.DenialReport = o.denials
 	plan, err := runtime.NewPlan(id, b, po)
 	if err != nil {
 		return err

@@ -35,6 +35,9 @@ func (a *app) run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if o.denials, err = denialFile(f, o.denials, !o.detach); err != nil {
+		return err
+	}
 	o.image.detach = o.detach
 	l, err := a.prepare(f, &o.launchOptions, args)
 	if err != nil {

@@ -75,6 +75,13 @@ func (l *logger) debugf() func(string) {
 	}
 }
 
+// debugTo is debugf for a text that is there anyway.
+func (l *logger) debugTo(msg string) {
+	if f := l.debugf(); f != nil {
+		f(msg)
+	}
+}
+
 func (l *logger) warn(msg string) {
 	l.entry("warning", msg)
 	if l.file == "" {
@@ -185,6 +192,10 @@ func stepHints(e *initprog.StepError) []string {
 		return []string{"a directory can only be mounted onto a directory, a file only onto a file"}
 	case e.Phase == "seccomp" && e.Err == syscall.EACCES:
 		return []string{"loading a filter without noNewPrivileges takes CAP_SYS_ADMIN in the container's user namespace"}
+	case e.Phase == "seccomp" && e.Err == syscall.EBUSY:
+		return []string{"a filter around the container has a listener already, and there can be only one: SCMP_ACT_NOTIFY and --debug-seccomp do not nest"}
+	case e.Phase == "seccomp" && e.Err == syscall.EINVAL:
+		return []string{"the kernel does not know an action or flag of the profile; SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs Linux 5.19"}
 	case e.Phase == "root change" && e.Err == syscall.EINVAL:
 		return []string{"on a root that is a ramfs, such as an initramfs, use --no-pivot"}
 	}

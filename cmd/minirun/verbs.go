@@ -20,6 +20,9 @@ func (a *app) start(args []string) error {
 	if err != nil {
 		return err
 	}
+	if c.Agent.Report != "" {
+		c.Supervise = a.supervisor(func() string { return c.ID }, c.Agent.Report)
+	}
 	return c.Start()
 }
 

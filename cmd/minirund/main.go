@@ -51,6 +51,7 @@ func newApp(u *ui) *cli.App {
 			imagesCommand(u),
 			doctorCommand(u),
 			versionCommand(u),
+			seccompReportCommand(u),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

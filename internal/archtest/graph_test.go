@@ -23,7 +23,7 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images",
 	},
 	{
-		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/doctor overlay overlay/apply runtime",
+		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/denials internal/doctor internal/seccomp overlay overlay/apply runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest", "everything that need not start fast",
 	},
 
@@ -57,6 +57,7 @@ var graph = []arrows{
 
 	{"internal/archtest", "", "", "tests of the project as a whole"},
 	{"internal/demo", "internal/linux", "", "the applets of the image minirun/demo, linked into minirun"},
+	{"internal/denials", "internal/linux internal/seccomp", "", "reports what a filter denies; linked into minirund alone"},
 	{"internal/doctor", "internal/kfeature", "", "what the host can do"},
 	{"internal/initprog", "internal/linux", "", "programs of system calls: knows no plan and no specification"},
 	{"internal/jsonread", "", "", "a reader and writer of JSON without reflection"},
