@@ -503,7 +503,7 @@ func (t *creation) await(word uint64) error {
 func (t *creation) awaitExec() error {
 	_, err := t.record()
 	if err == errInitDied { //nolint:errorlint // end of file is what we want
-		return nil
+		return hasExecuted(t.c.Pid, t.pidfd)
 	}
 	if err == nil {
 		err = errors.New("container init is out of step after its last record")
@@ -522,7 +522,7 @@ func (t *creation) answer() error {
 // explain completes an error of the init's.
 func (t *creation) explain(err error) error {
 	e := &ProcessError{ID: t.c.ID, Err: idMapFailure(err)}
-	if errors.Is(err, errInitDied) && t.group != nil {
+	if (errors.Is(err, errInitDied) || errors.Is(err, errNotExecuted)) && t.group != nil {
 		if n, oomErr := t.group.OOMKills(); oomErr == nil && n > 0 {
 			e.OOM = true
 			e.Err = &OOMError{Limit: memoryLimit(t.plan)}

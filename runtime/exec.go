@@ -156,7 +156,7 @@ func (e *execution) run() (*Process, error) {
 		}
 	}
 	if err = e.notify(&plan.process.agent, image, p); err == nil {
-		err = e.executed(image)
+		err = e.executed(image, p)
 	}
 	if err == nil && e.o.PidFile != "" {
 		err = writePidFile(e.o.PidFile, p.Pid)
@@ -172,13 +172,16 @@ func (e *execution) run() (*Process, error) {
 }
 
 // executed waits until execve has closed the process's end of the socket.
-func (e *execution) executed(image *initprog.Image) error {
+func (e *execution) executed(image *initprog.Image, p *Process) error {
 	var buf [initprog.RecordSize]byte
 	n, err := linux.Read(e.sync[0], buf[:])
-	if err == nil && n != 0 {
-		err = stepFailure(image.Failure(initprog.ParseRecord(buf[:])))
+	switch {
+	case err != nil:
+		return err
+	case n == 0:
+		return hasExecuted(p.Pid, p.PidFD)
 	}
-	return err
+	return stepFailure(image.Failure(initprog.ParseRecord(buf[:])))
 }
 
 func (e *execution) failed(err error) error { return &ProcessError{ID: e.c.ID, Err: err} }

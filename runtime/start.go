@@ -57,7 +57,10 @@ func (c *Container) Start() error {
 	if err != nil {
 		return &ProcessError{ID: c.ID, Err: fmt.Errorf("container init ended before it executed the process: %w", err)}
 	}
-	if n == 0 { // execve has closed the other end
+	if n == 0 { // execve has closed the other end, or the end of the init
+		if err := hasExecuted(c.Pid, pidfd); err != nil {
+			return &ProcessError{ID: c.ID, Err: err}
+		}
 		return nil
 	}
 	return &ProcessError{ID: c.ID, Err: c.pendingFailure(initprog.ParseRecord(buf[:]))}

@@ -1,0 +1,30 @@
+package linux
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidfdInfo is struct pidfd_info as Linux 6.13 brought it, see pidfd_open(2).
+type pidfdInfo struct {
+	mask     uint64
+	_        uint64     // cgroupid
+	_        [11]uint32 // pid to fsgid
+	exitCode int32
+}
+
+// PidfdExit asks for the wait status of a process that has ended and that its
+// parent has reaped: PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15. Any holder
+// of a pidfd may ask, if it was opened before the process was reaped. ok is false
+// if the kernel cannot tell, or cannot tell yet.
+func PidfdExit(pidfd int) (status syscall.WaitStatus, ok bool) {
+	const (
+		getInfo  = 3<<30 | unsafe.Sizeof(pidfdInfo{})<<16 | 0xff<<8 | 11 // _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
+		infoExit = 1 << 3
+	)
+	info := pidfdInfo{mask: infoExit}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), getInfo, uintptr(unsafe.Pointer(&info)))
+	return syscall.WaitStatus(info.exitCode), errno == 0 && info.mask&infoExit != 0
+}
