@@ -24,6 +24,7 @@ type mount struct {
 	idmap   initprog.Value // descriptor of the user namespace that maps the ids, or none
 	early   bool           // made by a source step
 	made    initprog.Value // with early: the detached mount
+	copyUp  []Entry        // what to copy into a new file system
 	link    string         // not a mount at all, but a symbolic link with this target
 }
 
@@ -36,9 +37,6 @@ func planMount(t *tree, i int, m *specs.Mount, o *Options) (*mount, error) {
 	s := &mount{t: t, index: i, dest: clean(m.Destination), fstype: m.Type, source: m.Source, options: parseOptions(m.Options)}
 	if s.fstype == "bind" && !s.options.remount { // the options decide, but a type of bind can only mean one
 		s.options.bind = true
-	}
-	if s.options.copyUp {
-		return nil, s.fail(m, ".options", "option tmpcopyup is not supported")
 	}
 	if err := s.options.check(); err != nil {
 		return nil, s.fail(m, ".options", "%w", err)
@@ -67,15 +65,22 @@ func planMount(t *tree, i int, m *specs.Mount, o *Options) (*mount, error) {
 	case "cgroup":
 		s.fstype = "cgroup2"
 	case "tmpfs":
+		if s.options.copyUp {
+			if err := s.planCopyUp(m, o); err != nil {
+				return nil, err
+			}
+		}
 		s.tmpfsMode(o)
 	}
 	switch {
 	case s.fstype != "proc" && s.dest == "proc":
 		return nil, s.fail(m, ".type", "only procfs can be mounted on /proc, not %s", s.fstype)
+	case s.options.copyUp && s.fstype != "tmpfs":
+		return nil, s.fail(m, ".options", "tmpcopyup is for a tmpfs, not for %s", s.fstype)
 	case s.options.copyLink || s.options.srcNoFollow:
 		return nil, s.fail(m, ".options", "copy-symlink and src-nofollow are for bind mounts")
 	}
-	if s.options.set&unix.MOUNT_ATTR_RDONLY != 0 && s.dest != "dev" {
+	if s.options.set&unix.MOUNT_ATTR_RDONLY != 0 && s.dest != "dev" && !s.options.copyUp {
 		s.options.superFlags = append(s.options.superFlags, "ro")
 	}
 	return s, s.planIDMap(m, o)
@@ -118,7 +123,9 @@ func (s *mount) tmpfsMode(o *Options) {
 		}
 	}
 	mode := uint32(0o755)
-	if o.DirMode != nil {
+	if len(s.copyUp) > 0 {
+		mode = s.copyUp[0].Mode & 0o7777
+	} else if o.DirMode != nil {
 		if m, ok := o.DirMode(s.dest); ok {
 			mode = m
 		}
@@ -149,6 +156,10 @@ func (s *mount) String() string {
 			b.WriteString(sep + w)
 			sep = ","
 		}
+	}
+	if s.options.copyUp {
+		b.WriteString(sep + "with copies of the " + strconv.Itoa(len(s.copyUp)) + " files it covers")
+		sep = ", "
 	}
 	if !s.idmap.IsZero() {
 		b.WriteString(sep + "with its ids mapped")
@@ -183,6 +194,13 @@ func (s *mount) Emit(b *initprog.Builder) {
 		s.t.symlink(b, s.dest, s.link)
 		return
 	}
+	if s.options.copyUp {
+		at := s.t.resolve(b, s.dest, directory)
+		m := s.detached(b, s.t.userns)
+		s.emitCopyUp(b, at, m)
+		s.t.attach(b, m, at)
+		return
+	}
 	m := s.made
 	if !s.early {
 		m = s.detached(b, s.t.userns)
@@ -215,7 +233,11 @@ func (s *mount) detached(b *initprog.Builder, userns bool) initprog.Value {
 		}
 		s.bindAttributes(b, m, userns)
 	} else {
-		m = newFS(b, s.fstype, s.source, append(o.superFlags, o.data...), o.set)
+		set := o.set
+		if o.copyUp { // only when the copies are there
+			set &^= unix.MOUNT_ATTR_RDONLY
+		}
+		m = newFS(b, s.fstype, s.source, append(o.superFlags, o.data...), set)
 	}
 	if o.setAll|o.clrAll != 0 {
 		b.MountSetattr(m, true, b.MountAttr(o.setAll, o.clrAll, 0))

@@ -152,6 +152,10 @@ func (o *mountOptions) check() error {
 		return errors.New("remount changes attributes such as ro and nosuid, and propagation, of a mount that is there; it cannot map ids, copy or follow")
 	case o.remount && len(o.data) > 0:
 		return fmt.Errorf("remount cannot change parameters of the filesystem, got %q", o.data)
+	case o.copyUp && o.bind:
+		return errors.New("tmpcopyup is for a tmpfs, not for a bind mount")
+	case o.copyUp && (o.setAll|o.clrAll)&unix.MOUNT_ATTR_RDONLY != 0:
+		return errors.New("tmpcopyup goes with ro, not with rro: there is nothing mounted below")
 	case o.copyLink && o.srcNoFollow:
 		return errors.New("copy-symlink and src-nofollow exclude each other: one copies the link, the other binds it")
 	}

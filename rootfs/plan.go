@@ -33,6 +33,10 @@ type Options struct {
 	DirMode func(path string) (mode uint32, ok bool)
 	// Readlink is the target of a symbolic link of the host.
 	Readlink func(path string) (target string, ok bool)
+	// CopyUp lists what is in a directory of the root, of the host if it begins
+	// with a slash, down to the last file; nothing if it does not exist. More
+	// than limit entries are an error.
+	CopyUp func(dir string, limit int) ([]Entry, error)
 	// MountPoint is where the mount that a path of the host lies on is attached.
 	MountPoint func(path string) (string, error)
 	// IDMap returns a descriptor of a user namespace with the mappings; without
@@ -42,7 +46,8 @@ type Options struct {
 	// the process joins or makes a user namespace.
 	Before func(initprog.Step)
 
-	maps idMaps // of the container's user namespace
+	maps    idMaps // of the container's user namespace
+	earlier []*mount
 }
 
 // Plan returns the steps that give a container its root file system, in order.
@@ -94,6 +99,7 @@ func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
 			o.Before(&source{m})
 		}
 		steps = append(steps, m)
+		o.earlier = append(o.earlier, m)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)

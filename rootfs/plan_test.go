@@ -10,6 +10,7 @@ import (
 
 	"github.com/minirun/minirun/internal/initprog"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -24,6 +25,16 @@ func testOptions() Options {
 				return false, os.ErrNotExist
 			}
 			return strings.HasSuffix(p, "dir"), nil
+		},
+		CopyUp: func(dir string, _ int) ([]Entry, error) {
+			return []Entry{
+				{Mode: unix.S_IFDIR | 0o755, UID: 5, GID: 5},
+				{Path: "d", Mode: unix.S_IFDIR | 0o2755, UID: 5, GID: 6},
+				{Path: "d/f", Mode: unix.S_IFREG | 0o4755, UID: 100005, GID: 5},
+				{Path: "d/l", Mode: unix.S_IFLNK | 0o777, Target: dir},
+				{Path: "p", Mode: unix.S_IFIFO | 0o600},
+				{Path: "null", Mode: unix.S_IFCHR | 0o666, Dev: 1<<8 | 3},
+			}, nil
 		},
 		Readlink:   func(p string) (string, bool) { return "target", strings.Contains(p, "link") },
 		DirMode:    func(p string) (uint32, bool) { return 0o1777, p == "tmp" },
@@ -124,6 +135,21 @@ func TestPlan_Golden(t *testing.T) {
 				{Destination: "/dir", Source: "/host/dir", Options: []string{"bind", "src-nofollow", "dest-nofollow"}},
 			}
 		},
+		"copyup": func(s *specs.Spec, _ *Options) {
+			s.Mounts = []specs.Mount{
+				{Destination: "/data", Type: "tmpfs", Options: []string{"tmpcopyup", "ro", "size=1m"}},
+				{Destination: "/v", Source: "/host/dir", Options: []string{"bind"}},
+				{Destination: "/v/sub", Type: "tmpfs", Options: []string{"tmpcopyup", "uid=5"}},
+				{Destination: "/v/sub/x", Type: "tmpfs", Options: []string{"tmpcopyup"}},
+			}
+		},
+		"copyup_userns": func(s *specs.Spec, o *Options) {
+			o.UserNS = true
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}}
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+			s.Mounts = []specs.Mount{{Destination: "/data", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
+		},
 		"remount": func(s *specs.Spec, _ *Options) {
 			s.Mounts = []specs.Mount{{Destination: "/etc", Options: []string{"bind", "remount", "ro", "rnoexec", "rshared"}}}
 		},
@@ -167,7 +193,11 @@ func TestPlan_Refuses(t *testing.T) {
 		{"tmpfs on //proc/", mounts(specs.Mount{Destination: "//proc/.", Type: "tmpfs"}), "only procfs"},
 		{"below /proc", mounts(specs.Mount{Destination: "/proc/self/attr", Type: "tmpfs"}), "inside /proc"},
 		{"below /proc by ..", mounts(specs.Mount{Destination: "/sys/../proc/sys", Type: "tmpfs"}), "inside /proc"},
-		{"copy-up", mounts(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"tmpcopyup"}}), "tmpcopyup"},
+		{"copy-up of a bind", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "tmpcopyup"}}), "tmpcopyup is for a tmpfs"},
+		{"copy-up of sysfs", mounts(specs.Mount{Destination: "/a", Type: "sysfs", Options: []string{"tmpcopyup"}}), "tmpcopyup is for a tmpfs"},
+		{"copy-up and rro", mounts(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"tmpcopyup", "rro"}}), "not with rro"},
+		{"copy-up and idmap", mounts(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"tmpcopyup"}, UIDMappings: one, GIDMappings: one}), "does not go with mapped ids"},
+		{"copy-up over a mount", mounts(specs.Mount{Destination: "/a/b", Type: "tmpfs"}, specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"tmpcopyup"}}), "mounts[1].options: "},
 		{"idmap of nothing", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap"}}), `mounts[0].options: mount "/a": idmap without mappings`},
 		{"idmap twice", mounts(specs.Mount{Destination: "/a", Source: "/dir", Options: []string{"bind", "idmap=uids=0-0-1;gids=0-0-1"}, UIDMappings: one, GIDMappings: one}), "mounts[0].uidMappings: "},
 		{"idmap of proc", mounts(specs.Mount{}, specs.Mount{Destination: "/a", Type: "proc", UIDMappings: one, GIDMappings: one}), "mounts[1].uidMappings: "},

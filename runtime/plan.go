@@ -146,6 +146,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
 		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
+		CopyUp: func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
 		DirMode: func(path string) (uint32, bool) {
 			fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
 			if err != nil {

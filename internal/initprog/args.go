@@ -58,6 +58,8 @@ func signature(nr uint32) string {
 		return "s[F]"
 	case unix.SYS_FSMOUNT:
 		return "d[m][A]"
+	case unix.SYS_SENDFILE:
+		return "ddpn"
 	case unix.SYS_OPEN_TREE:
 		return "ds[t]"
 	case unix.SYS_MOVE_MOUNT:

@@ -63,9 +63,14 @@ func (b *Builder) Unlinkat(dir Value, name string) Ref {
 	return b.add(unix.SYS_UNLINKAT, name, dir, b.String(name), Const(0))
 }
 
-// Fchownat changes the owner of name in dir, not following a symbolic link.
+// Fchownat changes the owner of name in dir, not following a symbolic link; of
+// dir itself without a name.
 func (b *Builder) Fchownat(dir Value, name string, uid, gid uint32) Ref {
-	return b.add(unix.SYS_FCHOWNAT, name, dir, b.String(name), Const(uint64(uid)), Const(uint64(gid)), Const(unix.AT_SYMLINK_NOFOLLOW))
+	flags := uint64(unix.AT_SYMLINK_NOFOLLOW)
+	if name == "" {
+		flags |= emptyPath
+	}
+	return b.add(unix.SYS_FCHOWNAT, name, dir, b.String(name), Const(uint64(uid)), Const(uint64(gid)), Const(flags))
 }
 
 // Fchown changes the owner of an open file; ^0 leaves an id alone.
@@ -192,6 +197,17 @@ func (b *Builder) MoveMountPath(m Value, path string) Ref {
 // MountAttr is the address of a struct mount_attr.
 func (b *Builder) MountAttr(set, clear, propagation uint64) Value {
 	return b.Words(set, clear, propagation, 0)
+}
+
+// Sendfile copies up to n bytes from where the file in stands to the file out.
+func (b *Builder) Sendfile(out, in Value, n uint32) Ref {
+	return b.add(unix.SYS_SENDFILE, "", out, in, Const(0), Const(uint64(n)))
+}
+
+// OpenCreate makes the file path in dir, whose tree nobody else changes, and
+// opens it for writing.
+func (b *Builder) OpenCreate(dir Value, path string, mode uint32) Ref {
+	return b.add(unix.SYS_OPENAT, path, dir, b.String(path), Const(unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC), Const(uint64(mode)))
 }
 
 // MountAttrIDMap is the address of a struct mount_attr that maps the ids of a

@@ -36,6 +36,9 @@ func everyCall(b *Builder) {
 	b.Write(fd, "0 1000 1\n")
 	b.Write(fd, strings.Repeat("long ", 100))
 
+	b.OpenCreate(root, "copy", 0o4755)
+	b.Sendfile(fd, root, 1<<30).OnNonzero(loop)
+
 	b.Phase("sync")
 	record := b.Words(0, 1<<40)
 	pid := b.Words(0, 0)

@@ -52,6 +52,8 @@ func SyscallName(nr uint32) string {
 		return "fsconfig"
 	case unix.SYS_FSMOUNT:
 		return "fsmount"
+	case unix.SYS_SENDFILE:
+		return "sendfile"
 	case unix.SYS_OPEN_TREE:
 		return "open_tree"
 	case unix.SYS_MOVE_MOUNT:
