@@ -11,8 +11,8 @@ import (
 
 // Remove removes the group and all groups below it, and nothing above. It kills
 // nothing, see [Group.Kill], but waits up to timeout for processes that are
-// ending; a group that still has processes then gives a *TimeoutError. A group
-// that does not exist is no error.
+// ending; a group that still has processes then gives a *TimeoutError. What is
+// frozen cannot end, so it is thawed. A group that does not exist is no error.
 func (g *Group) Remove(timeout time.Duration) error {
 	start := time.Now()
 	for pause := firstPause; ; pause *= 2 {
@@ -37,6 +37,7 @@ func (g *Group) Remove(timeout time.Duration) error {
 		if left <= 0 {
 			return &TimeoutError{g.Path, "removed", timeout}
 		}
+		g.thawAll()
 		if err := g.WaitEmpty(left); err != nil {
 			return err
 		}
@@ -44,6 +45,16 @@ func (g *Group) Remove(timeout time.Duration) error {
 		// processes in while we look, or the last one has not quite gone.
 		g.pause(min(left, pause, lastPause))
 	}
+}
+
+// thawAll thaws the group and those below it.
+func (g *Group) thawAll() {
+	_ = g.walk(func(dir int) error {
+		if b, err := linux.ReadFileAt(dir, "cgroup.freeze", 0); err == nil && len(b) > 0 && b[0] == '1' {
+			_ = linux.WriteFileAt(dir, "cgroup.freeze", "0")
+		}
+		return nil
+	}, nil)
 }
 
 func (g *Group) removeError(err error) error {

@@ -31,7 +31,7 @@ func (e *ExistsError) Is(t error) bool { return t == fs.ErrExist }
 // StatusError reports an operation that the container's status does not allow.
 type StatusError struct {
 	ID   string
-	Op   string // start, kill, exec, delete
+	Op   string // start, kill, exec, delete, pause, resume, update, events
 	Have Status
 }
 
@@ -44,8 +44,12 @@ func (e *StatusError) Error() string {
 		text = "cannot start an already running container"
 	case e.Op == "start":
 		text = "cannot start a container in the " + string(e.Have) + " state"
-	case e.Op == "kill":
+	case e.Op == "kill", e.Op == "pause", e.Op == "update":
 		text = "container not running"
+	case e.Op == "resume":
+		text = "container not paused"
+	case e.Op == "events":
+		return fmt.Sprintf("container with id %s is not running", e.ID)
 	case e.Op == "exec" && e.Have == Paused:
 		text = "cannot exec in a paused container (use --ignore-paused to override)"
 	case e.Op == "exec":

@@ -46,6 +46,9 @@ func (c *Container) Kill(sig syscall.Signal, target Target) error {
 		}
 		return fmt.Errorf("container %q: signal %d: %w", c.ID, sig, err)
 	}
+	if sig == unix.SIGKILL {
+		c.thaw(c.group())
+	}
 	return nil
 }
 
@@ -55,7 +58,11 @@ func (c *Container) killAll(sig syscall.Signal) error {
 		return nil
 	}
 	if sig == unix.SIGKILL {
-		return g.Kill()
+		if err := g.Kill(); err != nil {
+			return err
+		}
+		c.thaw(g)
+		return nil
 	}
 	pids, err := g.Procs()
 	if err != nil {
