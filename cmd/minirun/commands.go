@@ -39,6 +39,7 @@ var elsewhere = [...][2]string{
 	{"image", "import, load, list and remove images"},
 	{"images", "list images"},
 	{"doctor", "check what this host can do for containers"},
+	{"features", "print what of config.json is recognized, as JSON"},
 }
 
 func forSibling(name string) bool {

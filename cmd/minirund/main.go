@@ -50,6 +50,7 @@ func newApp(u *ui) *cli.App {
 			imageCommand(u),
 			imagesCommand(u),
 			doctorCommand(u),
+			featuresCommand(u),
 			versionCommand(u),
 			seccompReportCommand(u),
 		},

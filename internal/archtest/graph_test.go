@@ -23,7 +23,7 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images",
 	},
 	{
-		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/denials internal/doctor internal/seccomp overlay overlay/apply runtime runtime/bundle",
+		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest", "everything that need not start fast",
 	},
 
@@ -59,6 +59,10 @@ var graph = []arrows{
 	{"internal/demo", "internal/linux", "", "the applets of the image minirun/demo, linked into minirun"},
 	{"internal/denials", "internal/linux internal/seccomp", "", "reports what a filter denies; linked into minirund alone"},
 	{"internal/doctor", "internal/kfeature", "", "what the host can do"},
+	{
+		"internal/features", "internal/kfeature internal/seccomp namespaces rootfs runtime", "",
+		"asks those who read config.json what they know; linked into minirund alone",
+	},
 	{"internal/initprog", "internal/linux", "", "programs of system calls: knows no plan and no specification"},
 	{"internal/jsonread", "", "", "a reader and writer of JSON without reflection"},
 	{"internal/kfeature", "internal/linux", "", "kernel features as values"},

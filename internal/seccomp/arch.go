@@ -1,5 +1,7 @@
 package seccomp
 
+import "slices"
+
 // arch is an ABI as a profile names it. Two of them, x86_64 and x32, share a token and differ in the numbers.
 type arch struct {
 	scmp   string             // SCMP_ARCH_* of the runtime specification
@@ -61,4 +63,14 @@ func findArch(scmp string) *arch {
 		}
 	}
 	return nil
+}
+
+// Architectures are the names that a profile may list, sorted.
+func Architectures() []string {
+	names := make([]string, len(archs))
+	for i := range archs {
+		names[i] = archs[i].scmp
+	}
+	slices.Sort(names)
+	return names
 }
