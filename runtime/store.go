@@ -70,7 +70,9 @@ type Container struct {
 	Warnings []string
 	// Supervise is what CreateOptions.Supervise is for Start.
 	Supervise func(listener int) error
-	exit      *exitInfo // of a container this process is the parent of
+	// Timing, if not nil, is told when phases of Start and Delete end.
+	Timing *Timing
+	exit   *exitInfo // of a container this process is the parent of
 }
 
 // Dir is the container's directory in the store.
