@@ -93,13 +93,14 @@ func (s *mount) planBind(m *specs.Mount, o *Options) error {
 	if !filepath.IsAbs(s.source) {
 		s.source = filepath.Join(o.Bundle, s.source)
 	}
+	s.early = s.t.live
 	link := ""
 	if s.options.copyLink || s.options.srcNoFollow {
 		link, s.file = o.Readlink(s.source)
 	}
 	if s.file {
 		if s.options.copyLink {
-			s.link = link
+			s.link, s.early = link, false
 		}
 		return nil
 	}

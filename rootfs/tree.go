@@ -19,6 +19,7 @@ type tree struct {
 	empty   initprog.Value // an empty read-only tmpfs, for masked directories
 	host    uint64         // propagation of the host's mounts: MS_SLAVE, MS_PRIVATE or MS_SHARED
 	userns  bool           // the container has a user namespace of its own
+	live    bool           // the container runs: the host's paths are out of reach of the steps
 	frugal  bool           // close descriptors as soon as possible: there are many mounts
 }
 

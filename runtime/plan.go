@@ -36,7 +36,6 @@ type Plan struct {
 
 	process *process
 	report  string // PlanOptions.DenialReport
-	timing  *Timing
 	fds     fdLayout
 	maps    *mountMaps
 }
@@ -66,8 +65,7 @@ type PlanOptions struct {
 	// DenialReport is where calls that the seccomp filter denies are reported to,
 	// a file or "-" for standard error, by the process that Supervise starts.
 	DenialReport string
-	Timing       *Timing // if not nil, is told when phases end
-	Root         int     // with RootMount: descriptor of the root, for look-ups
+	Root         int // with RootMount: descriptor of the root, for look-ups
 	gate         gate
 }
 
@@ -91,7 +89,7 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
 	}
-	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, timing: o.Timing, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
+	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
 	var err error
 	if p.Set, err = namespaces.FromSpec(spec.Linux.Namespaces); err != nil {
 		return nil, err
@@ -148,17 +146,8 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
 		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
-		CopyUp: func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
-		DirMode: func(path string) (uint32, bool) {
-			fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
-			if err != nil {
-				return 0, false
-			}
-			defer linux.Close(fd)
-			var st unix.Stat_t
-			err = unix.Fstat(fd, &st)
-			return st.Mode & 0o7777, err == nil
-		},
+		CopyUp:  func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
+		DirMode: func(path string) (uint32, bool) { return dirMode(root, path) },
 	}
 	p.maps = newMountMaps(&p.Set, p.fds.join)
 	ro.IDMap = p.maps.descriptor
@@ -254,6 +243,18 @@ func statHost(path string) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }
 
+// dirMode are the permissions of a directory below root.
+func dirMode(root int, path string) (uint32, bool) {
+	fd, err := linux.OpenInRoot(root, path, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return 0, false
+	}
+	defer linux.Close(fd)
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return st.Mode & 0o7777, err == nil
+}
+
 func readlinkHost(path string) (string, bool) {
 	var buf [unix.PathMax]byte
 	n, err := unix.Readlink(path, buf[:])
@@ -276,19 +277,8 @@ func (p *Plan) Image() (*initprog.Image, error) {
 func (p *Plan) compile() (*initprog.Image, int, error) {
 	b := initprog.NewBuilder(p.fds.sync)
 	gate := 0
-	times, told := p.timing.clock(b, len(p.Steps)), false
 	for _, s := range p.Steps {
 		b.Phase(s.Phase())
-		if !told {
-			// From the gate on there is nobody who could be told, nor under the filter.
-			switch s.(type) {
-			case *waitGate, *confine:
-				times.send(b)
-				told = true
-			default:
-				times.phase(b, s.Phase())
-			}
-		}
 		s.Emit(b)
 		if _, ok := s.(*waitGate); ok {
 			gate = b.Len()

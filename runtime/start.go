@@ -22,7 +22,7 @@ func (c *Container) Start() error {
 		return err
 	}
 	defer linux.Close(dir)
-	supervise, timing := c.Supervise, c.Timing
+	supervise := c.Supervise
 	if c, err = c.store.load(c.ID); err != nil { // as it is now that it is ours
 		return err
 	}
@@ -39,7 +39,6 @@ func (c *Container) Start() error {
 	if status != Created {
 		return &StatusError{ID: c.ID, Op: "start", Have: status}
 	}
-	timing.Mark("record and state")
 	conn, err := dialAt(dir, startFile)
 	if err != nil {
 		return fmt.Errorf("container %q: it does not wait for start: %w", c.ID, err)
@@ -54,7 +53,6 @@ func (c *Container) Start() error {
 	}
 	var buf [initprog.RecordSize]byte
 	n, err := linux.Read(conn, buf[:])
-	timing.Mark("filter and execve")
 	_ = unix.Unlinkat(dir, startFile, 0)
 	if err != nil {
 		return &ProcessError{ID: c.ID, Err: fmt.Errorf("container init ended before it executed the process: %w", err)}

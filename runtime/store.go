@@ -70,9 +70,7 @@ type Container struct {
 	Warnings []string
 	// Supervise is what CreateOptions.Supervise is for Start.
 	Supervise func(listener int) error
-	// Timing, if not nil, is told when phases of Start and Delete end.
-	Timing *Timing
-	exit   *exitInfo // of a container this process is the parent of
+	exit      *exitInfo // of a container this process is the parent of
 }
 
 // Dir is the container's directory in the store.

@@ -14,8 +14,7 @@ type launchOptions struct {
 	noPivot, noKeyring       bool
 	preserve                 int
 	denials                  string // --debug-seccomp
-	timing                   timingOptions
-	bundleOnly               bool // the flags of image are not set up
+	bundleOnly               bool   // the flags of image are not set up
 	image                    imageOptions
 }
 
@@ -57,23 +56,23 @@ func (o *launchOptions) parse(args []string, flags func() *flagSet) (*flagSet, [
 	return f, rest, err
 }
 
-func createFlags(*app) *flagSet { return new(launchOptions).createFlags() }
-
-func (o *launchOptions) createFlags() *flagSet {
+func createFlags(*app) *flagSet {
 	f := newFlags("create")
-	o.add(f)
-	o.timing.add(f)
+	new(launchOptions).add(f)
 	return f
 }
 
 // create makes a container and leaves its process waiting for start.
 func (a *app) create(args []string) error {
 	var o launchOptions
-	f, args, err := o.parse(args, o.createFlags)
+	f, args, err := o.parse(args, func() *flagSet {
+		f := newFlags("create")
+		o.add(f)
+		return f
+	})
 	if err != nil {
 		return err
 	}
-	defer o.timing.print("create")
 	if o.denials, err = denialFile(f, o.denials, false); err != nil {
 		return err
 	}
@@ -104,7 +103,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 	l.options = runtime.CreateOptions{
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, Debug: a.log.debugf(),
 		PlanOptions: runtime.PlanOptions{
-			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials, Timing: o.timing.Timing,
+			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials,
 		},
 	}
 	if o.denials != "" {
@@ -114,9 +113,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		return nil, err
 	}
 	if o.image.ref != "" {
-		err := a.prepareImage(f, l, o, args)
-		o.timing.Mark("image and snapshot")
-		return l, err
+		return l, a.prepareImage(f, l, o, args)
 	}
 	if err := o.image.refuse(f); err != nil {
 		return nil, err
@@ -133,7 +130,6 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		p := l.options.Bundle.Spec.Process
 		p.Env = append(p.Env, listenEnv()...)
 	}
-	o.timing.Mark("flags and configuration")
 	return l, err
 }
 

@@ -15,7 +15,6 @@ import (
 type execOptions struct {
 	console, cwd, user, process, pidFile string
 	cgroup, denials                      string
-	timing                               timingOptions
 	env, caps, gids                      []string
 	tty, detach, noNewPrivs, ignorePause bool
 	preserve                             int
@@ -40,7 +39,6 @@ func (o *execOptions) flags() *flagSet {
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the process")
 	f.String(&o.cgroup, "cgroup", 0, "PATH", "run in this group below the container's cgroup")
 	denialFlag(f, &o.denials)
-	o.timing.add(f)
 	f.Bool(&o.ignorePause, "ignore-paused", 0, "exec in a paused container too; it runs when that is resumed")
 	return f
 }
@@ -59,7 +57,6 @@ func (a *app) exec(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer o.timing.print("exec")
 	if len(args) == 0 || len(args) == 1 && o.process == "" {
 		return f.fail("want a container ID and a command; got %d arguments", len(args))
 	}
@@ -76,7 +73,7 @@ func (a *app) exec(args []string) error {
 	var tty *terminalRelay
 	opts := runtime.ExecOptions{
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PreserveFDs: o.preserve + listenFDs(),
-		Cgroup: o.cgroup, IgnorePaused: o.ignorePause, DenialReport: o.denials, Timing: o.timing.Timing,
+		Cgroup: o.cgroup, IgnorePaused: o.ignorePause, DenialReport: o.denials,
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			p, err := o.apply(p, args[1:])
 			if err == nil && p.Terminal && !o.detach && o.console == "" {
@@ -120,7 +117,6 @@ func (a *app) exec(args []string) error {
 	if err != nil {
 		return &execFailure{err}
 	}
-	o.timing.Mark("the process")
 	if code := runtime.ExitCode(status); code != 0 {
 		return exitStatus(code)
 	}

@@ -9,23 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func startFlags(*app) *flagSet { return new(timingOptions).startFlags() }
-
-func (o *timingOptions) startFlags() *flagSet {
-	f := newFlags("start")
-	o.add(f)
-	return f
-}
-
 // start lets a created container run.
 func (a *app) start(args []string) error {
-	var timing timingOptions
-	f := timing.startFlags()
+	f := newFlags("start")
 	args, err := f.parse(args)
 	if err != nil {
 		return err
 	}
-	defer timing.print("start")
 	c, err := a.container(f, args)
 	if err != nil {
 		return err
@@ -33,7 +23,6 @@ func (a *app) start(args []string) error {
 	if c.Agent.Report != "" {
 		c.Supervise = a.supervisor(func() string { return c.ID }, c.Agent.Report)
 	}
-	c.Timing = timing.Timing
 	return c.Start()
 }
 
@@ -80,17 +69,13 @@ func (a *app) kill(args []string) error {
 }
 
 // deleteOptions are the flags of delete.
-type deleteOptions struct {
-	force  bool
-	timing timingOptions
-}
+type deleteOptions struct{ force bool }
 
 func deleteFlags(*app) *flagSet { return new(deleteOptions).flags() }
 
 func (o *deleteOptions) flags() *flagSet {
 	f := newFlags("delete")
 	f.Bool(&o.force, "force", 'f', "kill the container if it runs; succeed if it does not exist")
-	o.timing.add(f)
 	return f
 }
 
@@ -101,7 +86,6 @@ func (a *app) delete(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer o.timing.print("delete")
 	mode := runtime.Stop
 	if o.force {
 		mode = runtime.Force
@@ -123,7 +107,6 @@ func (a *app) delete(args []string) error {
 			return err
 		}
 	}
-	c.Timing = o.timing.Timing
 	err = container.Delete(c, mode)
 	if o.force && errors.Is(err, fs.ErrNotExist) {
 		return nil // somebody else has deleted it meanwhile

@@ -29,6 +29,29 @@ func ParseResources(raw []byte) (*specs.LinuxResources, error) {
 	return parse(raw, "resources", decodeLinuxResources)
 }
 
+// ParseMounts decodes a list of mounts, as config.json has it under "mounts", or
+// an object with such a list under that name, under the rules of [Parse].
+func ParseMounts(raw []byte) ([]specs.Mount, error) {
+	for _, c := range raw {
+		switch c {
+		case ' ', '\t', '\n', '\r':
+			continue
+		case '[':
+			list, err := parse(raw, "mounts", func(r *jsonread.Reader, v *[]specs.Mount) { decodeSlice(r, v, decodeMount) })
+			if err != nil {
+				return nil, err
+			}
+			return *list, nil
+		}
+		break
+	}
+	s, err := parse(raw, "mounts", decodeSpec)
+	if err != nil {
+		return nil, err
+	}
+	return s.Mounts, nil
+}
+
 func parse[T any](raw []byte, file string, decode func(*jsonread.Reader, *T)) (*T, error) {
 	r, v := jsonread.New(raw), new(T)
 	decode(&r, v)

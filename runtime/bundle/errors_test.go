@@ -2,7 +2,10 @@ package bundle
 
 import (
 	"errors"
+	"strings"
 	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 func TestParse_ErrorText(t *testing.T) {
@@ -53,5 +56,38 @@ func TestParseResources(t *testing.T) {
 	const want = "resources:1:20: memory.limit: want a number, got a bool"
 	if _, err := ParseResources([]byte(`{"memory":{"limit":true}}`)); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestParseMounts(t *testing.T) {
+	for text, want := range map[string]string{
+		` [{"destination":"/a","options":["bind"]},{"destination":"/b"}]`: "/a /b ",
+		`{"mounts":[{"destination":"/a"}],"other":1}`:                     "/a ",
+		"\n\t[]":                 "",
+		`{}`:                     "",
+		`null`:                   "",
+		``:                       "error",
+		` `:                      "error",
+		`[1]`:                    "error",
+		`[{"destination":1}]`:    "error",
+		`[{"destination":"/a"}`:  "error",
+		`[{"destination":""}] x`: "error",
+		`{"mounts":1}`:           "error",
+	} {
+		list, err := ParseMounts([]byte(text))
+		got := ""
+		for _, m := range list {
+			got += m.Destination + " "
+		}
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%s: %q %v, want %q", text, got, err, want)
+		}
+	}
+	err := ValidateMounts([]specs.Mount{{Destination: "/a"}, {Destination: "\x00", Type: "bind"}})
+	if err == nil || !strings.Contains(err.Error(), "mounts[1].destination") || !strings.Contains(err.Error(), "mounts[1].source") {
+		t.Errorf("%v", err)
 	}
 }

@@ -98,6 +98,15 @@ func ValidateResources(r *specs.LinuxResources) error {
 	return c.err()
 }
 
+// ValidateMounts is [Validate] for mounts of a running container.
+func ValidateMounts(mounts []specs.Mount) error {
+	var c checker
+	for i := range mounts {
+		c.mount(&mounts[i], i)
+	}
+	return c.err()
+}
+
 // checker collects findings. Nothing is formatted unless there is one.
 type checker struct{ errs []error }
 
