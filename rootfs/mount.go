@@ -127,9 +127,11 @@ func (s *mount) tmpfsMode(o *Options) {
 	if len(s.copyUp) > 0 {
 		mode = s.copyUp[0].Mode & 0o7777
 	} else if o.DirMode != nil {
-		if m, ok := o.DirMode(s.dest); ok {
-			mode = m
+		m, ok := o.DirMode(s.dest)
+		if !ok {
+			return // nothing is covered: runc and crun leave it to the kernel, too
 		}
+		mode = m
 	}
 	s.options.data = append(s.options.data, "mode="+strconv.FormatUint(uint64(mode), 8))
 }

@@ -129,6 +129,9 @@ func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
 		steps = append(steps, m)
 	}
 	if spec.Root != nil && spec.Root.Readonly {
+		if p := spec.Process; p != nil && clean(p.Cwd) != "." {
+			steps = append(steps, &workDir{t, p.Cwd})
+		}
 		steps = append(steps, &readonlyRoot{t})
 	}
 	return append(steps, &enterRoot{t, o.NoPivot, root}), nil

@@ -60,6 +60,22 @@ func (s *readonlyRoot) Emit(b *initprog.Builder) {
 	b.MountSetattr(s.t.root, false, s.t.attrRO)
 }
 
+// workDir makes the working directory while that is still possible.
+type workDir struct {
+	t    *tree
+	path string
+}
+
+// The phase is that of entering it: the same is wrong.
+func (s *workDir) Phase() string  { return "working directory" }
+func (s *workDir) String() string { return "make " + s.path + " if it is missing" }
+func (s *workDir) Why() string    { return "the root becomes read-only" }
+
+func (s *workDir) Emit(b *initprog.Builder) {
+	b.Object(s.path)
+	s.t.release(b, s.t.resolve(b, s.path, directory))
+}
+
 // enterRoot makes the rootfs the root directory and gets rid of the host's mounts.
 type enterRoot struct {
 	t           *tree

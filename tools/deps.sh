@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests need, as far as they are missing.
 set -eu
 
-# runc is what sandboxes are compared with; `minirun ps` runs ps; qemu-user-static runs arm64 programs.
+# runc and crun are what sandboxes are compared with; `minirun ps` runs ps; qemu-user-static runs arm64 programs.
 packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static"
 # The virtual machine is an amd64 one and only used on such hosts.
 [ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
