@@ -32,6 +32,12 @@ func TestRootDifferential(t *testing.T) {
 	setup(t)
 	testenv.KeepControllers(t)
 	cases := dfCases(t)
+	before := dfHostState(t)
+	t.Cleanup(func() {
+		if after := dfHostState(t); after != before {
+			t.Errorf("the host is not as it was:\n%s\nbefore:\n%s", after, before)
+		}
+	})
 	// crun raises RLIMIT_MEMLOCK for its device filter, for which root of a
 	// machine without CAP_SYS_RESOURCE lacks the right: it runs without a cgroup.
 	runtimes := []*dfRuntime{
