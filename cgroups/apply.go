@@ -13,9 +13,9 @@ import (
 
 // Apply writes the settings in order and then attaches the device filter. The
 // first failure ends it: *WriteError, *ControllerError, *DeviceError, *UsageError.
-// It serves create and update: controllers that an existing group lacks are
-// enabled on the way if that is possible. Settings written before a failure stay.
-// A nil l does nothing.
+// Controllers that an existing group lacks are enabled on the way if that is
+// possible. Settings written before a failure stay, see [Group.Update]. A nil l
+// does nothing.
 func (g *Group) Apply(l *Limits) error {
 	if l == nil {
 		return nil
@@ -26,19 +26,8 @@ func (g *Group) Apply(l *Limits) error {
 	}
 	defer linux.Close(dir)
 	a := application{g: g, l: l, dir: dir}
-	for i := range l.Settings {
-		s := &l.Settings[i]
-		err := a.set(s)
-		if errors.Is(err, unix.EINVAL) && s.File == "cpu.max.burst" && a.later(i, "cpu.max") {
-			a.burst = s // above the old quota, but maybe not above the new one
-			continue
-		}
-		if err == nil && s.File == "cpu.max" && a.burst != nil {
-			err = a.set(a.burst)
-		}
-		if err != nil {
-			return err
-		}
+	if err := a.settings(); err != nil {
+		return err
 	}
 	if l.Devices == nil {
 		return nil
@@ -72,6 +61,26 @@ type application struct {
 	dir     int
 	burst   *Setting // to be written again
 	enabled bool     // missing controllers were looked for
+	keep    bool     // remember old values
+	old     []Setting
+}
+
+func (a *application) settings() error {
+	for i := range a.l.Settings {
+		s := &a.l.Settings[i]
+		err := a.set(s)
+		if errors.Is(err, unix.EINVAL) && s.File == "cpu.max.burst" && a.later(i, "cpu.max") {
+			a.burst = s // above the old quota, but maybe not above the new one
+			continue
+		}
+		if err == nil && s.File == "cpu.max" && a.burst != nil {
+			err = a.set(a.burst)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *application) later(i int, file string) bool {
@@ -109,6 +118,18 @@ func (a *application) set(s *Setting) error {
 
 // write returns a plain errno.
 func (a *application) write(s *Setting) error {
+	if !a.keep {
+		return a.put(s)
+	}
+	old := a.remember(s)
+	err := a.put(s)
+	if err == nil {
+		a.old = append(a.old, old...)
+	}
+	return err
+}
+
+func (a *application) put(s *Setting) error {
 	value := s.Value
 	if value == "" {
 		value = "\n" // a write of nothing may not reach the file's handler

@@ -34,6 +34,9 @@ func (g *Group) Sub(name string) (*Group, error) {
 	return Open(g.Mount, g.Path+p), nil
 }
 
+// Fresh reports whether Create has made the group just now.
+func (g *Group) Fresh() bool { return g.created }
+
 // FD returns a new descriptor of the group's directory, close-on-exec, fit for
 // CLONE_INTO_CGROUP and for openat(2). The caller closes it.
 func (g *Group) FD() (int, error) {

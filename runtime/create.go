@@ -169,7 +169,8 @@ type creation struct {
 	dir    int // the locked state directory
 	cgroup int
 	group  *cgroups.Group
-	sync   [2]int // our end, the init's end
+	oom    cgroups.OOMCount // of a group that existed before
+	sync   [2]int           // our end, the init's end
 	pidfd  int
 	first  int   // first process of a staged start, until it is reaped
 	ready  bool  // the init was, before its pid was known
@@ -194,6 +195,9 @@ func (t *creation) run() (err error) {
 	}
 	defer func() {
 		if err != nil {
+			if t.group != nil {
+				err = whyKilled(c.ID, err, t.group, t.oom)
+			}
 			err = errors.Join(err, t.undo())
 		}
 	}()
@@ -229,7 +233,7 @@ func (t *creation) run() (err error) {
 			return err
 		}
 	}
-	c.exit = &exitInfo{pidfd: t.pidfd}
+	c.exit = &exitInfo{pidfd: t.pidfd, oom: t.oom}
 	t.pidfd = -1
 	return nil
 }
@@ -271,6 +275,9 @@ func (t *creation) makeCgroup() (err error) {
 		t.group = nil // it is not ours to remove
 		t.c.Cgroup = ""
 		return err
+	}
+	if !t.group.Fresh() {
+		t.oom, _ = t.group.OOMCount()
 	}
 	t.cgroup, err = t.group.FD()
 	return err
@@ -522,12 +529,6 @@ func (t *creation) answer() error {
 // explain completes an error of the init's.
 func (t *creation) explain(err error) error {
 	e := &ProcessError{ID: t.c.ID, Err: idMapFailure(err)}
-	if (errors.Is(err, errInitDied) || errors.Is(err, errNotExecuted)) && t.group != nil {
-		if n, oomErr := t.group.OOMKills(); oomErr == nil && n > 0 {
-			e.OOM = true
-			e.Err = &OOMError{Limit: memoryLimit(t.plan)}
-		}
-	}
 	return e
 }
 

@@ -75,7 +75,7 @@ func (e *execution) second(image *initprog.Image, p *Process) error {
 	case err != nil:
 		err = os.NewSyscallError("read from the process", err)
 	case n != len(buf):
-		err = errors.New("the process was killed before it had joined the container")
+		err = errNotJoined
 	case !r.Progress():
 		err = stepFailure(image.Failure(r))
 	}

@@ -37,6 +37,9 @@ type Process struct {
 	Pid      int
 	PidFD    int
 	Warnings []string
+
+	group *cgroups.Group   // of the container, if it limits memory
+	oom   cgroups.OOMCount // in it, before
 }
 
 // Wait waits for its end.
@@ -57,7 +60,8 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 		return nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
 	}
 	defer func() {
-		if err != nil && ended(target, dying(err)) {
+		var pe *ProcessError
+		if oom := errors.As(err, &pe) && pe.OOM; err != nil && !oom && ended(target, dying(err)) {
 			// Whatever it was that failed, this is why.
 			p, err = nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
 		}
@@ -139,14 +143,18 @@ func (e *execution) run() (*Process, error) {
 		return nil, err
 	}
 	p := &Process{PidFD: -1, Warnings: plan.Warnings}
+	if limitsMemory(e.spec) {
+		p.group = e.c.group()
+		p.oom, _ = p.group.OOMCount()
+	}
 	if err := e.launch(image, files, p); err != nil {
-		return nil, e.failed(err)
+		return nil, e.failed(err, p)
 	}
 	linux.Close(e.sync[1])
 	e.sync[1] = -1
 	if plan.Set.All()&unix.CLONE_NEWPID != 0 {
 		if err := e.second(image, p); err != nil {
-			return nil, e.failed(err)
+			return nil, e.failed(err, p)
 		}
 	}
 	if adj := e.pr.OOMScoreAdj; adj != nil {
@@ -166,7 +174,7 @@ func (e *execution) run() (*Process, error) {
 		// pid namespace.
 		_ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
 		_, _ = p.Wait()
-		return nil, e.failed(err)
+		return nil, e.failed(err, p)
 	}
 	return p, nil
 }
@@ -184,7 +192,14 @@ func (e *execution) executed(image *initprog.Image, p *Process) error {
 	return stepFailure(image.Failure(initprog.ParseRecord(buf[:])))
 }
 
-func (e *execution) failed(err error) error { return &ProcessError{ID: e.c.ID, Err: err} }
+func (e *execution) failed(err error, p *Process) error {
+	if p.group != nil {
+		if why := whyKilled(e.c.ID, err, p.group, p.oom); why != err { //nolint:errorlint // the same or another
+			return why
+		}
+	}
+	return &ProcessError{ID: e.c.ID, Err: err}
+}
 
 // plan makes the program that enters the container and becomes the process.
 func (e *execution) plan() (*Plan, *initprog.Image, error) {

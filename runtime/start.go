@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/internal/initprog"
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
@@ -55,15 +56,25 @@ func (c *Container) Start() error {
 	n, err := linux.Read(conn, buf[:])
 	_ = unix.Unlinkat(dir, startFile, 0)
 	if err != nil {
-		return &ProcessError{ID: c.ID, Err: fmt.Errorf("container init ended before it executed the process: %w", err)}
+		return c.startFailure(fmt.Errorf("container init ended before it executed the process: %w", err))
 	}
 	if n == 0 { // execve has closed the other end, or the end of the init
 		if err := hasExecuted(c.Pid, pidfd); err != nil {
-			return &ProcessError{ID: c.ID, Err: err}
+			return c.startFailure(err)
 		}
 		return nil
 	}
 	return &ProcessError{ID: c.ID, Err: c.pendingFailure(initprog.ParseRecord(buf[:]))}
+}
+
+// startFailure is the error of an init that ended without a word. A container
+// that waits for start runs nothing of its own, so kills for lack of memory in
+// its group are the init's.
+func (c *Container) startFailure(err error) error {
+	if why := whyKilled(c.ID, err, c.group(), cgroups.OOMCount{}); why != err { //nolint:errorlint // the same or another
+		return why
+	}
+	return &ProcessError{ID: c.ID, Err: err}
 }
 
 // pendingFailure puts a failure of the init, made by another process, into words.

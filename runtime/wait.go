@@ -3,7 +3,6 @@ package runtime
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"syscall"
 
 	"github.com/minirun/minirun/cgroups"
@@ -13,6 +12,7 @@ import (
 // exitInfo is what a parent knows of its child.
 type exitInfo struct {
 	pidfd int
+	oom   cgroups.OOMCount // in its group, before it was made
 }
 
 // PidFD is a pidfd of the init, -1 for a container that somebody else created.
@@ -45,46 +45,6 @@ func ExitCode(ws syscall.WaitStatus) int {
 		return 128 + int(ws.Signal())
 	}
 	return ws.ExitStatus()
-}
-
-// OOMError reports that the kernel killed a process of the container because
-// its memory limit was reached.
-type OOMError struct {
-	Limit string // memory.max; may be empty
-	Kills uint64
-}
-
-func (e *OOMError) Error() string {
-	if e.Limit == "" {
-		return "killed by the kernel: a memory limit was reached (out of memory)"
-	}
-	return "killed by the kernel: the memory limit of " + e.Limit + " bytes was reached (out of memory)"
-}
-
-// OOM reports whether the kernel killed processes of the container for lack of
-// memory; nil if it did not or nobody can tell.
-func (c *Container) OOM() *OOMError {
-	g := c.group()
-	n, err := g.OOMKills()
-	if err != nil || n == 0 {
-		return nil
-	}
-	limit, _ := g.Read("memory.max")
-	for len(limit) > 0 && limit[len(limit)-1] == '\n' {
-		limit = limit[:len(limit)-1]
-	}
-	if limit == "max" {
-		limit = ""
-	}
-	return &OOMError{Limit: limit, Kills: n}
-}
-
-func memoryLimit(p *Plan) string {
-	r := p.Spec.Linux.Resources
-	if r == nil || r.Memory == nil || r.Memory.Limit == nil {
-		return ""
-	}
-	return strconv.FormatInt(*r.Memory.Limit, 10)
 }
 
 // group that contains the init, which may have moved below the container's.

@@ -28,6 +28,7 @@ var commands = [...]command{
 	{"delete", "ID", "remove a container", deleteFlags, (*app).delete},
 	{"pause", "ID", "stop all processes of a container until resume", nil, (*app).pause},
 	{"resume", "ID", "let a paused container go on", nil, (*app).resume},
+	{"update", "ID", "change the limits of a container", updateFlags, (*app).update},
 	{"ps", "ID [PS OPTION...]", "list the processes of a container", psFlags, (*app).ps},
 	{"logs", "ID", "print the output of a detached container made from an image", logsFlags, (*app).logs},
 	{"spec", "", "write a config.json to start from", specFlags, (*app).spec},

@@ -9,6 +9,7 @@ import (
 	"github.com/minirun/minirun/runtime"
 	"github.com/minirun/minirun/runtime/bundle"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // execOptions are the flags of exec.
@@ -116,6 +117,11 @@ func (a *app) exec(args []string) error {
 	status, err := attend(p.PidFD, signals, tty, p.Wait)
 	if err != nil {
 		return &execFailure{err}
+	}
+	if status.Signaled() && status.Signal() == unix.SIGKILL {
+		if oom := p.OOM(); oom != nil {
+			a.log.fail(&runtime.KilledError{ID: c.ID, Err: oom})
+		}
 	}
 	if code := runtime.ExitCode(status); code != 0 {
 		return exitStatus(code)

@@ -91,7 +91,7 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 	}
 	if unix.SIGKILL == status.Signal() && status.Signaled() {
 		if oom := c.OOM(); oom != nil {
-			a.log.fail(&runtime.ProcessError{ID: c.ID, Err: oom, OOM: true})
+			a.log.fail(&runtime.KilledError{ID: c.ID, Err: oom})
 		}
 	}
 	if !l.keep(o) {

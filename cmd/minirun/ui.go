@@ -153,10 +153,6 @@ func hints(err error) []string {
 	if errors.As(err, &status) && status.Op == "delete" {
 		h = append(h, "stop it first with minirun kill "+status.ID+" TERM, or use minirun delete --force "+status.ID)
 	}
-	var oom *runtime.OOMError
-	if errors.As(err, &oom) {
-		h = append(h, "raise linux.resources.memory.limit, or --memory")
-	}
 	var ctl *cgroups.ControllerError
 	if !errors.As(err, &ctl) && errors.Is(err, syscall.EPERM) && os.Geteuid() != 0 {
 		h = append(h, "minirun needs root for this")
