@@ -97,7 +97,7 @@ func TestRootBadInput(t *testing.T) {
 		{name: "hostname without uts", edit: set("linux.namespaces", object(`[{"type":"mount"}]`)), texts: []string{"hostname", "uts"}},
 		{name: "user namespace without maps", edit: set("linux.namespaces", object(`[{"type":"mount"},{"type":"uts"},{"type":"user"}]`)), texts: []string{"uidMappings"}},
 		{name: "cgroupsPath with dots", edit: set("linux.cgroupsPath", "/a/../../b"), texts: []string{"linux.cgroupsPath"}},
-		{name: "hooks", edit: set("hooks", object(`{"prestart":[{"path":"/bin/true"}],"poststop":[{"path":"/bin/true"}]}`)), texts: []string{"hooks.prestart", "hooks.poststop", "not supported"}},
+		{name: "hooks", edit: set("hooks", object(`{"prestart":[{"path":"bin/true"}],"poststop":[{"path":"/bin/true","timeout":0}]}`)), texts: []string{"hooks.prestart[0].path", "hooks.poststop[0].timeout"}},
 		{name: "sysctl", edit: set("linux.sysctl", object(`{"net.ipv4.ip_forward":"1"}`)), texts: []string{"linux.sysctl", "not supported"}},
 		{name: "intelRdt", edit: set("linux.intelRdt", object(`{"closID":"x"}`)), texts: []string{"linux.intelRdt", "not supported"}},
 		{name: "personality", edit: set("linux.personality", object(`{"domain":"LINUX32"}`)), texts: []string{"linux.personality", "not supported"}},

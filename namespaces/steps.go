@@ -16,6 +16,9 @@ const (
 	WantMaps = 1 << 40
 	// Ready: everything that can be done before "start" is done.
 	Ready = 2 << 40
+	// Hooks: everything is mounted, and the parent may run hooks before the
+	// change of the root. It answers with 8 bytes.
+	Hooks = 3 << 40
 )
 
 // Plan returns the steps that bring the init into its namespaces. fds holds

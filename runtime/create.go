@@ -139,7 +139,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
 		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(), Own: plan.Set.New,
 		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
-		Agent: plan.process.agent,
+		Agent: plan.process.agent, Hooks: laterHooks(plan.Spec.Hooks),
 	}}
 	if r := o.Reservation; r != nil {
 		t.c.Snapshot = r.c.Snapshot
@@ -172,9 +172,9 @@ type creation struct {
 	oom    cgroups.OOMCount // of a group that existed before
 	sync   [2]int           // our end, the init's end
 	pidfd  int
-	first  int   // first process of a staged start, until it is reaped
-	ready  bool  // the init was, before its pid was known
-	fds    []int // to close at the end
+	first  int    // first process of a staged start, until it is reaped
+	early  uint64 // what the init said before its pid was known, or nobody waited for it
+	fds    []int  // to close at the end
 }
 
 func (t *creation) close() {
@@ -201,6 +201,11 @@ func (t *creation) run() (err error) {
 			err = errors.Join(err, t.undo())
 		}
 	}()
+	if c.Hooks != 0 { // delete finds them there
+		if err = replaceFile(t.dir, configFile, t.o.Bundle.Raw); err != nil {
+			return err
+		}
+	}
 	if err = c.save(t.dir); err != nil {
 		return err
 	}
@@ -223,6 +228,9 @@ func (t *creation) run() (err error) {
 		return t.explain(err)
 	}
 	if err = t.setOOMScore(); err != nil {
+		return err
+	}
+	if err = t.createHooks(); err != nil {
 		return err
 	}
 	if err = t.open(); err != nil {
@@ -251,6 +259,11 @@ func (t *creation) open() error {
 	if err := renameState(t.dir); err != nil {
 		return err
 	}
+	if t.c.Hooks&hooksStartContainer != 0 {
+		if err := t.startHooks(); err != nil {
+			return err
+		}
+	}
 	// All limits are in place: the init need not wait when it gets there.
 	if err := t.answer(); err != nil && !errors.Is(err, errInitDied) {
 		return t.explain(err)
@@ -263,6 +276,9 @@ func (t *creation) open() error {
 	}
 	if err := t.awaitExec(); err != nil {
 		return t.explain(err)
+	}
+	if t.c.Hooks&hooksPoststart != 0 {
+		return t.c.runHooks("poststart", t.plan.Spec.Hooks.Poststart, Running, t.c.Pid, nil)
 	}
 	return nil
 }
@@ -395,10 +411,10 @@ func (t *creation) stage() error {
 		}
 	}
 	r, err := t.record()
-	if err == nil && r.Value == namespaces.Ready {
+	if err == nil && (r.Value == namespaces.Ready || r.Value == namespaces.Hooks) {
 		// The first process and the init share the socket and neither waits for
 		// the other: the init may be ready before its pid is told.
-		t.ready = true
+		t.early = r.Value
 		r, err = t.lastWord()
 	}
 	if err != nil {
@@ -448,8 +464,10 @@ func (t *creation) finishState() (err error) {
 	if t.o.gate == gateStart {
 		c.Pending = t.image.Pending(t.gateOp)
 	}
-	if err = replaceFile(t.dir, configFile, t.o.Bundle.Raw); err != nil {
-		return err
+	if c.Hooks == 0 {
+		if err = replaceFile(t.dir, configFile, t.o.Bundle.Raw); err != nil {
+			return err
+		}
 	}
 	return writeTemp(t.dir, stateFile, c.appendJSON(make([]byte, 0, 4096)))
 }
@@ -495,8 +513,8 @@ var errInitDied = errors.New("container init was killed before the container was
 
 // await receives the record that says word.
 func (t *creation) await(word uint64) error {
-	if word == namespaces.Ready && t.ready {
-		t.ready = false
+	if word == t.early {
+		t.early = 0
 		return nil
 	}
 	r, err := t.record()
@@ -555,6 +573,7 @@ func (t *creation) undo() error {
 	if err := errors.Join(errs...); err != nil {
 		return err // the record stays: delete finds what is left
 	}
+	t.c.poststop(t.dir)
 	return t.c.removeDir(t.dir)
 }
 

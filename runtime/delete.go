@@ -74,6 +74,7 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 			return err
 		}
 	}
+	c.poststop(dir)
 	return c.removeDir(dir)
 }
 

@@ -118,8 +118,9 @@ type execution struct {
 	o       *ExecOptions
 	spec    *specs.Spec
 	pr      *specs.Process
-	target  int // pidfd of the container's init
-	console int // see ExecOptions.Console
+	target  int         // pidfd of the container's init
+	console int         // see ExecOptions.Console
+	hook    *specs.Hook // startContainer: what is executed in place of pr.Args[0]
 	sync    [2]int
 	fds     []int
 }
@@ -219,6 +220,9 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	defer linux.Close(root)
 	if err := p.planProcess(e.pr, e.spec.Linux.Seccomp, root, gateNone); err != nil {
 		return nil, nil, err
+	}
+	if e.hook != nil {
+		p.process.asHook(e.hook)
 	}
 	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
 		&session{skip: true})

@@ -177,16 +177,8 @@ func (h *handOver) state() []byte {
 	if h.agent.Metadata != "" {
 		str(`,"metadata":`, h.agent.Metadata)
 	}
-	str(`,"state":{"ociVersion":`, h.c.OCIVersion)
-	str(`,"id":`, h.c.ID)
-	str(`,"status":`, string(h.status))
-	b = append(b, `,"pid":`...)
-	b = jsonread.AppendInt(b, int64(h.init))
-	str(`,"bundle":`, h.c.Bundle)
-	if len(h.c.Annotations) > 0 {
-		b = AppendAnnotations(append(b, `,"annotations":`...), h.c.Annotations)
-	}
-	return append(b, "}}"...)
+	b = h.c.appendState(append(b, `,"state":`...), h.status, h.init)
+	return append(b, '}')
 }
 
 // errFilterSilent is what is left when the init says nothing more once it has

@@ -176,6 +176,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	if p.Set.New&unix.CLONE_NEWUTS != 0 && (spec.Hostname != "" || spec.Domainname != "") {
 		steps = append(steps, &names{spec.Hostname, spec.Domainname})
 	}
+	if atCreate(spec.Hooks) {
+		steps = append(steps, &hookGate{spec.Hooks})
+	}
 	steps = append(steps, tree[enter])
 
 	if err := p.planProcess(spec.Process, spec.Linux.Seccomp, root, o.gate); err != nil {
@@ -295,14 +298,6 @@ func unsupported(s *specs.Spec) error {
 		if set {
 			errs = append(errs, &UnsupportedError{Field: field})
 		}
-	}
-	if h := s.Hooks; h != nil {
-		no(len(h.Prestart) > 0, "hooks.prestart") //nolint:staticcheck // deprecated and still used
-		no(len(h.CreateRuntime) > 0, "hooks.createRuntime")
-		no(len(h.CreateContainer) > 0, "hooks.createContainer")
-		no(len(h.StartContainer) > 0, "hooks.startContainer")
-		no(len(h.Poststart) > 0, "hooks.poststart")
-		no(len(h.Poststop) > 0, "hooks.poststop")
 	}
 	if l := s.Linux; l != nil {
 		no(len(l.Sysctl) > 0, "linux.sysctl")

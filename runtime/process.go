@@ -31,6 +31,8 @@ type process struct {
 	gate    gate
 	listen  initprog.Value // gateStart: the socket that start connects to
 	inGroup bool           // setgroups is not permitted: leave the groups alone
+	file    string         // a hook's: executed in place of args[0]
+	mortal  bool           // a hook's: ends when we do
 	path    initprog.Value // slot with the address of the executable's path, once found
 }
 
@@ -99,6 +101,9 @@ func (p *process) steps() []initprog.Step {
 	s = append(s, &findExecutable{p})
 	if p.gate != gateNone {
 		s = append(s, &waitGate{p})
+	}
+	if p.mortal {
+		s = append(s, &dieWithParent{})
 	}
 	return append(s, &confine{p}, &execute{p})
 }
@@ -269,16 +274,24 @@ func (p *process) setCaps(b *initprog.Builder) {
 	}
 }
 
+// executable is the program as it was given: a path or a name.
+func (p *process) executable() string {
+	if p.file != "" {
+		return p.file
+	}
+	return p.spec.Args[0]
+}
+
 // findExecutable looks the program up as the user who will run it, so that a
 // missing one is an error of create and not of start.
 type findExecutable struct{ p *process }
 
 func (s *findExecutable) Phase() string  { return phaseExec }
-func (s *findExecutable) String() string { return "find " + s.p.spec.Args[0] + " in PATH" }
+func (s *findExecutable) String() string { return "find " + s.p.executable() + " in PATH" }
 func (s *findExecutable) Why() string    { return "a missing program is an error of create, not of start" }
 
 func (s *findExecutable) Emit(b *initprog.Builder) {
-	name := s.p.spec.Args[0]
+	name := s.p.executable()
 	b.Object(name)
 	path := b.Slot(0)
 	s.p.path = path
@@ -396,6 +409,6 @@ func (s *execute) String() string { return "execute " + strings.Join(s.p.spec.Ar
 func (s *execute) Why() string    { return "" }
 
 func (s *execute) Emit(b *initprog.Builder) {
-	b.Object(s.p.spec.Args[0])
+	b.Object(s.p.executable())
 	b.ExecveSlot(s.p.path, b.Strings(s.p.spec.Args), b.Strings(s.p.env))
 }

@@ -8,6 +8,7 @@ import (
 // recover finds the cgroup of a container whose state.json is damaged through
 // the copy of its config.json, and removes it with all its processes. Without
 // this, deleting the record would leave a running container that nobody knows.
+// Then the poststop hooks run: whatever else is lost, they know the ID.
 func (c *Container) recover(config []byte) error {
 	spec, err := bundle.Parse(config)
 	if err != nil || spec.Linux == nil {
@@ -19,12 +20,15 @@ func (c *Container) recover(config []byte) error {
 	if c.CgroupMount, err = cgroups.Mount(); err != nil {
 		return err
 	}
-	g := c.group()
-	if !g.Exists() {
-		return nil
+	if g := c.group(); g.Exists() {
+		if err := g.Kill(); err != nil {
+			return err
+		}
+		if err := g.Remove(killTimeout); err != nil {
+			return err
+		}
 	}
-	if err := g.Kill(); err != nil {
-		return err
-	}
-	return g.Remove(killTimeout)
+	c.OCIVersion, c.Annotations = spec.Version, spec.Annotations
+	c.runPoststop(spec)
+	return nil
 }

@@ -40,6 +40,13 @@ func (c *Container) Start() error {
 	if status != Created {
 		return &StatusError{ID: c.ID, Op: "start", Have: status}
 	}
+	hooks, err := c.hooksOfStart(dir)
+	if err != nil {
+		return err
+	}
+	if err := c.startContainer(hooks, pidfd); err != nil {
+		return c.stop(dir, pidfd, err)
+	}
 	conn, err := dialAt(dir, startFile)
 	if err != nil {
 		return fmt.Errorf("container %q: it does not wait for start: %w", c.ID, err)
@@ -61,6 +68,9 @@ func (c *Container) Start() error {
 	if n == 0 { // execve has closed the other end, or the end of the init
 		if err := hasExecuted(c.Pid, pidfd); err != nil {
 			return c.startFailure(err)
+		}
+		if err := c.poststart(hooks); err != nil {
+			return c.stop(dir, pidfd, err)
 		}
 		return nil
 	}

@@ -48,6 +48,7 @@ type State struct {
 	Snapshot    string
 	Annotations map[string]string
 	Agent       Agent                // of a filter that asks somebody
+	Hooks       uint64               // bits of what start and delete have to run, see hooks.go
 	Pending     []initprog.PendingOp // what a waiting init has still to do, to explain a failure of start
 }
 
@@ -84,6 +85,9 @@ func (s *State) appendJSON(b []byte) []byte {
 	if len(s.Annotations) > 0 {
 		b = append(b, `,"annotations":`...)
 		b = AppendAnnotations(b, s.Annotations)
+	}
+	if s.Hooks != 0 {
+		num("hooks", s.Hooks)
 	}
 	if a := &s.Agent; !a.empty() {
 		str("seccompAgent", a.Path)
@@ -171,6 +175,8 @@ func parseState(raw []byte) (*State, error) {
 				r.String(&v)
 				s.Annotations[k] = v
 			}
+		case "hooks":
+			r.Uint64(&s.Hooks)
 		case "seccompAgent":
 			r.String(&s.Agent.Path)
 		case "seccompMetadata":

@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/internal/initprog"
@@ -32,7 +33,14 @@ const DefaultRoot = "/run/minirun"
 
 // Store is a directory with the state of containers, one directory each. Its
 // zero value is not usable; see OpenStore.
-type Store struct{ root string }
+type Store struct {
+	root string
+	// HookTimeout is the limit for hooks that have none of their own: < 0 is no
+	// limit, 0 is DefaultHookTimeout.
+	HookTimeout time.Duration
+	// Warn, if not nil, is told what goes wrong without being an error.
+	Warn func(text string)
+}
 
 // OpenStore uses the directory root, absolute or relative to the working
 // directory. Nothing is made before the first container.
@@ -41,7 +49,7 @@ func OpenStore(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state root %q: %w", root, err)
 	}
-	return &Store{abs}, nil
+	return &Store{root: abs}, nil
 }
 
 // Root is the directory.

@@ -15,6 +15,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/minirun/minirun/internal/demo"
 	"github.com/minirun/minirun/runtime"
@@ -33,6 +35,7 @@ type app struct {
 	root        string
 	storeAt     string
 	systemd     bool
+	hookTimeout time.Duration
 	showVersion bool
 	args        []string // the whole command line, for minirund
 }
@@ -82,6 +85,7 @@ func (a *app) globalFlags() *flagSet {
 		return nil
 	})
 	f.Bool(&a.log.debug, "debug", 0, "log every step of what the init will do")
+	f.add("hook-timeout", 0, "DURATION", "limit for hooks that have no timeout of their own, such as 30s; 0: none (default 2m)", a.setHookTimeout)
 	f.Bool(&a.systemd, "systemd-cgroup", 0, "use the systemd cgroup driver (not supported)")
 	f.add("rootless", 0, "auto|true|false", "accepted for compatibility", func(string) error { return nil })
 	f.hide()
@@ -133,7 +137,27 @@ func (*unsupportedDriver) Hint() string {
 	return "leave out --systemd-cgroup and give linux.cgroupsPath as a path"
 }
 
-func (a *app) store() (*runtime.Store, error) { return runtime.OpenStore(a.root) }
+func (a *app) setHookTimeout(v string) error {
+	d, err := time.ParseDuration(v)
+	if n, e := strconv.ParseUint(v, 10, 31); e == nil { // seconds, as in config.json
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil || d < 0 {
+		return errors.New("want a duration such as 30s")
+	}
+	if a.hookTimeout = d; d == 0 {
+		a.hookTimeout = -1
+	}
+	return nil
+}
+
+func (a *app) store() (*runtime.Store, error) {
+	s, err := runtime.OpenStore(a.root)
+	if err == nil {
+		s.HookTimeout, s.Warn = a.hookTimeout, a.log.warn
+	}
+	return s, err
+}
 
 // container loads the container that the single argument names.
 func (a *app) container(f *flagSet, args []string) (*runtime.Container, error) {

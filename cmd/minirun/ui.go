@@ -118,7 +118,7 @@ func stdout(text string) error {
 func hints(err error) []string {
 	var h []string
 	var hinter interface{ Hint() string }
-	if errors.As(err, &hinter) {
+	if errors.As(err, &hinter) && hinter.Hint() != "" {
 		h = append(h, strings.Split(hinter.Hint(), "\n")...)
 	}
 	var usage *usageError

@@ -28,3 +28,15 @@ func PidfdExit(pidfd int) (status syscall.WaitStatus, ok bool) {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), getInfo, uintptr(unsafe.Pointer(&info)))
 	return syscall.WaitStatus(info.exitCode), errno == 0 && info.mask&infoExit != 0
 }
+
+// ExitedZero reports whether a child that has ended exited with status 0. The
+// child is not reaped: its number and that of its process group stay its own.
+func ExitedZero(pid int) bool {
+	const cldExited = 1
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		return false
+	}
+	status := *(*int32)(unsafe.Add(unsafe.Pointer(&info), 24)) // behind si_signo, si_errno, si_code, padding, si_pid, si_uid
+	return info.Code == cldExited && status == 0
+}

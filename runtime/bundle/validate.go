@@ -189,7 +189,7 @@ func (c *checker) hookList(hooks []specs.Hook, name string) {
 			c.text(env, at+".env[%d]", i, j)
 		}
 		if hook.Timeout != nil && *hook.Timeout <= 0 {
-			c.add("must be greater than zero seconds, got "+strconv.Itoa(*hook.Timeout)+": leave it out for no limit", at+".timeout", i)
+			c.add("must be greater than zero seconds, got "+strconv.Itoa(*hook.Timeout)+": leave it out for the default", at+".timeout", i)
 		}
 	}
 }
