@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -595,7 +596,7 @@ func writeHost(path, data string) error { return linux.WriteFileAt(unix.AT_FDCWD
 func writePidFile(path string, pid int) error {
 	dir, err := linux.OpenAt(unix.AT_FDCWD, filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("pid file %q: %w", path, err)
 	}
 	defer linux.Close(dir)
 	name := filepath.Base(path)
@@ -603,7 +604,7 @@ func writePidFile(path string, pid int) error {
 	_ = unix.Unlinkat(dir, tmp, 0)
 	fd, err := linux.OpenAt(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 	if err != nil {
-		return err
+		return fmt.Errorf("pid file %q: %w", path, err)
 	}
 	err = linux.WriteAll(fd, strconv.AppendInt(nil, int64(pid), 10))
 	linux.Close(fd)

@@ -80,15 +80,15 @@ func dialWithin(path string, limit time.Duration) (int, error) {
 	return fd, nil
 }
 
+// consoleTimeout is how long an engine may take to accept the connection that
+// receives a terminal. Ordinary ones listen with room for it, and it takes no time.
+const consoleTimeout = 5 * time.Second
+
 // dial connects to the console socket at path.
 func dial(path string) (int, error) {
-	dir, err := linux.OpenAt(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err == nil {
-		defer linux.Close(dir)
-		var fd int
-		if fd, err = dialAt(dir, filepath.Base(path)); err == nil {
-			return fd, nil
-		}
+	fd, err := dialWithin(path, consoleTimeout)
+	if err != nil {
+		return -1, fmt.Errorf("console socket %q: %w", path, err)
 	}
-	return -1, fmt.Errorf("console socket %q: %w", path, err)
+	return fd, nil
 }

@@ -202,6 +202,22 @@ func (r *Reader) Raw() []byte {
 	return r.b[start:r.i]
 }
 
+// Once notes that the member whose bit is given has been met, and refuses it
+// the second time: readers differ in which of two values they take, and one
+// that checks a document would see another than the one that acts on it.
+func (r *Reader) Once(seen, bit uint64) uint64 {
+	if seen&bit != 0 {
+		r.Twice()
+	}
+	return seen | bit
+}
+
+// Twice refuses the member whose value is next, because there was one of its name.
+func (r *Reader) Twice() {
+	r.peek()
+	r.fail(r.i, "given twice: remove one")
+}
+
 // LenHint guesses the number of elements left in the array of strings or
 // numbers just entered by counting commas up to the next ']'. It may be wrong
 // when strings hold commas or brackets, but never exceeds the bytes left.

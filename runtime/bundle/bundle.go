@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -33,6 +34,20 @@ type Bundle struct {
 	Spec *specs.Spec // decoded, not validated
 }
 
+// readConfig does not wait for whoever writes to it, should it be a pipe.
+func readConfig(name string) ([]byte, error) {
+	fd, err := linux.OpenAt(unix.AT_FDCWD, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(fd)
+	raw, err := linux.ReadAll(fd, MaxConfigSize)
+	if err != nil {
+		return nil, &os.PathError{Op: "read", Path: name, Err: err}
+	}
+	return raw, nil
+}
+
 // Load reads the bundle in dir, "" being the working directory. A missing
 // config.json is a *MissingError, a wrong one a *FieldError.
 func Load(dir string) (*Bundle, error) {
@@ -41,7 +56,7 @@ func Load(dir string) (*Bundle, error) {
 		return nil, fmt.Errorf("bundle %q: %w", dir, err)
 	}
 	name := filepath.Join(abs, ConfigFile)
-	raw, err := linux.ReadFile(name, MaxConfigSize)
+	raw, err := readConfig(name)
 	switch {
 	case err == nil:
 	case errors.Is(err, fs.ErrNotExist):

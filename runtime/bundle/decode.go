@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"unicode/utf8"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/minirun/minirun/internal/jsonread"
@@ -9,9 +11,10 @@ import (
 //go:generate go run ./internal/gen
 
 // Parse decodes a config.json. The result, and which documents are errors,
-// equal those of encoding/json with two exceptions: the solaris, windows, vm,
-// zos and freebsd blocks are checked for syntax only and left nil, and strings
-// point into raw, which must not change afterwards. An error is a *FieldError.
+// equal those of encoding/json with these exceptions: the solaris, windows, vm,
+// zos and freebsd blocks are checked for syntax only and left nil; a member that
+// is given twice and a byte that is not UTF-8 are errors; and strings point into
+// raw, which must not change afterwards. An error is a *FieldError.
 // A document that decodes may still make no sense, see [Validate].
 func Parse(raw []byte) (*specs.Spec, error) {
 	return parse(raw, ConfigFile, decodeSpec)
@@ -53,6 +56,9 @@ func ParseMounts(raw []byte) ([]specs.Mount, error) {
 }
 
 func parse[T any](raw []byte, file string, decode func(*jsonread.Reader, *T)) (*T, error) {
+	if !utf8.Valid(raw) {
+		return nil, notUTF8(file, raw)
+	}
 	r, v := jsonread.New(raw), new(T)
 	decode(&r, v)
 	if err := r.End(); err != nil {
@@ -136,6 +142,9 @@ func decodeMap[T any](r *jsonread.Reader, p *map[string]T, decode func(*jsonread
 		*p = map[string]T{}
 	}
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
+		if _, twice := (*p)[key]; twice {
+			r.Twice()
+		}
 		var v T
 		decode(r, &v)
 		(*p)[key] = v

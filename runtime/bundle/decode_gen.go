@@ -12,32 +12,42 @@ func decodeSpec(r *jsonread.Reader, v *specs.Spec) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "ociVersion":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Version)
 		case "process":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.Process); p != nil {
 				decodeProcess(r, p)
 			}
 		case "root":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.Root); p != nil {
 				decodeRoot(r, p)
 			}
 		case "hostname":
+			seen = r.Once(seen, 1<<3)
 			r.String(&v.Hostname)
 		case "domainname":
+			seen = r.Once(seen, 1<<4)
 			r.String(&v.Domainname)
 		case "mounts":
+			seen = r.Once(seen, 1<<5)
 			decodeSlice(r, &v.Mounts, decodeMount)
 		case "hooks":
+			seen = r.Once(seen, 1<<6)
 			if p := target(r, &v.Hooks); p != nil {
 				decodeHooks(r, p)
 			}
 		case "annotations":
+			seen = r.Once(seen, 1<<7)
 			decodeMap(r, &v.Annotations, (*jsonread.Reader).String)
 		case "linux":
+			seen = r.Once(seen, 1<<8)
 			if p := target(r, &v.Linux); p != nil {
 				decodeLinux(r, p)
 			}
@@ -55,50 +65,67 @@ func decodeProcess(r *jsonread.Reader, v *specs.Process) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "terminal":
+			seen = r.Once(seen, 1<<0)
 			r.Bool(&v.Terminal)
 		case "consoleSize":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.ConsoleSize); p != nil {
 				decodeBox(r, p)
 			}
 		case "user":
+			seen = r.Once(seen, 1<<2)
 			decodeUser(r, &v.User)
 		case "args":
+			seen = r.Once(seen, 1<<3)
 			decodeStrings(r, &v.Args)
 		case "commandLine":
+			seen = r.Once(seen, 1<<4)
 			r.String(&v.CommandLine)
 		case "env":
+			seen = r.Once(seen, 1<<5)
 			decodeStrings(r, &v.Env)
 		case "cwd":
+			seen = r.Once(seen, 1<<6)
 			r.String(&v.Cwd)
 		case "capabilities":
+			seen = r.Once(seen, 1<<7)
 			if p := target(r, &v.Capabilities); p != nil {
 				decodeLinuxCapabilities(r, p)
 			}
 		case "rlimits":
+			seen = r.Once(seen, 1<<8)
 			decodeSlice(r, &v.Rlimits, decodePOSIXRlimit)
 		case "noNewPrivileges":
+			seen = r.Once(seen, 1<<9)
 			r.Bool(&v.NoNewPrivileges)
 		case "apparmorProfile":
+			seen = r.Once(seen, 1<<10)
 			r.String(&v.ApparmorProfile)
 		case "oomScoreAdj":
+			seen = r.Once(seen, 1<<11)
 			if p := target(r, &v.OOMScoreAdj); p != nil {
 				r.Int(p)
 			}
 		case "scheduler":
+			seen = r.Once(seen, 1<<12)
 			if p := target(r, &v.Scheduler); p != nil {
 				decodeScheduler(r, p)
 			}
 		case "selinuxLabel":
+			seen = r.Once(seen, 1<<13)
 			r.String(&v.SelinuxLabel)
 		case "ioPriority":
+			seen = r.Once(seen, 1<<14)
 			if p := target(r, &v.IOPriority); p != nil {
 				decodeLinuxIOPriority(r, p)
 			}
 		case "execCPUAffinity":
+			seen = r.Once(seen, 1<<15)
 			if p := target(r, &v.ExecCPUAffinity); p != nil {
 				decodeCPUAffinity(r, p)
 			}
@@ -116,12 +143,15 @@ func decodeBox(r *jsonread.Reader, v *specs.Box) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "height":
+			seen = r.Once(seen, 1<<0)
 			r.Uint(&v.Height)
 		case "width":
+			seen = r.Once(seen, 1<<1)
 			r.Uint(&v.Width)
 		default:
 			if name := jsonread.Fold(key, "height,width"); name != "" {
@@ -137,20 +167,26 @@ func decodeUser(r *jsonread.Reader, v *specs.User) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "uid":
+			seen = r.Once(seen, 1<<0)
 			r.Uint32(&v.UID)
 		case "gid":
+			seen = r.Once(seen, 1<<1)
 			r.Uint32(&v.GID)
 		case "umask":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.Umask); p != nil {
 				r.Uint32(p)
 			}
 		case "additionalGids":
+			seen = r.Once(seen, 1<<3)
 			decodeSlice(r, &v.AdditionalGids, (*jsonread.Reader).Uint32)
 		case "username":
+			seen = r.Once(seen, 1<<4)
 			r.String(&v.Username)
 		default:
 			if name := jsonread.Fold(key, "uid,gid,umask,additionalGids,username"); name != "" {
@@ -166,18 +202,24 @@ func decodeLinuxCapabilities(r *jsonread.Reader, v *specs.LinuxCapabilities) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "bounding":
+			seen = r.Once(seen, 1<<0)
 			decodeStrings(r, &v.Bounding)
 		case "effective":
+			seen = r.Once(seen, 1<<1)
 			decodeStrings(r, &v.Effective)
 		case "inheritable":
+			seen = r.Once(seen, 1<<2)
 			decodeStrings(r, &v.Inheritable)
 		case "permitted":
+			seen = r.Once(seen, 1<<3)
 			decodeStrings(r, &v.Permitted)
 		case "ambient":
+			seen = r.Once(seen, 1<<4)
 			decodeStrings(r, &v.Ambient)
 		default:
 			if name := jsonread.Fold(key, "bounding,effective,inheritable,permitted,ambient"); name != "" {
@@ -193,14 +235,18 @@ func decodePOSIXRlimit(r *jsonread.Reader, v *specs.POSIXRlimit) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "type":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Type)
 		case "hard":
+			seen = r.Once(seen, 1<<1)
 			r.Uint64(&v.Hard)
 		case "soft":
+			seen = r.Once(seen, 1<<2)
 			r.Uint64(&v.Soft)
 		default:
 			if name := jsonread.Fold(key, "type,hard,soft"); name != "" {
@@ -216,22 +262,30 @@ func decodeScheduler(r *jsonread.Reader, v *specs.Scheduler) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "policy":
+			seen = r.Once(seen, 1<<0)
 			r.String((*string)(&v.Policy))
 		case "nice":
+			seen = r.Once(seen, 1<<1)
 			r.Int32(&v.Nice)
 		case "priority":
+			seen = r.Once(seen, 1<<2)
 			r.Int32(&v.Priority)
 		case "flags":
+			seen = r.Once(seen, 1<<3)
 			decodeStrings(r, &v.Flags)
 		case "runtime":
+			seen = r.Once(seen, 1<<4)
 			r.Uint64(&v.Runtime)
 		case "deadline":
+			seen = r.Once(seen, 1<<5)
 			r.Uint64(&v.Deadline)
 		case "period":
+			seen = r.Once(seen, 1<<6)
 			r.Uint64(&v.Period)
 		default:
 			if name := jsonread.Fold(key, "policy,nice,priority,flags,runtime,deadline,period"); name != "" {
@@ -247,12 +301,15 @@ func decodeLinuxIOPriority(r *jsonread.Reader, v *specs.LinuxIOPriority) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "class":
+			seen = r.Once(seen, 1<<0)
 			r.String((*string)(&v.Class))
 		case "priority":
+			seen = r.Once(seen, 1<<1)
 			r.Int(&v.Priority)
 		default:
 			if name := jsonread.Fold(key, "class,priority"); name != "" {
@@ -268,12 +325,15 @@ func decodeCPUAffinity(r *jsonread.Reader, v *specs.CPUAffinity) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "initial":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Initial)
 		case "final":
+			seen = r.Once(seen, 1<<1)
 			r.String(&v.Final)
 		default:
 			if name := jsonread.Fold(key, "initial,final"); name != "" {
@@ -289,12 +349,15 @@ func decodeRoot(r *jsonread.Reader, v *specs.Root) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "path":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Path)
 		case "readonly":
+			seen = r.Once(seen, 1<<1)
 			r.Bool(&v.Readonly)
 		default:
 			if name := jsonread.Fold(key, "path,readonly"); name != "" {
@@ -310,20 +373,27 @@ func decodeMount(r *jsonread.Reader, v *specs.Mount) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "destination":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Destination)
 		case "type":
+			seen = r.Once(seen, 1<<1)
 			r.String(&v.Type)
 		case "source":
+			seen = r.Once(seen, 1<<2)
 			r.String(&v.Source)
 		case "options":
+			seen = r.Once(seen, 1<<3)
 			decodeStrings(r, &v.Options)
 		case "uidMappings":
+			seen = r.Once(seen, 1<<4)
 			decodeSlice(r, &v.UIDMappings, decodeLinuxIDMapping)
 		case "gidMappings":
+			seen = r.Once(seen, 1<<5)
 			decodeSlice(r, &v.GIDMappings, decodeLinuxIDMapping)
 		default:
 			if name := jsonread.Fold(key, "destination,type,source,options,uidMappings,gidMappings"); name != "" {
@@ -339,14 +409,18 @@ func decodeLinuxIDMapping(r *jsonread.Reader, v *specs.LinuxIDMapping) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "containerID":
+			seen = r.Once(seen, 1<<0)
 			r.Uint32(&v.ContainerID)
 		case "hostID":
+			seen = r.Once(seen, 1<<1)
 			r.Uint32(&v.HostID)
 		case "size":
+			seen = r.Once(seen, 1<<2)
 			r.Uint32(&v.Size)
 		default:
 			if name := jsonread.Fold(key, "containerID,hostID,size"); name != "" {
@@ -362,20 +436,27 @@ func decodeHooks(r *jsonread.Reader, v *specs.Hooks) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "prestart":
+			seen = r.Once(seen, 1<<0)
 			decodeSlice(r, &v.Prestart, decodeHook)
 		case "createRuntime":
+			seen = r.Once(seen, 1<<1)
 			decodeSlice(r, &v.CreateRuntime, decodeHook)
 		case "createContainer":
+			seen = r.Once(seen, 1<<2)
 			decodeSlice(r, &v.CreateContainer, decodeHook)
 		case "startContainer":
+			seen = r.Once(seen, 1<<3)
 			decodeSlice(r, &v.StartContainer, decodeHook)
 		case "poststart":
+			seen = r.Once(seen, 1<<4)
 			decodeSlice(r, &v.Poststart, decodeHook)
 		case "poststop":
+			seen = r.Once(seen, 1<<5)
 			decodeSlice(r, &v.Poststop, decodeHook)
 		default:
 			if name := jsonread.Fold(key, "prestart,createRuntime,createContainer,startContainer,poststart,poststop"); name != "" {
@@ -391,16 +472,21 @@ func decodeHook(r *jsonread.Reader, v *specs.Hook) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "path":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Path)
 		case "args":
+			seen = r.Once(seen, 1<<1)
 			decodeStrings(r, &v.Args)
 		case "env":
+			seen = r.Once(seen, 1<<2)
 			decodeStrings(r, &v.Env)
 		case "timeout":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.Timeout); p != nil {
 				r.Int(p)
 			}
@@ -418,52 +504,70 @@ func decodeLinux(r *jsonread.Reader, v *specs.Linux) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "uidMappings":
+			seen = r.Once(seen, 1<<0)
 			decodeSlice(r, &v.UIDMappings, decodeLinuxIDMapping)
 		case "gidMappings":
+			seen = r.Once(seen, 1<<1)
 			decodeSlice(r, &v.GIDMappings, decodeLinuxIDMapping)
 		case "sysctl":
+			seen = r.Once(seen, 1<<2)
 			decodeMap(r, &v.Sysctl, (*jsonread.Reader).String)
 		case "resources":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.Resources); p != nil {
 				decodeLinuxResources(r, p)
 			}
 		case "cgroupsPath":
+			seen = r.Once(seen, 1<<4)
 			r.String(&v.CgroupsPath)
 		case "namespaces":
+			seen = r.Once(seen, 1<<5)
 			decodeSlice(r, &v.Namespaces, decodeLinuxNamespace)
 		case "devices":
+			seen = r.Once(seen, 1<<6)
 			decodeSlice(r, &v.Devices, decodeLinuxDevice)
 		case "netDevices":
+			seen = r.Once(seen, 1<<7)
 			decodeMap(r, &v.NetDevices, decodeLinuxNetDevice)
 		case "seccomp":
+			seen = r.Once(seen, 1<<8)
 			if p := target(r, &v.Seccomp); p != nil {
 				decodeLinuxSeccomp(r, p)
 			}
 		case "rootfsPropagation":
+			seen = r.Once(seen, 1<<9)
 			r.String(&v.RootfsPropagation)
 		case "maskedPaths":
+			seen = r.Once(seen, 1<<10)
 			decodeStrings(r, &v.MaskedPaths)
 		case "readonlyPaths":
+			seen = r.Once(seen, 1<<11)
 			decodeStrings(r, &v.ReadonlyPaths)
 		case "mountLabel":
+			seen = r.Once(seen, 1<<12)
 			r.String(&v.MountLabel)
 		case "intelRdt":
+			seen = r.Once(seen, 1<<13)
 			if p := target(r, &v.IntelRdt); p != nil {
 				decodeLinuxIntelRdt(r, p)
 			}
 		case "memoryPolicy":
+			seen = r.Once(seen, 1<<14)
 			if p := target(r, &v.MemoryPolicy); p != nil {
 				decodeLinuxMemoryPolicy(r, p)
 			}
 		case "personality":
+			seen = r.Once(seen, 1<<15)
 			if p := target(r, &v.Personality); p != nil {
 				decodeLinuxPersonality(r, p)
 			}
 		case "timeOffsets":
+			seen = r.Once(seen, 1<<16)
 			decodeMap(r, &v.TimeOffsets, decodeLinuxTimeOffset)
 		default:
 			if name := jsonread.Fold(key, "uidMappings,gidMappings,sysctl,resources,cgroupsPath,namespaces,devices,netDevices,seccomp,rootfsPropagation,maskedPaths,readonlyPaths,mountLabel,intelRdt,memoryPolicy,personality,timeOffsets"); name != "" {
@@ -479,36 +583,46 @@ func decodeLinuxResources(r *jsonread.Reader, v *specs.LinuxResources) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "devices":
+			seen = r.Once(seen, 1<<0)
 			decodeSlice(r, &v.Devices, decodeLinuxDeviceCgroup)
 		case "memory":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.Memory); p != nil {
 				decodeLinuxMemory(r, p)
 			}
 		case "cpu":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.CPU); p != nil {
 				decodeLinuxCPU(r, p)
 			}
 		case "pids":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.Pids); p != nil {
 				decodeLinuxPids(r, p)
 			}
 		case "blockIO":
+			seen = r.Once(seen, 1<<4)
 			if p := target(r, &v.BlockIO); p != nil {
 				decodeLinuxBlockIO(r, p)
 			}
 		case "hugepageLimits":
+			seen = r.Once(seen, 1<<5)
 			decodeSlice(r, &v.HugepageLimits, decodeLinuxHugepageLimit)
 		case "network":
+			seen = r.Once(seen, 1<<6)
 			if p := target(r, &v.Network); p != nil {
 				decodeLinuxNetwork(r, p)
 			}
 		case "rdma":
+			seen = r.Once(seen, 1<<7)
 			decodeMap(r, &v.Rdma, decodeLinuxRdma)
 		case "unified":
+			seen = r.Once(seen, 1<<8)
 			decodeMap(r, &v.Unified, (*jsonread.Reader).String)
 		default:
 			if name := jsonread.Fold(key, "devices,memory,cpu,pids,blockIO,hugepageLimits,network,rdma,unified"); name != "" {
@@ -524,22 +638,28 @@ func decodeLinuxDeviceCgroup(r *jsonread.Reader, v *specs.LinuxDeviceCgroup) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "allow":
+			seen = r.Once(seen, 1<<0)
 			r.Bool(&v.Allow)
 		case "type":
+			seen = r.Once(seen, 1<<1)
 			r.String(&v.Type)
 		case "major":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.Major); p != nil {
 				r.Int64(p)
 			}
 		case "minor":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.Minor); p != nil {
 				r.Int64(p)
 			}
 		case "access":
+			seen = r.Once(seen, 1<<4)
 			r.String(&v.Access)
 		default:
 			if name := jsonread.Fold(key, "allow,type,major,minor,access"); name != "" {
@@ -555,42 +675,52 @@ func decodeLinuxMemory(r *jsonread.Reader, v *specs.LinuxMemory) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "limit":
+			seen = r.Once(seen, 1<<0)
 			if p := target(r, &v.Limit); p != nil {
 				r.Int64(p)
 			}
 		case "reservation":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.Reservation); p != nil {
 				r.Int64(p)
 			}
 		case "swap":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.Swap); p != nil {
 				r.Int64(p)
 			}
 		case "kernel":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.Kernel); p != nil {
 				r.Int64(p)
 			}
 		case "kernelTCP":
+			seen = r.Once(seen, 1<<4)
 			if p := target(r, &v.KernelTCP); p != nil {
 				r.Int64(p)
 			}
 		case "swappiness":
+			seen = r.Once(seen, 1<<5)
 			if p := target(r, &v.Swappiness); p != nil {
 				r.Uint64(p)
 			}
 		case "disableOOMKiller":
+			seen = r.Once(seen, 1<<6)
 			if p := target(r, &v.DisableOOMKiller); p != nil {
 				r.Bool(p)
 			}
 		case "useHierarchy":
+			seen = r.Once(seen, 1<<7)
 			if p := target(r, &v.UseHierarchy); p != nil {
 				r.Bool(p)
 			}
 		case "checkBeforeUpdate":
+			seen = r.Once(seen, 1<<8)
 			if p := target(r, &v.CheckBeforeUpdate); p != nil {
 				r.Bool(p)
 			}
@@ -608,38 +738,48 @@ func decodeLinuxCPU(r *jsonread.Reader, v *specs.LinuxCPU) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "shares":
+			seen = r.Once(seen, 1<<0)
 			if p := target(r, &v.Shares); p != nil {
 				r.Uint64(p)
 			}
 		case "quota":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.Quota); p != nil {
 				r.Int64(p)
 			}
 		case "burst":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.Burst); p != nil {
 				r.Uint64(p)
 			}
 		case "period":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.Period); p != nil {
 				r.Uint64(p)
 			}
 		case "realtimeRuntime":
+			seen = r.Once(seen, 1<<4)
 			if p := target(r, &v.RealtimeRuntime); p != nil {
 				r.Int64(p)
 			}
 		case "realtimePeriod":
+			seen = r.Once(seen, 1<<5)
 			if p := target(r, &v.RealtimePeriod); p != nil {
 				r.Uint64(p)
 			}
 		case "cpus":
+			seen = r.Once(seen, 1<<6)
 			r.String(&v.Cpus)
 		case "mems":
+			seen = r.Once(seen, 1<<7)
 			r.String(&v.Mems)
 		case "idle":
+			seen = r.Once(seen, 1<<8)
 			if p := target(r, &v.Idle); p != nil {
 				r.Int64(p)
 			}
@@ -657,10 +797,12 @@ func decodeLinuxPids(r *jsonread.Reader, v *specs.LinuxPids) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "limit":
+			seen = r.Once(seen, 1<<0)
 			if p := target(r, &v.Limit); p != nil {
 				r.Int64(p)
 			}
@@ -678,26 +820,34 @@ func decodeLinuxBlockIO(r *jsonread.Reader, v *specs.LinuxBlockIO) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "weight":
+			seen = r.Once(seen, 1<<0)
 			if p := target(r, &v.Weight); p != nil {
 				r.Uint16(p)
 			}
 		case "leafWeight":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.LeafWeight); p != nil {
 				r.Uint16(p)
 			}
 		case "weightDevice":
+			seen = r.Once(seen, 1<<2)
 			decodeSlice(r, &v.WeightDevice, decodeLinuxWeightDevice)
 		case "throttleReadBpsDevice":
+			seen = r.Once(seen, 1<<3)
 			decodeSlice(r, &v.ThrottleReadBpsDevice, decodeLinuxThrottleDevice)
 		case "throttleWriteBpsDevice":
+			seen = r.Once(seen, 1<<4)
 			decodeSlice(r, &v.ThrottleWriteBpsDevice, decodeLinuxThrottleDevice)
 		case "throttleReadIOPSDevice":
+			seen = r.Once(seen, 1<<5)
 			decodeSlice(r, &v.ThrottleReadIOPSDevice, decodeLinuxThrottleDevice)
 		case "throttleWriteIOPSDevice":
+			seen = r.Once(seen, 1<<6)
 			decodeSlice(r, &v.ThrottleWriteIOPSDevice, decodeLinuxThrottleDevice)
 		default:
 			if name := jsonread.Fold(key, "weight,leafWeight,weightDevice,throttleReadBpsDevice,throttleWriteBpsDevice,throttleReadIOPSDevice,throttleWriteIOPSDevice"); name != "" {
@@ -713,18 +863,23 @@ func decodeLinuxWeightDevice(r *jsonread.Reader, v *specs.LinuxWeightDevice) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "major":
+			seen = r.Once(seen, 1<<0)
 			r.Int64(&v.LinuxBlockIODevice.Major)
 		case "minor":
+			seen = r.Once(seen, 1<<1)
 			r.Int64(&v.LinuxBlockIODevice.Minor)
 		case "weight":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.Weight); p != nil {
 				r.Uint16(p)
 			}
 		case "leafWeight":
+			seen = r.Once(seen, 1<<3)
 			if p := target(r, &v.LeafWeight); p != nil {
 				r.Uint16(p)
 			}
@@ -742,14 +897,18 @@ func decodeLinuxThrottleDevice(r *jsonread.Reader, v *specs.LinuxThrottleDevice)
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "major":
+			seen = r.Once(seen, 1<<0)
 			r.Int64(&v.LinuxBlockIODevice.Major)
 		case "minor":
+			seen = r.Once(seen, 1<<1)
 			r.Int64(&v.LinuxBlockIODevice.Minor)
 		case "rate":
+			seen = r.Once(seen, 1<<2)
 			r.Uint64(&v.Rate)
 		default:
 			if name := jsonread.Fold(key, "major,minor,rate"); name != "" {
@@ -765,12 +924,15 @@ func decodeLinuxHugepageLimit(r *jsonread.Reader, v *specs.LinuxHugepageLimit) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "pageSize":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Pagesize)
 		case "limit":
+			seen = r.Once(seen, 1<<1)
 			r.Uint64(&v.Limit)
 		default:
 			if name := jsonread.Fold(key, "pageSize,limit"); name != "" {
@@ -786,14 +948,17 @@ func decodeLinuxNetwork(r *jsonread.Reader, v *specs.LinuxNetwork) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "classID":
+			seen = r.Once(seen, 1<<0)
 			if p := target(r, &v.ClassID); p != nil {
 				r.Uint32(p)
 			}
 		case "priorities":
+			seen = r.Once(seen, 1<<1)
 			decodeSlice(r, &v.Priorities, decodeLinuxInterfacePriority)
 		default:
 			if name := jsonread.Fold(key, "classID,priorities"); name != "" {
@@ -809,12 +974,15 @@ func decodeLinuxInterfacePriority(r *jsonread.Reader, v *specs.LinuxInterfacePri
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "name":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Name)
 		case "priority":
+			seen = r.Once(seen, 1<<1)
 			r.Uint32(&v.Priority)
 		default:
 			if name := jsonread.Fold(key, "name,priority"); name != "" {
@@ -830,14 +998,17 @@ func decodeLinuxRdma(r *jsonread.Reader, v *specs.LinuxRdma) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "hcaHandles":
+			seen = r.Once(seen, 1<<0)
 			if p := target(r, &v.HcaHandles); p != nil {
 				r.Uint32(p)
 			}
 		case "hcaObjects":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.HcaObjects); p != nil {
 				r.Uint32(p)
 			}
@@ -855,12 +1026,15 @@ func decodeLinuxNamespace(r *jsonread.Reader, v *specs.LinuxNamespace) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "type":
+			seen = r.Once(seen, 1<<0)
 			r.String((*string)(&v.Type))
 		case "path":
+			seen = r.Once(seen, 1<<1)
 			r.String(&v.Path)
 		default:
 			if name := jsonread.Fold(key, "type,path"); name != "" {
@@ -876,26 +1050,34 @@ func decodeLinuxDevice(r *jsonread.Reader, v *specs.LinuxDevice) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "path":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Path)
 		case "type":
+			seen = r.Once(seen, 1<<1)
 			r.String(&v.Type)
 		case "major":
+			seen = r.Once(seen, 1<<2)
 			r.Int64(&v.Major)
 		case "minor":
+			seen = r.Once(seen, 1<<3)
 			r.Int64(&v.Minor)
 		case "fileMode":
+			seen = r.Once(seen, 1<<4)
 			if p := target(r, &v.FileMode); p != nil {
 				r.Uint32((*uint32)(p))
 			}
 		case "uid":
+			seen = r.Once(seen, 1<<5)
 			if p := target(r, &v.UID); p != nil {
 				r.Uint32(p)
 			}
 		case "gid":
+			seen = r.Once(seen, 1<<6)
 			if p := target(r, &v.GID); p != nil {
 				r.Uint32(p)
 			}
@@ -913,10 +1095,12 @@ func decodeLinuxNetDevice(r *jsonread.Reader, v *specs.LinuxNetDevice) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "name":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.Name)
 		default:
 			if name := jsonread.Fold(key, "name"); name != "" {
@@ -932,24 +1116,32 @@ func decodeLinuxSeccomp(r *jsonread.Reader, v *specs.LinuxSeccomp) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "defaultAction":
+			seen = r.Once(seen, 1<<0)
 			r.String((*string)(&v.DefaultAction))
 		case "defaultErrnoRet":
+			seen = r.Once(seen, 1<<1)
 			if p := target(r, &v.DefaultErrnoRet); p != nil {
 				r.Uint(p)
 			}
 		case "architectures":
+			seen = r.Once(seen, 1<<2)
 			decodeStrings(r, &v.Architectures)
 		case "flags":
+			seen = r.Once(seen, 1<<3)
 			decodeStrings(r, &v.Flags)
 		case "listenerPath":
+			seen = r.Once(seen, 1<<4)
 			r.String(&v.ListenerPath)
 		case "listenerMetadata":
+			seen = r.Once(seen, 1<<5)
 			r.String(&v.ListenerMetadata)
 		case "syscalls":
+			seen = r.Once(seen, 1<<6)
 			decodeSlice(r, &v.Syscalls, decodeLinuxSyscall)
 		default:
 			if name := jsonread.Fold(key, "defaultAction,defaultErrnoRet,architectures,flags,listenerPath,listenerMetadata,syscalls"); name != "" {
@@ -965,18 +1157,23 @@ func decodeLinuxSyscall(r *jsonread.Reader, v *specs.LinuxSyscall) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "names":
+			seen = r.Once(seen, 1<<0)
 			decodeStrings(r, &v.Names)
 		case "action":
+			seen = r.Once(seen, 1<<1)
 			r.String((*string)(&v.Action))
 		case "errnoRet":
+			seen = r.Once(seen, 1<<2)
 			if p := target(r, &v.ErrnoRet); p != nil {
 				r.Uint(p)
 			}
 		case "args":
+			seen = r.Once(seen, 1<<3)
 			decodeSlice(r, &v.Args, decodeLinuxSeccompArg)
 		default:
 			if name := jsonread.Fold(key, "names,action,errnoRet,args"); name != "" {
@@ -992,16 +1189,21 @@ func decodeLinuxSeccompArg(r *jsonread.Reader, v *specs.LinuxSeccompArg) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "index":
+			seen = r.Once(seen, 1<<0)
 			r.Uint(&v.Index)
 		case "value":
+			seen = r.Once(seen, 1<<1)
 			r.Uint64(&v.Value)
 		case "valueTwo":
+			seen = r.Once(seen, 1<<2)
 			r.Uint64(&v.ValueTwo)
 		case "op":
+			seen = r.Once(seen, 1<<3)
 			r.String((*string)(&v.Op))
 		default:
 			if name := jsonread.Fold(key, "index,value,valueTwo,op"); name != "" {
@@ -1017,18 +1219,24 @@ func decodeLinuxIntelRdt(r *jsonread.Reader, v *specs.LinuxIntelRdt) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "closID":
+			seen = r.Once(seen, 1<<0)
 			r.String(&v.ClosID)
 		case "schemata":
+			seen = r.Once(seen, 1<<1)
 			decodeStrings(r, &v.Schemata)
 		case "l3CacheSchema":
+			seen = r.Once(seen, 1<<2)
 			r.String(&v.L3CacheSchema)
 		case "memBwSchema":
+			seen = r.Once(seen, 1<<3)
 			r.String(&v.MemBwSchema)
 		case "enableMonitoring":
+			seen = r.Once(seen, 1<<4)
 			r.Bool(&v.EnableMonitoring)
 		default:
 			if name := jsonread.Fold(key, "closID,schemata,l3CacheSchema,memBwSchema,enableMonitoring"); name != "" {
@@ -1044,14 +1252,18 @@ func decodeLinuxMemoryPolicy(r *jsonread.Reader, v *specs.LinuxMemoryPolicy) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "mode":
+			seen = r.Once(seen, 1<<0)
 			r.String((*string)(&v.Mode))
 		case "nodes":
+			seen = r.Once(seen, 1<<1)
 			r.String(&v.Nodes)
 		case "flags":
+			seen = r.Once(seen, 1<<2)
 			decodeStrings(r, &v.Flags)
 		default:
 			if name := jsonread.Fold(key, "mode,nodes,flags"); name != "" {
@@ -1067,12 +1279,15 @@ func decodeLinuxPersonality(r *jsonread.Reader, v *specs.LinuxPersonality) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "domain":
+			seen = r.Once(seen, 1<<0)
 			r.String((*string)(&v.Domain))
 		case "flags":
+			seen = r.Once(seen, 1<<1)
 			decodeStrings(r, &v.Flags)
 		default:
 			if name := jsonread.Fold(key, "domain,flags"); name != "" {
@@ -1088,12 +1303,15 @@ func decodeLinuxTimeOffset(r *jsonread.Reader, v *specs.LinuxTimeOffset) {
 	if r.Null() {
 		return
 	}
+	var seen uint64
 	for key, ok := r.Object(); ok; key, ok = r.NextKey() {
 	match:
 		switch key {
 		case "secs":
+			seen = r.Once(seen, 1<<0)
 			r.Int64(&v.Secs)
 		case "nanosecs":
+			seen = r.Once(seen, 1<<1)
 			r.Uint32(&v.Nanosecs)
 		default:
 			if name := jsonread.Fold(key, "secs,nanosecs"); name != "" {

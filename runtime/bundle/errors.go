@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/minirun/minirun/internal/jsonread"
 )
@@ -40,6 +41,21 @@ func (e *FieldError) Error() string {
 func syntaxError(file string, err error) error {
 	e := err.(*jsonread.Error)
 	return &FieldError{File: file, Path: e.Path, Line: e.Line, Column: e.Column, Msg: e.Msg}
+}
+
+// notUTF8 finds the first byte that belongs to no character. encoding/json puts
+// another character in its place: the name of a file would be another one.
+func notUTF8(file string, raw []byte) error {
+	at := 0
+	for at < len(raw) {
+		r, n := utf8.DecodeRune(raw[at:])
+		if r == utf8.RuneError && n == 1 {
+			break
+		}
+		at += n
+	}
+	line, column := jsonread.Position(raw, at)
+	return &FieldError{File: file, Line: line, Column: column, Msg: "byte " + strconv.Quote(string(raw[at:min(at+1, len(raw))])) + " is not UTF-8: JSON has no other encoding"}
 }
 
 // MissingError reports a bundle without config.json. It is fs.ErrNotExist.

@@ -12,9 +12,12 @@ func decoder(s structType) string {
 	var b strings.Builder
 	name := s.typ.Name()
 	fmt.Fprintf(&b, "\nfunc decode%s(r *jsonread.Reader, v *specs.%s) {\n\tif r.Null() {\n\t\treturn\n\t}\n", name, name)
-	fmt.Fprintf(&b, "\tfor key, ok := r.Object(); ok; key, ok = r.NextKey() {\n\tmatch:\n\t\tswitch key {\n")
-	for _, m := range s.members {
-		fmt.Fprintf(&b, "\t\tcase %q:\n%s", m.name, decodeMember(m.expr, m.typ))
+	fmt.Fprintf(&b, "\tvar seen uint64\n\tfor key, ok := r.Object(); ok; key, ok = r.NextKey() {\n\tmatch:\n\t\tswitch key {\n")
+	if len(s.members) > 64 {
+		log.Fatalf("%s: more fields than bits to remember them", name)
+	}
+	for i, m := range s.members {
+		fmt.Fprintf(&b, "\t\tcase %q:\n\t\t\tseen = r.Once(seen, 1<<%d)\n%s", m.name, i, decodeMember(m.expr, m.typ))
 	}
 	fmt.Fprintf(&b, "\t\tdefault:\n\t\t\tif name := jsonread.Fold(key, %q); name != \"\" {\n", s.names())
 	fmt.Fprintf(&b, "\t\t\t\tkey = name\n\t\t\t\tgoto match\n\t\t\t}\n\t\t\tr.Skip()\n\t\t}\n\t}\n}\n")

@@ -1,0 +1,223 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/testenv"
+)
+
+// badRefused runs create with a state root that does not exist: making it is the
+// first thing that create does, and a configuration that is wrong must not get
+// that far.
+func badRefused(t *testing.T, b *ociBox, name, want string) {
+	t.Helper()
+	root := filepath.Join(filepath.Dir(b.bundle), "untouched")
+	r := testenv.RunCmd(t, testenv.Command(t, "--root", root, "create", "--bundle", b.bundle, b.id))
+	if r.Code != 1 || !strings.Contains(r.Stderr, want) {
+		t.Errorf("%s: %+v, want status 1 and %q", name, r, want)
+	}
+	oneError(t, r.Stderr)
+	if _, err := os.Lstat(root); err == nil {
+		t.Errorf("%s: the state root was made before the refusal", name)
+		_ = os.RemoveAll(root)
+	}
+}
+
+// Each field of the specification with a value of a wrong type: refused with its
+// path before anything is made.
+func TestRootBadFields(t *testing.T) {
+	setup(t)
+	b := newBox(t)
+	file := filepath.Join(b.bundle, "config.json")
+	good := readFile(t, file)
+	n := 0
+	var walk func(typ reflect.Type, keys []any, path string)
+	try := func(keys []any, path string, wrong any) {
+		t.Helper()
+		n++
+		var config map[string]any
+		if err := json.Unmarshal([]byte(good), &config); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := json.Marshal(badSet(config, keys, wrong))
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, file, string(raw))
+		badRefused(t, b, path, ": "+path+": want ")
+	}
+	walk = func(typ reflect.Type, keys []any, path string) {
+		for typ.Kind() == reflect.Pointer {
+			typ = typ.Elem()
+		}
+		keys = keys[:len(keys):len(keys)]
+		switch typ.Kind() {
+		case reflect.Struct:
+			if path != "" {
+				try(keys, path, "x")
+			}
+			for i := range typ.NumField() {
+				f := typ.Field(i)
+				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+				if p := f.Tag.Get("platform"); path == "" && p != "" && !strings.Contains(p, "linux") {
+					continue
+				}
+				if f.Anonymous && name == "" {
+					walk(f.Type, keys, path)
+					continue
+				}
+				walk(f.Type, append(keys, name), strings.TrimPrefix(path+"."+name, "."))
+			}
+		case reflect.Slice:
+			try(keys, path, map[string]any{})
+			walk(typ.Elem(), append(keys, 0), path+"[0]")
+		case reflect.Map:
+			try(keys, path, []any{})
+			walk(typ.Elem(), append(keys, "key"), path+".key")
+		case reflect.String:
+			try(keys, path, 7)
+		case reflect.Bool:
+			try(keys, path, "true")
+		default:
+			try(keys, path, json.RawMessage("1e40"))
+		}
+	}
+	walk(reflect.TypeFor[specs.Spec](), nil, "")
+	if n < 200 {
+		t.Errorf("only %d fields tried", n)
+	}
+	b.gone()
+}
+
+// badSet puts a value at a place of a configuration.
+func badSet(v any, keys []any, value any) any {
+	if len(keys) == 0 {
+		return value
+	}
+	switch key := keys[0].(type) {
+	case string:
+		m, ok := v.(map[string]any)
+		if !ok {
+			m = map[string]any{}
+		}
+		m[key] = badSet(m[key], keys[1:], value)
+		return m
+	default:
+		return []any{badSet(nil, keys[1:], value)}
+	}
+}
+
+// A config.json that is no document at all, or could be read in two ways.
+func TestRootBadDocument(t *testing.T) {
+	setup(t)
+	b := newBox(t)
+	file := filepath.Join(b.bundle, "config.json")
+	good := readFile(t, file)
+	deep := strings.Repeat(`{"a":`, 200000) + "1" + strings.Repeat("}", 200000)
+	for _, tt := range []struct{ name, data, want string }{
+		{"trailing brace", good + "}", "config.json:"},
+		{"second document", good + good, "config.json:"},
+		{"trailing NUL", good + "\x00", "config.json:"},
+		{"leading byte order mark", "\xef\xbb\xbf" + good, "config.json:1:1"},
+		{"UTF-16", "\xff\xfe{\x00}\x00", "not UTF-8"},
+		{"a byte that is not UTF-8", strings.Replace(good, `"rootfs"`, "\"root\xfffs\"", 1), `"\xff" is not UTF-8`},
+		{"root twice", strings.Replace(good, `"root"`, `"root":{"path":"/"},"root"`, 1), "root: given twice"},
+		{"args twice in other letters", strings.Replace(good, `"args"`, `"ARGS":["id"],"args"`, 1), "process.args: given twice"},
+		{"unknown block, too deep", strings.Replace(good, `{`, `{"deep":`+deep+`,`, 1), "nest deeper than 10000"},
+		{"arrays only", strings.Repeat("[", 100000), "config.json:1:1"},
+		{"comment", strings.Replace(good, `{`, "{ // no\n", 1), "config.json:1:"},
+		{"single quotes", strings.ReplaceAll(good, `"`, `'`), "config.json:"},
+		{"larger than 4 MiB", good + strings.Repeat(" ", 4<<20), "larger than 4194304 bytes"},
+	} {
+		writeFile(t, file, tt.data)
+		badRefused(t, b, tt.name, tt.want)
+	}
+	for cut := len(good) - 2; cut > 0; cut -= 1 + len(good)/23 {
+		writeFile(t, file, good[:cut])
+		badRefused(t, b, "cut off", "config.json:")
+	}
+	// A file that is none.
+	replace := func(name, want string, put func() error) {
+		t.Helper()
+		if err := os.RemoveAll(file); err != nil {
+			t.Fatal(err)
+		}
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		badRefused(t, b, name, want)
+	}
+	replace("a directory", "is a directory", func() error { return os.Mkdir(file, 0o755) })
+	replace("a pipe that nobody writes to", "config.json:1:1", func() error { return syscall.Mkfifo(file, 0o644) })
+	replace("an endless file", "larger than 4194304 bytes", func() error { return os.Symlink("/dev/zero", file) })
+	replace("a link to itself", "too many levels of symbolic links", func() error { return os.Symlink("config.json", file) })
+	replace("a link to nothing", "JSON specification file config.json not found", func() error { return os.Symlink("nothing", file) })
+	for _, bundle := range []string{"/no/such/bundle", "/etc/passwd", strings.Repeat("x", 5000)} {
+		if r := testenv.Run(t, "create", "--bundle", bundle, b.id); r.Code != 1 || !strings.Contains(r.Stderr, bundle[:10]) {
+			t.Errorf("bundle %.20q: %+v", bundle, r)
+		}
+	}
+	b.gone()
+}
+
+// A console socket that nobody accepts from must not hold create up for ever,
+// and one that nobody reads from need not hold it up at all.
+func TestRootConsoleSocketFull(t *testing.T) {
+	setup(t)
+	b := newBox(t, func(s *specs.Spec) { s.Process.Terminal = true })
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(listener)
+	if err := unix.Bind(listener, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(listener, 0); err != nil { // room for one
+		t.Fatal(err)
+	}
+	if r := b.do("create", b.at([]string{"--console-socket", path})...); r.Code != 0 {
+		t.Fatalf("a console socket that nobody reads from: %+v", r)
+	}
+	begin := time.Now()
+	other := newBox(t, func(s *specs.Spec) { s.Process.Terminal = true })
+	r := other.do("create", other.at([]string{"--console-socket", path})...)
+	if r.Code != 1 || !strings.Contains(r.Stderr, path) || !strings.Contains(r.Stderr, "timed out") {
+		t.Errorf("a console socket with a full queue, after %v: %+v", time.Since(begin), r)
+	}
+	oneError(t, r.Stderr)
+	other.gone()
+	b.must("delete", "--force")
+	b.gone()
+}
+
+// A pid file that cannot be written: nothing is left of the container.
+func TestRootBadPidFile(t *testing.T) {
+	setup(t)
+	b := newBox(t)
+	dir := t.TempDir()
+	for _, path := range []string{dir, filepath.Join(dir, "missing", "pid"), "/proc/pid", "/proc/1/pid", "/etc/passwd/pid", filepath.Join(dir, strings.Repeat("n", 300))} {
+		for _, verb := range []string{"create", "run"} {
+			r := b.do(verb, b.at([]string{"--pid-file", path})...)
+			if r.Code != 1 || !strings.Contains(r.Stderr, path[:9]) {
+				t.Errorf("%s with pid file %.40q: %+v", verb, path, r)
+			}
+			oneError(t, r.Stderr)
+			b.gone()
+		}
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
+		t.Errorf("left beside the pid files: %v", entries)
+	}
+}
