@@ -18,10 +18,14 @@ func (g *Group) OOMCount() (OOMCount, error) {
 	if gone(err) {
 		return OOMCount{}, nil
 	}
-	var c OOMCount
+	return ParseOOMCount(text), err
+}
+
+// ParseOOMCount takes the counters out of a text of memory.events.
+func ParseOOMCount(text string) (c OOMCount) {
 	c.Kills, _ = strconv.ParseUint(keyed(text, "oom_kill"), 10, 64)
 	c.Reached, _ = strconv.ParseUint(keyed(text, "oom"), 10, 64)
-	return c, err
+	return c
 }
 
 // OOMLimit tells which memory limit made the kernel kill processes of the group:

@@ -99,3 +99,11 @@ func TestUpdate_RestoreFails(t *testing.T) {
 		t.Errorf("restore: %v", err)
 	}
 }
+
+func TestHugepageSize(t *testing.T) {
+	for name, want := range map[string]string{"hugepages-2048kB": "2MB", "hugepages-1048576kB": "1GB", "hugepages-64kB": "64KB", "hugepages-32768kB": "32MB"} {
+		if got := hugepageSize(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}

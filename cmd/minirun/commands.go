@@ -30,6 +30,7 @@ var commands = [...]command{
 	{"resume", "ID", "let a paused container go on", nil, (*app).resume},
 	{"update", "ID", "change the limits of a container", updateFlags, (*app).update},
 	{"ps", "ID [PS OPTION...]", "list the processes of a container", psFlags, (*app).ps},
+	{"events", "ID", "print statistics and out-of-memory kills of a container as JSON", eventsFlags, (*app).events},
 	{"logs", "ID", "print the output of a detached container made from an image", logsFlags, (*app).logs},
 	{"spec", "", "write a config.json to start from", specFlags, (*app).spec},
 	{"explain", "[--bundle DIR | --image REF [COMMAND...]]", "print what run would do, without doing it", explainFlags, (*app).explain},
