@@ -334,7 +334,7 @@ func (r *dfRuntime) one(t *testing.T, base []byte, c *dfCase) (result dfResult) 
 	result.left = r.clean(root)
 	if r.name == "minirun" {
 		// What is wrong with the configuration is known before anything is made.
-		if strings.Contains(result.err, "config.json") && err == nil {
+		if strings.Contains(result.err, "config.json:") && err == nil {
 			result.left += " the state root, made before the refusal"
 		}
 		_ = os.Remove(root)

@@ -104,6 +104,12 @@ func TestLoadListRemove(t *testing.T) {
 	if got := ok(t, store, "images", "-q"); got != id+"\n" {
 		t.Errorf("images -q prints %q", got)
 	}
+	if got := ok(t, store, "images", "-q", "--no-trunc"); got != string(b.Config.Digest)+"\n" {
+		t.Errorf("images -q --no-trunc prints %q", got)
+	}
+	if got := ok(t, store, "images", "--no-trunc"); !strings.Contains(got, "  "+string(b.Config.Digest)+"  ") {
+		t.Errorf("images --no-trunc:\n%s", got)
+	}
 	var rows []map[string]any
 	if err := json.Unmarshal([]byte(ok(t, store, "image", "ls", "--format", "json")), &rows); err != nil {
 		t.Fatal(err)
