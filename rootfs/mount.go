@@ -54,6 +54,9 @@ func planMount(t *tree, i int, m *specs.Mount, o *Options) (*mount, error) {
 		if err := s.planBind(m, o); err != nil {
 			return nil, err
 		}
+		if err := s.throughLinks(m, o); err != nil {
+			return nil, err
+		}
 		if s.link != "" {
 			return s, nil
 		}
@@ -69,6 +72,9 @@ func planMount(t *tree, i int, m *specs.Mount, o *Options) (*mount, error) {
 			if err := s.planCopyUp(m, o); err != nil {
 				return nil, err
 			}
+		}
+		if err := s.throughLinks(m, o); err != nil {
+			return nil, err
 		}
 		s.tmpfsMode(o)
 	}
@@ -111,6 +117,22 @@ func (s *mount) planBind(m *specs.Mount, o *Options) error {
 	s.file = !isDir
 	if s.dest == "proc" && o.IsProc != nil && !o.IsProc(s.source) {
 		return s.fail(m, ".source", "only procfs can be mounted on /proc, and %s is none", s.source)
+	}
+	return nil
+}
+
+// throughLinks finds the place behind links of the image.
+func (s *mount) throughLinks(m *specs.Mount, o *Options) error {
+	if o.Destination == nil || s.options.destNoFollow || s.link != "" || strings.HasPrefix(s.dest+"/", "dev/") {
+		return nil
+	}
+	dest := clean(o.Destination(s.dest))
+	if dest == s.dest {
+		return nil
+	}
+	s.dest = dest
+	if !procAllowed(s.dest) || s.dest == "proc" {
+		return s.fail(m, ".destination", "cannot be mounted because links lead it to /%s", s.dest)
 	}
 	return nil
 }
@@ -201,7 +223,7 @@ func (s *mount) Emit(b *initprog.Builder) {
 		at := s.t.resolve(b, s.dest, directory)
 		m := s.detached(b, s.t.userns)
 		s.emitCopyUp(b, at, m)
-		s.t.attach(b, m, at)
+		s.attach(b, m, at)
 		return
 	}
 	m := s.made
@@ -221,7 +243,16 @@ func (s *mount) Emit(b *initprog.Builder) {
 	case s.options.destNoFollow:
 		k = unfollowed
 	}
-	s.t.attach(b, m, s.t.resolve(b, s.dest, k))
+	s.attach(b, m, s.t.resolve(b, s.dest, k))
+}
+
+func (s *mount) attach(b *initprog.Builder, m, at initprog.Value) {
+	if s.dest == "." { // over the root: all that follows is in this one
+		b.MoveMount(m, at)
+		s.t.root = m
+		return
+	}
+	s.t.attach(b, m, at)
 }
 
 // detached makes the mount with all its attributes, attached nowhere yet.

@@ -33,6 +33,9 @@ type Options struct {
 	DirMode func(path string) (mode uint32, ok bool)
 	// Readlink is the target of a symbolic link of the host.
 	Readlink func(path string) (target string, ok bool)
+	// Destination is where in the root path leads to: behind symbolic links, also
+	// those that have no target yet.
+	Destination func(path string) string
 	// CopyUp lists what is in a directory of the root, of the host if it begins
 	// with a slash, down to the last file; nothing if it does not exist. More
 	// than limit entries are an error.

@@ -22,7 +22,7 @@ func (s *openRoot) String() string {
 	if !s.mount.IsZero() {
 		return "attach the prepared root file system at " + s.path
 	}
-	return "clone " + s.path + " into a private mount"
+	return "clone " + s.path + " into a mount of its own"
 }
 
 func (s *openRoot) Why() string {
@@ -44,7 +44,9 @@ func (s *openRoot) Emit(b *initprog.Builder) {
 	} else {
 		s.t.root = b.OpenTree(initprog.CWD(), s.path, true).Result()
 	}
-	b.MountSetattr(s.t.root, false, b.MountAttr(0, 0, unix.MS_PRIVATE))
+	if s.host == unix.MS_SHARED { // pivot_root(2) wants it otherwise; see enterRoot
+		b.MountSetattr(s.t.root, false, b.MountAttr(0, 0, unix.MS_PRIVATE))
+	}
 	b.MoveMountPath(s.t.root, s.path)
 }
 

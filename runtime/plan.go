@@ -146,8 +146,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
 		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
-		CopyUp:  func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
-		DirMode: func(path string) (uint32, bool) { return dirMode(root, path) },
+		Destination: func(path string) string { return throughLinks(root, path) },
+		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
+		DirMode:     func(path string) (uint32, bool) { return dirMode(root, path) },
 	}
 	p.maps = newMountMaps(&p.Set, p.fds.join)
 	ro.IDMap = p.maps.descriptor
