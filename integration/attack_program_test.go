@@ -34,6 +34,7 @@ func init() {
 		"hang":    func([]string) int { time.Sleep(time.Hour); return 0 },
 		"read":    atRead,
 		"fds":     atFds,
+		"keys":    atKeys,
 	}
 	f := attacks[name]
 	if f == nil {

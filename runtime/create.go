@@ -140,7 +140,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
 		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(), Own: plan.Set.New,
 		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
-		Agent: plan.process.agent, Hooks: laterHooks(plan.Spec.Hooks),
+		Agent: plan.process.agent, Hooks: laterHooks(plan.Spec.Hooks), NoNewKeyring: o.NoNewKeyring,
 	}}
 	if r := o.Reservation; r != nil {
 		t.c.Snapshot = r.c.Snapshot

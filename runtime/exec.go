@@ -225,7 +225,7 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 		p.process.asHook(e.hook)
 	}
 	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
-		&session{skip: true})
+		&session{keyring: e.c.ID, skip: e.c.NoNewKeyring, join: true})
 	if e.pr.Terminal {
 		var h, w uint16
 		if z := e.pr.ConsoleSize; z != nil {

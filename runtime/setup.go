@@ -26,25 +26,54 @@ func (s *harden) Emit(b *initprog.Builder) {
 	b.CloseRangeCloexec(s.sync)
 }
 
-// session leaves the caller's session and its keys.
+// session leaves the caller's session and its keys. The container's processes
+// share a session keyring, which is found by its name.
 type session struct {
 	keyring string
-	skip    bool
+	skip    bool // keep the caller's keyring
+	join    bool // the container has made it
 }
 
-func (s *session) Phase() string  { return "session" }
-func (s *session) String() string { return "start a session" }
+func (s *session) Phase() string { return "session" }
+func (s *session) String() string {
+	switch {
+	case s.skip:
+		return "start a session"
+	case s.join:
+		return "start a session, join the container's keyring"
+	}
+	return "start a session, with a keyring of its own"
+}
+
 func (s *session) Why() string {
-	return "signals and input of the caller's terminal are not the container's"
+	return "signals, input and keys of the caller's session are not the container's"
 }
 
 func (s *session) Emit(b *initprog.Builder) {
 	b.Setsid().Ignore(syscall.EPERM) // a group leader already: the child of a clone with CLONE_PARENT is none
-	if !s.skip {
-		b.Object("session keyring")
-		b.JoinSessionKeyring("_ses."+s.keyring).Ignore(syscall.ENOSYS, syscall.EDQUOT)
+	if s.skip {
+		return
 	}
+	// What a new one gets, and search for its owner: without that it would not
+	// be found by name, and every exec would have one of its own.
+	const permissions = 0x3f<<24 | (viewKey|readKey|searchKey|linkKey)<<16
+	b.Object("session keyring")
+	none := b.NewLabel()
+	join := b.JoinSessionKeyring("_ses."+s.keyring).On(syscall.ENOSYS, none) // a kernel without keys
+	if !s.join {
+		b.SetKeyPermissions(join.Result(), permissions)
+	}
+	b.Place(none)
 }
+
+// Permissions of keys, see keyctl(2), KEYCTL_SETPERM.
+const (
+	viewKey = 1 << iota
+	readKey
+	_
+	searchKey
+	linkKey
+)
 
 // loopback brings up the interface lo of a new network namespace.
 type loopback struct{}

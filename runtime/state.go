@@ -47,9 +47,12 @@ type State struct {
 	// such as its copy-on-write layer. The runtime only carries it.
 	Snapshot    string
 	Annotations map[string]string
-	Agent       Agent                // of a filter that asks somebody
-	Hooks       uint64               // bits of what start and delete have to run, see hooks.go
-	Pending     []initprog.PendingOp // what a waiting init has still to do, to explain a failure of start
+	Agent       Agent // of a filter that asks somebody
+	// NoNewKeyring: the container has the session keyring of create's caller, and
+	// exec gives that of its own.
+	NoNewKeyring bool
+	Hooks        uint64               // bits of what start and delete have to run, see hooks.go
+	Pending      []initprog.PendingOp // what a waiting init has still to do, to explain a failure of start
 }
 
 func (s *State) appendJSON(b []byte) []byte {
@@ -85,6 +88,9 @@ func (s *State) appendJSON(b []byte) []byte {
 	if len(s.Annotations) > 0 {
 		b = append(b, `,"annotations":`...)
 		b = AppendAnnotations(b, s.Annotations)
+	}
+	if s.NoNewKeyring {
+		b = append(b, `,"noNewKeyring":true`...)
 	}
 	if s.Hooks != 0 {
 		num("hooks", s.Hooks)
@@ -175,6 +181,8 @@ func parseState(raw []byte) (*State, error) {
 				r.String(&v)
 				s.Annotations[k] = v
 			}
+		case "noNewKeyring":
+			r.Bool(&s.NoNewKeyring)
 		case "hooks":
 			r.Uint64(&s.Hooks)
 		case "seccompAgent":

@@ -178,6 +178,8 @@ func stepHints(e *initprog.StepError) []string {
 	switch {
 	case e.Phase == "rlimits" && e.Err == syscall.EPERM:
 		return []string{"raising a hard limit takes CAP_SYS_RESOURCE, which this root does not have; lower the limit in process.rlimits"}
+	case e.Phase == "session" && e.Err == syscall.EDQUOT:
+		return []string{"the user has as many keys as it may: raise kernel.keys.maxkeys, or use --no-new-keyring"}
 	case e.Syscall == "fsopen" && e.Err == syscall.ENODEV:
 		return []string{"the kernel has no file system of that name; a module may have to be loaded"}
 	case e.Syscall == "fsconfig" && e.Err == syscall.EINVAL:

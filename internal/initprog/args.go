@@ -117,6 +117,10 @@ func (l *lister) call(o *Op) string {
 	switch o.Number {
 	case unix.SYS_PRCTL:
 		return l.arguments(name, prctlSignature(o.Args), o)
+	case unix.SYS_KEYCTL:
+		if o.Args[0].bits == unix.KEYCTL_SETPERM {
+			return l.arguments(name, "[K]nx", o)
+		}
 	case unix.SYS_FSCONFIG:
 		sig := "d[C]sss"
 		if c := o.Args[1]; !c.load && c.bits >= unix.FSCONFIG_CMD_CREATE {

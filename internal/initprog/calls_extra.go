@@ -8,6 +8,11 @@ func (b *Builder) JoinSessionKeyring(name string) Ref {
 	return b.add(unix.SYS_KEYCTL, "join session keyring", Const(unix.KEYCTL_JOIN_SESSION_KEYRING), b.String(name))
 }
 
+// SetKeyPermissions says who may do what with a key; see keyctl(2), KEYCTL_SETPERM.
+func (b *Builder) SetKeyPermissions(key Value, permissions uint32) Ref {
+	return b.add(unix.SYS_KEYCTL, "set key permissions", Const(unix.KEYCTL_SETPERM), key, Const(uint64(permissions)))
+}
+
 // ExecveSlot is Execve with the path taken from a slot.
 func (b *Builder) ExecveSlot(path, argv, envp Value) Ref {
 	return b.add(unix.SYS_EXECVE, "", path, argv, envp)

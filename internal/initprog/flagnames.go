@@ -144,7 +144,9 @@ var seccompFlags = [...]flagName{
 	{unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH, "SECCOMP_FILTER_FLAG_TSYNC_ESRCH"},
 }
 
-var keyctlOps = [...]flagName{{unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"}}
+var keyctlOps = [...]flagName{
+	{unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"}, {unix.KEYCTL_SETPERM, "KEYCTL_SETPERM"},
+}
 
 var prctlOptions = [...]flagName{
 	{unix.PR_SET_NAME, "PR_SET_NAME"},

@@ -99,7 +99,7 @@ func everyCall(b *Builder) {
 	b.Setresuid(1000)
 	b.Capset(1<<unix.CAP_KILL|1<<unix.CAP_BPF, 1<<unix.CAP_KILL|1<<unix.CAP_CHECKPOINT_RESTORE, 0)
 	b.Capset(^uint64(0), ^uint64(0), 1<<63)
-	b.JoinSessionKeyring("_ses.web")
+	b.SetKeyPermissions(b.JoinSessionKeyring("_ses.web").Result(), 0x3f1b0000)
 	b.SeccompFilter(make([]byte, 8*300), unix.SECCOMP_FILTER_FLAG_LOG)
 
 	b.Phase("exec")
