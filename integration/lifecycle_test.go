@@ -497,14 +497,14 @@ func TestRootListenFDs(t *testing.T) {
 	for _, tt := range []struct {
 		name, pid, want string
 	}{
-		{"for us", "$$", "fds=1 pid=1 hello\n"},
-		{"for somebody else", "1", "fds= pid= \n"},
+		{"for us", "$$", "fds=1 pid=1 names=web hello\n"},
+		{"for somebody else", "1", "fds= pid= names= \n"},
 	} {
-		b := newBox(t, script(`read line <&3 2>/dev/null; echo "fds=$LISTEN_FDS pid=$LISTEN_PID $line"`))
+		b := newBox(t, script(`read line <&3 2>/dev/null; echo "fds=$LISTEN_FDS pid=$LISTEN_PID names=$LISTEN_FDNAMES $line"`))
 		r, w := pipe(t)
 		w.WriteString("hello\n")
 		w.Close()
-		cmd := exec.Command("sh", "-c", `export LISTEN_FDS=1 LISTEN_PID=`+tt.pid+`; exec "$0" "$@"`,
+		cmd := exec.Command("sh", "-c", `export LISTEN_FDS=1 LISTEN_FDNAMES=web LISTEN_PID=`+tt.pid+`; exec "$0" "$@"`,
 			testenv.Binary(t), "--root", testenv.StateRoot(t), "run", "--bundle", b.bundle, b.id)
 		cmd.ExtraFiles = []*os.File{r}
 		if r := testenv.RunCmd(t, cmd); r.Stdout != tt.want {

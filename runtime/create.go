@@ -27,6 +27,7 @@ type CreateOptions struct {
 	ConsoleFD     int    // the same as an open descriptor, if > 0
 	RootFD        int    // the detached mount of PlanOptions.RootMount
 	PidFile       string
+	PidfdSocket   string            // path of the socket that receives a pidfd of the init
 	Debug         func(text string) // if not nil, is told every step of the plan
 	// Supervise starts the process that reports denied calls, see PlanOptions.DenialReport.
 	Supervise func(listener int) error
@@ -217,6 +218,11 @@ func (t *creation) run() (err error) {
 	if err != nil {
 		return err
 	}
+	pidfdSocket, err := dialPidfd(t.o.PidfdSocket)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(pidfdSocket)
 	if err = t.launch(files); err != nil {
 		return t.explain(err)
 	}
@@ -229,6 +235,9 @@ func (t *creation) run() (err error) {
 		return t.explain(err)
 	}
 	if err = t.setOOMScore(); err != nil {
+		return err
+	}
+	if err = sendPidfd(pidfdSocket, t.pidfd, "standard"); err != nil {
 		return err
 	}
 	if err = t.createHooks(); err != nil {

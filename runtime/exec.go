@@ -26,6 +26,7 @@ type ExecOptions struct {
 	Console       func() int // descriptor of such a socket instead, asked after Process; 0: none
 	PreserveFDs   int
 	PidFile       string
+	PidfdSocket   string // path of the socket that receives a pidfd of the process
 	Cgroup        string // a group below the container's
 	IgnorePaused  bool
 	DenialReport  string                   // see PlanOptions
@@ -143,6 +144,11 @@ func (e *execution) run() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	pidfdSocket, err := dialPidfd(e.o.PidfdSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(pidfdSocket)
 	p := &Process{PidFD: -1, Warnings: plan.Warnings}
 	if limitsMemory(e.spec) {
 		p.group = e.c.group()
@@ -164,7 +170,10 @@ func (e *execution) run() (*Process, error) {
 			p.Warnings = append(p.Warnings, "process.oomScoreAdj: "+strconv.Itoa(*adj)+" is not in effect: "+err.Error())
 		}
 	}
-	if err = e.notify(&plan.process.agent, image, p); err == nil {
+	if err = sendPidfd(pidfdSocket, p.PidFD, "setns"); err == nil {
+		err = e.notify(&plan.process.agent, image, p)
+	}
+	if err == nil {
 		err = e.executed(image, p)
 	}
 	if err == nil && e.o.PidFile != "" {

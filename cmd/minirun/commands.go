@@ -25,6 +25,7 @@ var commands = [...]command{
 	{"list", "", "list containers", listFlags, (*app).list},
 	{"mounts", "add|remove ID FILE", "add mounts to a running container, or remove them", nil, (*app).mounts},
 	{"kill", "ID [SIGNAL]", "send a signal to a container", killFlags, (*app).kill},
+	{"wait", "ID", "wait for the end of a container and print its exit status", waitFlags, (*app).wait},
 	{"delete", "ID", "remove a container", deleteFlags, (*app).delete},
 	{"pause", "ID", "stop all processes of a container until resume", nil, (*app).pause},
 	{"resume", "ID", "let a paused container go on", nil, (*app).resume},

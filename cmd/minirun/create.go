@@ -12,6 +12,7 @@ import (
 type launchOptions struct {
 	bundle, console, pidFile string
 	noPivot, noKeyring       bool
+	pidfdSocket              string
 	preserve                 int
 	denials                  string // --debug-seccomp
 	bundleOnly               bool   // the flags of image are not set up
@@ -22,6 +23,7 @@ func (o *launchOptions) add(f *flagSet) {
 	f.String(&o.bundle, "bundle", 'b', "DIR", "directory of the OCI bundle (default: the working directory)")
 	f.String(&o.console, "console-socket", 0, "PATH", "unix socket that receives the terminal's master")
 	f.String(&o.pidFile, "pid-file", 0, "FILE", "write the pid of the container's process to FILE")
+	f.String(&o.pidfdSocket, "pidfd-socket", 0, "PATH", "unix socket that receives a pidfd of the container's process")
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the container")
 	f.Bool(&o.noPivot, "no-pivot", 0, "do not use pivot_root, for a root on a ramfs")
 	denialFlag(f, &o.denials)
@@ -101,7 +103,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 	}
 	l := &launch{store: s, undo: func() {}}
 	l.options = runtime.CreateOptions{
-		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, Debug: a.log.debugf(),
+		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PidfdSocket: o.pidfdSocket, Debug: a.log.debugf(),
 		PlanOptions: runtime.PlanOptions{
 			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials,
 		},

@@ -15,7 +15,7 @@ import (
 // execOptions are the flags of exec.
 type execOptions struct {
 	console, cwd, user, process, pidFile string
-	cgroup, denials                      string
+	cgroup, denials, pidfdSocket         string
 	env, caps, gids                      []string
 	tty, detach, noNewPrivs, ignorePause bool
 	preserve                             int
@@ -35,6 +35,7 @@ func (o *execOptions) flags() *flagSet {
 	f.String(&o.process, "process", 'p', "FILE", "read the process from FILE, an OCI process object")
 	f.Bool(&o.detach, "detach", 'd', "return when the process runs")
 	f.String(&o.pidFile, "pid-file", 0, "FILE", "write the pid of the process to FILE")
+	f.String(&o.pidfdSocket, "pidfd-socket", 0, "PATH", "unix socket that receives a pidfd of the process")
 	f.Bool(&o.noNewPrivs, "no-new-privs", 0, "the process cannot gain privileges")
 	f.Strings(&o.caps, "cap", 'c', "CAP", "add a capability (repeatable)")
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the process")
@@ -73,7 +74,7 @@ func (a *app) exec(args []string) error {
 	}
 	var tty *terminalRelay
 	opts := runtime.ExecOptions{
-		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PreserveFDs: o.preserve + listenFDs(),
+		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PidfdSocket: o.pidfdSocket, PreserveFDs: o.preserve + listenFDs(),
 		Cgroup: o.cgroup, IgnorePaused: o.ignorePause, DenialReport: o.denials,
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			p, err := o.apply(p, args[1:])

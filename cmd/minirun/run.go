@@ -170,5 +170,9 @@ func listenEnv() []string {
 	if n == 0 {
 		return nil
 	}
-	return []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
+	env := []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
+	if names, ok := os.LookupEnv("LISTEN_FDNAMES"); ok {
+		env = append(env, "LISTEN_FDNAMES="+names)
+	}
+	return env
 }

@@ -1,0 +1,100 @@
+package runtime
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/minirun/minirun/internal/linux"
+	"golang.org/x/sys/unix"
+)
+
+// AwaitEnd waits for the end of the container's init and finds out how it ended.
+// known is false if that cannot be known any more.
+//
+// A process's status is told to its parent, which we are not. But as long as the
+// parent has not asked for it, it is in procfs, and from Linux 6.15 on whoever has
+// opened a pidfd before learns it also afterwards.
+func (c *Container) AwaitEnd() (ws syscall.WaitStatus, known bool, err error) {
+	status, err := c.Status()
+	if err != nil {
+		return 0, false, err
+	}
+	if status == Creating {
+		return 0, false, &StatusError{ID: c.ID, Op: "wait", Have: Creating}
+	}
+	pidfd, err := c.openInit()
+	if pidfd < 0 || err != nil {
+		return 0, false, err
+	}
+	defer linux.Close(pidfd)
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if n, err := unix.Poll(fds, -1); n > 0 {
+			break
+		} else if err != unix.EINTR {
+			return 0, false, os.NewSyscallError("poll", err)
+		}
+	}
+	if ws, known = linux.PidfdExit(pidfd); known {
+		return ws, true, nil
+	}
+	if ws, known = c.zombieStatus(); known {
+		return ws, true, nil
+	}
+	// It was reaped between the two.
+	ws, known = linux.PidfdExit(pidfd)
+	return ws, known, nil
+}
+
+// openInit opens the container's init, which may have ended as long as it was not
+// reaped; else -1.
+func (c *Container) openInit() (pidfd int, err error) {
+	if c.Pid <= 0 {
+		return -1, nil
+	}
+	if boot, err := bootID(); err != nil || boot != c.BootID {
+		return -1, err
+	}
+	fd, err := unix.PidfdOpen(c.Pid, 0)
+	if err == unix.ESRCH {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, os.NewSyscallError("pidfd_open", err)
+	}
+	// Looked at after opening: if it is the right one now, the descriptor is.
+	if info, err := statProcess(c.Pid); err != nil || info.startTime != c.StartTime {
+		linux.Close(fd)
+		return -1, nil
+	}
+	return fd, nil
+}
+
+// zombieStatus is the status of the init if it has ended and was not reaped:
+// field 52 of /proc/PID/stat.
+func (c *Container) zombieStatus() (syscall.WaitStatus, bool) {
+	proc := "/proc/" + strconv.Itoa(c.Pid)
+	var b [1]byte
+	if _, err := unix.Readlink(proc+"/ns/user", b[:]); err == unix.EACCES {
+		return 0, false // the field is 0 for those who may not look into the process
+	}
+	stat, err := linux.ReadFile(proc+"/stat", 4096)
+	if err != nil {
+		return 0, false
+	}
+	info, err := parseStat(stat)
+	if err != nil || !info.zombie || info.startTime != c.StartTime {
+		return 0, false
+	}
+	end := len(stat)
+	for end > 0 && stat[end-1] == '\n' {
+		end--
+	}
+	begin := end
+	for begin > 0 && stat[begin-1] != ' ' {
+		begin--
+	}
+	n, err := strconv.ParseUint(string(stat[begin:end]), 10, 32)
+	return syscall.WaitStatus(n), err == nil
+}
