@@ -24,6 +24,8 @@ import (
 // what they are told, and a number in cgroup.procs is a process of the host.
 // What a mount shows of the host is only ever below DIR.
 //
+// Hooks read what they are given: crun fails when it cannot write it all.
+//
 // The first part is legal and is used for pairs as well.
 const dfMutations = `
 ociVersion = "1.0.0"
@@ -179,12 +181,12 @@ linux.personality = {"domain":"LINUX"}
 linux.intelRdt = {}
 linux.mountLabel = ""
 hooks = {}
-hooks.prestart = [{"path":"/bin/true"}]
-hooks.createRuntime = [{"path":"/bin/true","args":["true","x"],"env":["A=b"],"timeout":5}]
-hooks.createContainer = [{"path":"/bin/true"}]
-hooks.startContainer = [{"path":"/bin/busybox","args":["true"]}]
-hooks.poststart = [{"path":"/bin/true"}]
-hooks.poststop = [{"path":"/bin/true"}]
+hooks.prestart = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"]}]
+hooks.createRuntime = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"],"env":["A=b"],"timeout":5}]
+hooks.createContainer = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"]}]
+hooks.startContainer = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"]}]
+hooks.poststart = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"]}]
+hooks.poststop = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"]}]
 process.args = ["busybox","echo","a b","","ü"]
 process.args = ["/bin/busybox","sh","-c","exit 7"]
 process.args = ["sh","-c","kill -9 $$"]
@@ -199,6 +201,7 @@ root -
 root = {}
 root.path = ""
 root.path = "nothing"
+root.path = "root-link"
 root.path = "config.json"
 process -
 process = null
@@ -218,10 +221,10 @@ process.cwd -
 process.cwd = "tmp"
 process.cwd = "/etc/passwd"
 process.cwd = "/link/to"
-process.env = ["NOVALUE"]
-process.env = ["=x"]
-process.env = [""]
-process.env = ["A=\u0000"]
+process.env = ["PATH=/bin","NOVALUE"]
+process.env = ["PATH=/bin","=x"]
+process.env = ["PATH=/bin",""]
+process.env = ["PATH=/bin","A=\u0000"]
 process.user.uid = 4294967295
 process.user.gid = 4294967295
 process.user.additionalGids = [4294967295]
@@ -271,14 +274,14 @@ mounts + {"destination":"/tmp","type":"tmpfs","source":"t","options":["ro","rw"]
 mounts + {"destination":"/tmp","type":"tmpfs","source":"t","options":["private","shared"]}
 mounts + {"destination":"/etc/passwd/sub","type":"tmpfs","source":"t"}
 hooks.prestart = [{}]
-hooks.prestart = [{"path":"true"}]
+hooks.prestart = [{"path":"sh","args":["sh","-c","cat >/dev/null"]}]
 hooks.prestart = [{"path":"/no/such/hook"}]
-hooks.prestart = [{"path":"/bin/false"}]
-hooks.createRuntime = [{"path":"/bin/false"}]
-hooks.createContainer = [{"path":"/bin/false"}]
-hooks.startContainer = [{"path":"/bin/busybox","args":["false"]}]
-hooks.createRuntime = [{"path":"/bin/true","timeout":0}]
-hooks.createRuntime = [{"path":"/bin/true","timeout":-1}]
+hooks.prestart = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null; exit 1"]}]
+hooks.createRuntime = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null; exit 1"]}]
+hooks.createContainer = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null; exit 1"]}]
+hooks.startContainer = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null; exit 1"]}]
+hooks.createRuntime = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"],"timeout":0}]
+hooks.createRuntime = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"],"timeout":-1}]
 linux.namespaces = [{"type":"mount"},{"type":"uts"},{"type":"pid"},{"type":"pid"}]
 linux.namespaces + {"type":"no-such"}
 linux.namespaces + {"type":""}
@@ -393,7 +396,7 @@ mounts + 5
 mounts + {"destination":"/tmp","type":"tmpfs","source":"t","options":"ro"}
 hooks = []
 hooks.prestart = {}
-hooks.createRuntime = [{"path":"/bin/true","timeout":"1"}]
+hooks.createRuntime = [{"path":"/bin/sh","args":["sh","-c","cat >/dev/null"],"timeout":"1"}]
 linux = []
 linux = "none"
 linux.namespaces + {"type":7}
