@@ -235,6 +235,52 @@ func TestRootIDMapCrash(t *testing.T) {
 	}
 }
 
+// A source below a directory that is the host's root's alone, as an engine's
+// directories are: the container's root could not find it.
+func TestRootUserNamespaceSources(t *testing.T) {
+	setup(t)
+	source := idmapSource(t)
+	private := filepath.Join(t.TempDir(), "private")
+	if err := os.MkdirAll(filepath.Join(private, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(source, filepath.Join(private, "dir"), "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(private, "dir"), unix.MNT_DETACH) })
+	if err := os.Chmod(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	first := newBox(t, forever, withUser).up()
+	joinUser := func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/" + strconv.Itoa(first.pid()) + "/ns/user"})
+	}
+	for name, user := range map[string]func(*specs.Spec){"new": withUser, "joined": joinUser} {
+		b := newBox(t, user, writable, func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts,
+				specs.Mount{Destination: "/all", Source: private + "/dir", Options: []string{"rbind", "ro"}},
+				specs.Mount{Destination: "/one", Source: private + "/dir", Options: []string{"bind", "nosuid"}},
+				specs.Mount{Destination: "/f", Source: private + "/dir/f", Options: []string{"bind", "ro"}})
+		}, script("cat /all/f /all/below/f /one/f /f; ls /one/below; cat /proc/self/mountinfo"))
+		b.places("all", "one")
+		writeFile(t, b.rootfs("f"), "")
+		r := b.run()
+		m := mountsIn(r.Stdout)
+		if r.Code != 0 || !strings.HasPrefix(r.Stdout, strings.Repeat("content\n", 4)) {
+			t.Errorf("%s: %+v", name, r)
+		}
+		for place, want := range map[string]string{"/all": "ro", "/all/below": "rw", "/one": "nosuid", "/f": "ro"} {
+			if !strings.Contains(","+strings.Join(m[place].options, ",")+",", ","+want+",") {
+				t.Errorf("%s: %s: options %v, want %s", name, place, m[place].options, want)
+			}
+		}
+		if _, ok := m["/one/below"]; ok {
+			t.Errorf("%s: bind has taken what is below", name)
+		}
+		b.gone()
+	}
+}
+
 // The ids of ext4, which every kernel since 5.12 can map, and of tmpfs, which
 // the guest's kernel is too old for or not.
 func TestVMIDMap(t *testing.T) {

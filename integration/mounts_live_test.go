@@ -302,6 +302,28 @@ func TestRootMountsLiveCrash(t *testing.T) {
 	if points < 5 {
 		t.Errorf("only %d crash points", points)
 	}
+	// The same for the program that does it.
+	if r := b.mounts("remove", specs.Mount{Destination: "/m"}); r.Code != 0 {
+		t.Errorf("%+v", r)
+	}
+	writeFile(t, file, `[{"destination":"/m","type":"tmpfs","source":"tmpfs"}]`)
+	points = 0
+	for n := 1; ; n++ {
+		code, reached := tracedRun(t, containerInit, n, nil, "mounts", "add", b.id, file)
+		b.wantStatus("running")
+		if !reached {
+			if code != 0 {
+				t.Errorf("exit status %d", code)
+			}
+			break
+		}
+		if points++; code != 1 {
+			t.Errorf("the program was killed at operation %d: exit status %d, want 1", n, code)
+		}
+	}
+	if points < 10 {
+		t.Errorf("only %d operations", points)
+	}
 	pid := b.pid()
 	stop := reapContainers()
 	b.must("delete", "--force")

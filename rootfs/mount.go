@@ -23,7 +23,8 @@ type mount struct {
 	file    bool           // a bind of something that is no directory
 	idmap   initprog.Value // descriptor of the user namespace that maps the ids, or none
 	early   bool           // made by a source step
-	made    initprog.Value // with early: the detached mount
+	spare   bool           // a spare step has opened the source, too
+	made    initprog.Value // with early: the detached mount; with spare: the source
 	copyUp  []Entry        // what to copy into a new file system
 	link    string         // not a mount at all, but a symbolic link with this target
 }
@@ -253,6 +254,9 @@ func (s *mount) attach(b *initprog.Builder, m, at initprog.Value) {
 		return
 	}
 	s.t.attach(b, m, at)
+	if s.spare && s.t.frugal {
+		b.Close(s.made).IgnoreAny()
+	}
 }
 
 // detached makes the mount with all its attributes, attached nowhere yet.
@@ -260,10 +264,10 @@ func (s *mount) detached(b *initprog.Builder, userns bool) initprog.Value {
 	o := &s.options
 	var m initprog.Value
 	if o.bind {
-		if o.srcNoFollow {
-			m = b.OpenTreeNoFollow(initprog.CWD(), s.source, o.recursive).Result()
-		} else {
-			m = b.OpenTree(initprog.CWD(), s.source, o.recursive).Result()
+		opened := s.open(b)
+		m = opened.Result()
+		if s.spare {
+			s.orSpare(b, opened, m)
 		}
 		s.bindAttributes(b, m, userns)
 	} else {
@@ -295,6 +299,44 @@ func (s *mount) detached(b *initprog.Builder, userns bool) initprog.Value {
 		b.MountSetattr(m, o.idmapAll, b.MountAttrIDMap(s.idmap)).Detail(what)
 	}
 	return m
+}
+
+// open clones the source of a bind.
+func (s *mount) open(b *initprog.Builder) initprog.Ref {
+	if s.options.srcNoFollow {
+		return b.OpenTreeNoFollow(initprog.CWD(), s.source, s.options.recursive)
+	}
+	return b.OpenTree(initprog.CWD(), s.source, s.options.recursive)
+}
+
+// orSpare takes what the spare step has opened where the source turns out to be
+// out of reach. Not always: that one has no locked flags, see bindAttributes.
+func (s *mount) orSpare(b *initprog.Builder, opened initprog.Ref, m initprog.Value) {
+	done, out := b.NewLabel(), b.NewLabel()
+	opened.OnSuccess(done).On(syscall.EACCES, out)
+	b.Place(out)
+	b.Set(m, s.made).Detail("open_tree " + s.source)
+	b.MountSetattr(m, true, b.MountAttr(0, 0, s.t.host))
+	b.Place(done)
+}
+
+// spare opens the source of a bind before the process leaves the host's user
+// namespace: below directories that are root's alone, such as an engine's, the
+// container's root finds nothing.
+type spare struct{ m *mount }
+
+func (s *spare) Phase() string { return "mount sources" }
+func (s *spare) String() string {
+	return "open " + s.m.source + " for /" + s.m.dest + " in case that it is out of reach later"
+}
+
+func (s *spare) Why() string {
+	return "root of a user namespace may not enter every directory of the host's root"
+}
+
+func (s *spare) Emit(b *initprog.Builder) {
+	b.Object("/" + s.m.dest)
+	s.m.made = s.m.open(b).IgnoreAny().Result()
 }
 
 // bindAttributes changes the attributes that the options name and keeps the

@@ -15,6 +15,7 @@ type Options struct {
 	Root    string // absolute directory of the rootfs on the host
 	Bundle  string // absolute directory; relative bind sources start there
 	UserNS  bool   // the container has its own user namespace: device nodes cannot be made
+	Host    bool   // with UserNS: before that the process is root of the host and sees all of it
 	NoPivot bool   // move the root instead of pivot_root, for a root on ramfs
 	// Mount, if not zero, is the descriptor of a detached mount that becomes
 	// the root; Root is then only the directory it is attached to.
@@ -98,8 +99,12 @@ func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
 				m.options.set &^= unix.MOUNT_ATTR_RDONLY
 			}
 		}
-		if m.early {
+		switch {
+		case m.early:
 			o.Before(&source{m})
+		case m.options.bind && m.link == "" && o.UserNS && o.Host:
+			m.spare = true
+			o.Before(&spare{m})
 		}
 		steps = append(steps, m)
 		o.earlier = append(o.earlier, m)

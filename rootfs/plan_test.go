@@ -127,6 +127,17 @@ func TestPlan_Golden(t *testing.T) {
 				{Destination: "/tmp", Type: "tmpfs", Options: []string{"idmap=uids=0-5-1#@7-8-2;gids=0-0-1", "size=1m"}},
 			}
 		},
+		"userns_binds": func(s *specs.Spec, o *Options) {
+			o.UserNS, o.Host = true, true
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace}}
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+			s.Mounts = []specs.Mount{
+				{Destination: "/data", Source: "/host/dir", Options: []string{"rbind", "rw", "suid", "ro"}},
+				{Destination: "/link", Source: "/host/link", Options: []string{"bind", "copy-symlink"}},
+				{Destination: "/mapped", Source: "/host/dir", Options: []string{"bind", "idmap"}},
+			}
+		},
 		"links": func(s *specs.Spec, _ *Options) {
 			s.Mounts = []specs.Mount{
 				{Destination: "/etc/copy", Source: "/host/link", Options: []string{"bind", "copy-symlink"}},
@@ -248,4 +259,27 @@ func TestPlan_AllowsOnProc(t *testing.T) {
 			t.Errorf("%s: %v", dest, err)
 		}
 	}
+}
+
+// Whatever is accepted behind idmap= could be written to a uid_map.
+func FuzzIDMap(f *testing.F) {
+	for _, s := range []string{"uids=0-1000-1;gids=0-1000-1", "uids=@0-0-65536#65536-5-1;gids=@1-2-3", "gids=1-2-4294967292;uids=0-0-1", "uids=;gids=", "uids=@4294967295-1-1"} {
+		f.Add(s)
+	}
+	c := &idMaps{uids: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 4294900000, Size: 65536}}, gids: []specs.LinuxIDMapping{{ContainerID: 5, HostID: 7, Size: 9}}}
+	f.Fuzz(func(t *testing.T, s string) {
+		uids, gids, err := parseIDMap(s, c)
+		if err != nil {
+			return
+		}
+		if len(uids) == 0 || len(gids) == 0 {
+			t.Errorf("%q: %v %v", s, uids, gids)
+		}
+		for _, m := range append(uids, gids...) {
+			const ids = 1<<32 - 1
+			if m.Size == 0 || uint64(m.ContainerID)+uint64(m.Size) > ids || uint64(m.HostID)+uint64(m.Size) > ids {
+				t.Errorf("%q: %v", s, m)
+			}
+		}
+	})
 }

@@ -144,7 +144,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	}
 
 	ro := rootfs.Options{
-		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, NoPivot: o.NoPivot,
+		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, Host: os.Geteuid() == 0, NoPivot: o.NoPivot,
 		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
 		Destination: func(path string) string { return throughLinks(root, path) },
 		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
