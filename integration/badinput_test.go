@@ -41,62 +41,145 @@ func TestRootBadFields(t *testing.T) {
 	file := filepath.Join(b.bundle, "config.json")
 	good := readFile(t, file)
 	n := 0
-	var walk func(typ reflect.Type, keys []any, path string)
-	try := func(keys []any, path string, wrong any) {
-		t.Helper()
+	badWalk(reflect.TypeFor[specs.Spec](), nil, "", func(keys []any, path string, typ reflect.Type) {
 		n++
-		var config map[string]any
-		if err := json.Unmarshal([]byte(good), &config); err != nil {
-			t.Fatal(err)
-		}
-		raw, err := json.Marshal(badSet(config, keys, wrong))
-		if err != nil {
-			t.Fatal(err)
-		}
-		writeFile(t, file, string(raw))
-		badRefused(t, b, path, ": "+path+": want ")
-	}
-	walk = func(typ reflect.Type, keys []any, path string) {
-		for typ.Kind() == reflect.Pointer {
-			typ = typ.Elem()
-		}
-		keys = keys[:len(keys):len(keys)]
+		wrong := any("x") // for an object
 		switch typ.Kind() {
-		case reflect.Struct:
-			if path != "" {
-				try(keys, path, "x")
-			}
-			for i := range typ.NumField() {
-				f := typ.Field(i)
-				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-				if p := f.Tag.Get("platform"); path == "" && p != "" && !strings.Contains(p, "linux") {
-					continue
-				}
-				if f.Anonymous && name == "" {
-					walk(f.Type, keys, path)
-					continue
-				}
-				walk(f.Type, append(keys, name), strings.TrimPrefix(path+"."+name, "."))
-			}
 		case reflect.Slice:
-			try(keys, path, map[string]any{})
-			walk(typ.Elem(), append(keys, 0), path+"[0]")
+			wrong = map[string]any{}
 		case reflect.Map:
-			try(keys, path, []any{})
-			walk(typ.Elem(), append(keys, "key"), path+".key")
+			wrong = []any{}
 		case reflect.String:
-			try(keys, path, 7)
+			wrong = 7
 		case reflect.Bool:
-			try(keys, path, "true")
+			wrong = "true"
+		case reflect.Struct:
 		default:
-			try(keys, path, json.RawMessage("1e40"))
+			wrong = json.RawMessage("1e40")
 		}
-	}
-	walk(reflect.TypeFor[specs.Spec](), nil, "")
+		badConfig(t, file, good, keys, wrong)
+		badRefused(t, b, path, ": "+path+": want ")
+	})
 	if n < 200 {
 		t.Errorf("only %d fields tried", n)
 	}
 	b.gone()
+}
+
+// badWalk visits each field of a type of the specification.
+func badWalk(typ reflect.Type, keys []any, path string, visit func(keys []any, path string, typ reflect.Type)) {
+	for typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
+	keys = keys[:len(keys):len(keys)]
+	if path != "" {
+		visit(keys, path, typ)
+	}
+	switch typ.Kind() {
+	case reflect.Slice:
+		badWalk(typ.Elem(), append(keys, 0), path+"[0]", visit)
+	case reflect.Map:
+		badWalk(typ.Elem(), append(keys, "key"), path+".key", visit)
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			p := f.Tag.Get("platform")
+			switch {
+			case path == "" && p != "" && !strings.Contains(p, "linux"):
+			case f.Anonymous && name == "":
+				for j := range f.Type.NumField() { // its fields belong to the outer object
+					inner := f.Type.Field(j)
+					name, _, _ := strings.Cut(inner.Tag.Get("json"), ",")
+					badWalk(inner.Type, append(keys, name), path+"."+name, visit)
+				}
+			default:
+				badWalk(f.Type, append(keys, name), strings.TrimPrefix(path+"."+name, "."), visit)
+			}
+		}
+	}
+}
+
+// badConfig writes a configuration that is good but for one value.
+func badConfig(t *testing.T, file, good string, keys []any, value any) {
+	t.Helper()
+	var config map[string]any
+	if err := json.Unmarshal([]byte(good), &config); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(badSet(config, keys, value))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, file, string(raw))
+}
+
+// Each field with the ends of what its type can hold, in an object that has
+// nothing else: minirun makes the container or says which field is wrong, and
+// leaves nothing.
+func TestRootOddValues(t *testing.T) {
+	setup(t)
+	b := newBox(t)
+	file := filepath.Join(b.bundle, "config.json")
+	good := readFile(t, file)
+	long := strings.Repeat("x", 5000)
+	made, refused := 0, 0
+	badWalk(reflect.TypeFor[specs.Spec](), nil, "", func(keys []any, path string, typ reflect.Type) {
+		var values []any
+		bits := 64
+		switch typ.Kind() {
+		case reflect.Struct:
+			values = []any{map[string]any{}, nil}
+		case reflect.Map:
+			values = []any{map[string]any{}, map[string]any{"": nil}, map[string]any{"a/../b\x00": nil}}
+		case reflect.Slice:
+			values = []any{[]any{}, []any{nil}}
+		case reflect.String:
+			values = []any{"", "a\x00b", long, "../../..", "\n\x1b"}
+		case reflect.Int32:
+			bits = 32
+			fallthrough
+		case reflect.Int, reflect.Int64:
+			values = []any{-1, int64(-1) << (bits - 1), uint64(1)<<(bits-1) - 1}
+		case reflect.Uint, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+			values = []any{0, uint64(1)<<(typ.Bits()-1)<<1 - 1}
+		}
+		field := ""
+		for _, k := range keys {
+			if name, ok := k.(string); ok && name != "key" {
+				field = name
+			}
+		}
+		block, _ := keys[0].(string)
+		if len(keys) > 1 && (block == "linux" || block == "process") {
+			block = keys[1].(string)
+		}
+		for _, v := range values {
+			badConfig(t, file, good, keys, v)
+			r := b.do("create", "--bundle", b.bundle)
+			if r.Code == 0 {
+				made++
+				b.must("delete", "--force")
+				b.gone()
+				continue
+			}
+			refused++
+			words := strings.ToLower(r.Stderr)
+			named := strings.Contains(words, strings.ToLower(field)) || strings.Contains(words, strings.ToLower(strings.TrimSuffix(block, "s")))
+			if path == "process.args[0]" {
+				named = named || strings.Contains(words, "exec")
+			}
+			if !named || strings.Contains(words, "goroutine") || r.Code != 1 && r.Code != 126 && r.Code != 127 {
+				t.Errorf("%s = %.40q: %.600v, want status 1 and the name of the field", path, v, r)
+			}
+			oneError(t, r.Stderr)
+			b.gone()
+		}
+	})
+	t.Logf("%d made, %d refused", made, refused)
+	if made < 100 || refused < 200 {
+		t.Errorf("%d made, %d refused: too few of one kind", made, refused)
+	}
 }
 
 // badSet puts a value at a place of a configuration.
