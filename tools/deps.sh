@@ -2,8 +2,9 @@
 # Installs the Debian packages that the tests need, as far as they are missing.
 set -eu
 
-# runc and crun are what sandboxes are compared with; `minirun ps` runs ps; qemu-user-static runs arm64 programs.
-packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static"
+# runc and crun are what sandboxes are compared with; `minirun ps` runs ps; qemu-user-static runs arm64 programs;
+# criu saves and restores containers, in the guest: it need not know the kernel of the host.
+packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu"
 # The virtual machine is an amd64 one and only used on such hosts.
 [ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
 

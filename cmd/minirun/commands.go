@@ -43,6 +43,8 @@ var elsewhere = [...][2]string{
 	{"image", "import, load, list and remove images"},
 	{"images", "list images"},
 	{"doctor", "check what this host can do for containers"},
+	{"checkpoint", "save a running container with criu, and stop it"},
+	{"restore", "make a container from what checkpoint has saved"},
 	{"features", "print what of config.json is recognized, as JSON"},
 }
 
@@ -59,10 +61,10 @@ func (a *app) help() error {
 	var b strings.Builder
 	b.WriteString("minirun creates and runs Linux containers.\n\nusage: minirun [global flags] COMMAND [flags] [arguments]\n\ncommands:\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-10s %s\n", c.name, c.summary)
+		fmt.Fprintf(&b, "  %-11s %s\n", c.name, c.summary)
 	}
 	for _, c := range elsewhere {
-		fmt.Fprintf(&b, "  %-10s %s\n", c[0], c[1])
+		fmt.Fprintf(&b, "  %-11s %s\n", c[0], c[1])
 	}
 	b.WriteString("\nglobal flags:\n" + a.globalFlags().usage())
 	b.WriteString("\nminirun COMMAND --help shows the flags of a command.\n")

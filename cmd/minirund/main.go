@@ -50,6 +50,8 @@ func newApp(u *ui) *cli.App {
 			imageCommand(u),
 			imagesCommand(u),
 			doctorCommand(u),
+			checkpointCommand(u),
+			restoreCommand(u),
 			featuresCommand(u),
 			versionCommand(u),
 			seccompReportCommand(u),

@@ -112,8 +112,11 @@ func hints(err error) []string {
 		ambiguous *imagestore.AmbiguousError
 		platform  *imagestore.PlatformError
 		depth     *overlay.DepthError
+		hinter    interface{ Hint() string }
 	)
 	switch {
+	case errors.As(err, &hinter):
+		return []string{hinter.Hint()}
 	case errors.As(err, &own):
 		return []string{own.hint}
 	case errors.As(err, &usage):

@@ -23,7 +23,7 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images",
 	},
 	{
-		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
+		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest", "everything that need not start fast",
 	},
 
@@ -56,6 +56,7 @@ var graph = []arrows{
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
 	{"internal/archtest", "", "", "tests of the project as a whole"},
+	{"internal/criu", "", "", "the program criu: knows a pid, a configuration and directories, and nothing of the runtime's records"},
 	{"internal/demo", "internal/linux", "", "the applets of the image minirun/demo, linked into minirun"},
 	{"internal/denials", "internal/linux internal/seccomp", "", "reports what a filter denies; linked into minirund alone"},
 	{"internal/doctor", "internal/kfeature", "", "what the host can do"},

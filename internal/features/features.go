@@ -58,7 +58,7 @@ func Get(version, commit string) (*features.Features, error) {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: is(slices.Contains(rootfs.MountOptions(), "idmap"))}},
 			NetDevices:      &features.NetDevices{Enabled: takes(linux(&specs.Linux{NetDevices: map[string]specs.LinuxNetDevice{"x": {}}}))},
 		},
-		Annotations: map[string]string{AnnotationVersion: version, AnnotationHost: string(host)},
+		Annotations: map[string]string{AnnotationVersion: version, AnnotationHost: string(host), AnnotationCheckpoint: "true"},
 	}
 	if commit != "" {
 		f.Annotations[AnnotationCommit] = commit
