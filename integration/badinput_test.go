@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,21 +44,7 @@ func TestRootBadFields(t *testing.T) {
 	n := 0
 	badWalk(reflect.TypeFor[specs.Spec](), nil, "", func(keys []any, path string, typ reflect.Type) {
 		n++
-		wrong := any("x") // for an object
-		switch typ.Kind() {
-		case reflect.Slice:
-			wrong = map[string]any{}
-		case reflect.Map:
-			wrong = []any{}
-		case reflect.String:
-			wrong = 7
-		case reflect.Bool:
-			wrong = "true"
-		case reflect.Struct:
-		default:
-			wrong = json.RawMessage("1e40")
-		}
-		badConfig(t, file, good, keys, wrong)
+		badConfig(t, file, good, keys, badValue(typ))
 		badRefused(t, b, path, ": "+path+": want ")
 	})
 	if n < 200 {
@@ -179,6 +166,115 @@ func TestRootOddValues(t *testing.T) {
 	t.Logf("%d made, %d refused", made, refused)
 	if made < 100 || refused < 200 {
 		t.Errorf("%d made, %d refused: too few of one kind", made, refused)
+	}
+}
+
+// badValue is one that no value of the type can be.
+func badValue(typ reflect.Type) any {
+	switch typ.Kind() {
+	case reflect.Slice:
+		return map[string]any{}
+	case reflect.Map:
+		return []any{}
+	case reflect.String:
+		return 7
+	case reflect.Bool:
+		return "true"
+	case reflect.Struct:
+		return "x"
+	}
+	return json.RawMessage("1e40")
+}
+
+// What exec and update read from files, with values of a wrong type.
+func TestRootBadFiles(t *testing.T) {
+	setup(t)
+	b := newBox(t, forever).up()
+	file := filepath.Join(t.TempDir(), "file")
+	for _, tt := range []struct {
+		typ  reflect.Type
+		args []string
+		good any
+		code int
+	}{
+		{reflect.TypeFor[specs.Process](), []string{"exec", "--process", file, b.id}, specs.Process{Args: []string{"true"}, Cwd: "/"}, 255},
+		{reflect.TypeFor[specs.LinuxResources](), []string{"update", "--resources", file, b.id}, specs.LinuxResources{}, 1},
+	} {
+		raw, err := json.Marshal(tt.good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		check := func(path, want string) {
+			t.Helper()
+			n++
+			r := testenv.Run(t, tt.args...)
+			if r.Code != tt.code || !strings.Contains(r.Stderr, want) {
+				t.Errorf("%s: %s: %+v, want status %d and %q", tt.args[0], path, r, tt.code, want)
+			}
+			oneError(t, r.Stderr)
+		}
+		badWalk(tt.typ, nil, "", func(keys []any, path string, typ reflect.Type) {
+			badConfig(t, file, string(raw), keys, badValue(typ))
+			check(path, path+": want ")
+		})
+		for _, data := range []string{"", "[]", "{", string(raw) + "}", "\xff", strings.Repeat("[", 100000), "{} " + strings.Repeat(" ", 4<<20)} {
+			writeFile(t, file, data)
+			check(data[:min(len(data), 9)], "")
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		check("a missing file", file)
+		if n < 40 {
+			t.Errorf("%s: only %d documents tried", tt.args[0], n)
+		}
+	}
+	if out := b.execOut("echo", "runs on"); out != "runs on\n" {
+		t.Errorf("exec after all that: %q", out)
+	}
+}
+
+// Each flag that takes a value with values that make no sense: an error like all
+// others, whatever the command does with it, and nothing made.
+func TestRootOddFlags(t *testing.T) {
+	setup(t)
+	dir := t.TempDir()
+	root := filepath.Join(dir, "state")
+	run := func(args ...string) testenv.Result {
+		cmd := testenv.Command(t, append([]string{"--root", root}, args...)...)
+		cmd.Dir = dir
+		return testenv.RunCmd(t, cmd)
+	}
+	flag := regexp.MustCompile(`(?m)^ +(?:-[a-zA-Z], )?(--[a-z-]+) [A-Z]\S* `)
+	_, list, _ := strings.Cut(run("--help").Stdout, "commands:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	n := 0
+	for _, line := range lines(list) {
+		verb := strings.Fields(line)[0]
+		help := run(verb, "--help").Stdout
+		if strings.Contains(help, "COMMANDS:") || verb == "images" || verb == "doctor" {
+			continue // minirund's
+		}
+		for _, m := range flag.FindAllStringSubmatch(help, -1) {
+			for _, value := range []string{"", "-1", "99999999999999999999", "\n", "a:b:c", strings.Repeat("x", 4000)} {
+				n++
+				r := run(verb, m[1]+"="+value, "no-such-container")
+				if r.Code == 0 && r.Stderr == "" {
+					continue
+				}
+				if r.Code != 1 && r.Code != 255 || strings.Contains(r.Stderr, "goroutine") {
+					t.Errorf("%s %s=%.20q: %+v", verb, m[1], value, r)
+				}
+				oneError(t, r.Stderr)
+			}
+		}
+	}
+	if n < 200 {
+		t.Errorf("only %d tried", n)
+	}
+	if entries, _ := os.ReadDir(root); len(entries) != 0 {
+		t.Errorf("the state root has %v", entries)
 	}
 }
 
