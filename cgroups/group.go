@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"errors"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -28,6 +29,9 @@ func (g *Group) Dir() string { return g.Mount + g.Path }
 // Names that lead out of g are refused with a *PathError.
 func (g *Group) Sub(name string) (*Group, error) {
 	p, err := CleanPath("/"+name, "")
+	if pe, ok := errors.AsType[*PathError](err); ok {
+		pe.Path, pe.sub = name, true
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -6,10 +6,18 @@ import (
 )
 
 // PathError reports a linux.cgroupsPath that cannot be used.
-type PathError struct{ Path, Reason, Way string }
+type PathError struct {
+	Path, Reason, Way string
+
+	sub bool // of a group below a container's
+}
 
 func (e *PathError) Error() string {
-	return "cgroup path " + strconv.Quote(e.Path) + " (linux.cgroupsPath): " + e.Reason
+	from := " (linux.cgroupsPath): "
+	if e.sub {
+		from = " (below the container's cgroup): "
+	}
+	return "cgroup path " + strconv.Quote(e.Path) + from + e.Reason
 }
 
 // Hint says what to do about it.
@@ -24,14 +32,14 @@ func CleanPath(cgroupsPath, id string) (string, error) {
 	path := cgroupsPath
 	if path == "" {
 		if id == "" || strings.Contains(id, "/") {
-			return "", &PathError{id, "the container's id is no file name", "give the container another id, or set linux.cgroupsPath"}
+			return "", &PathError{Path: id, Reason: "the container's id is no file name", Way: "give the container another id, or set linux.cgroupsPath"}
 		}
 		path = "/minirun-" + id
 	}
 	if !strings.Contains(path, "/") && strings.Count(path, ":") == 2 {
 		return "", &PathError{
-			path, "slice:prefix:name is a path for the systemd cgroup driver",
-			"use --systemd-cgroup, or set linux.cgroupsPath to a path such as /minirun/" + path[strings.LastIndexByte(path, ':')+1:],
+			Path: path, Reason: "slice:prefix:name is a path for the systemd cgroup driver",
+			Way: "use --systemd-cgroup, or set linux.cgroupsPath to a path such as /minirun/" + path[strings.LastIndexByte(path, ':')+1:],
 		}
 	}
 	var b strings.Builder
@@ -41,21 +49,21 @@ func CleanPath(cgroupsPath, id string) (string, error) {
 		case name == "" || name == ".":
 			continue
 		case name == "..":
-			return "", &PathError{cgroupsPath, `".." is not allowed`, "write the path without .."}
+			return "", &PathError{Path: cgroupsPath, Reason: `".." is not allowed`, Way: "write the path without .."}
 		case strings.ContainsAny(name, "\x00\n"):
 			// The kernel refuses newlines too: they would break /proc/PID/cgroup.
-			return "", &PathError{cgroupsPath, "contains a NUL or newline character", "use a plain path"}
+			return "", &PathError{Path: cgroupsPath, Reason: "contains a NUL or newline character", Way: "use a plain path"}
 		case len(name) > 255:
-			return "", &PathError{cgroupsPath, "a component is longer than 255 bytes", "use shorter names"}
+			return "", &PathError{Path: cgroupsPath, Reason: "a component is longer than 255 bytes", Way: "use shorter names"}
 		}
 		b.WriteByte('/')
 		b.WriteString(name)
 	}
 	if b.Len() == 0 {
-		return "", &PathError{cgroupsPath, "names the root of the hierarchy, which is no container's", "name a group below the root"}
+		return "", &PathError{Path: cgroupsPath, Reason: "names the root of the hierarchy, which is no container's", Way: "name a group below the root"}
 	}
 	if b.Len() > 3500 { // PATH_MAX, less room for the mount point and a file
-		return "", &PathError{cgroupsPath, "longer than 3500 bytes", "use a shorter path"}
+		return "", &PathError{Path: cgroupsPath, Reason: "longer than 3500 bytes", Way: "use a shorter path"}
 	}
 	return b.String(), nil
 }

@@ -203,6 +203,9 @@ func (t *creation) run() (err error) {
 			err = errors.Join(err, t.undo())
 		}
 	}()
+	if err = t.checkCgroup(); err != nil {
+		return err
+	}
 	if c.Hooks != 0 { // delete finds them there
 		if err = replaceFile(t.dir, configFile, t.o.Bundle.Raw); err != nil {
 			return err
@@ -291,22 +294,6 @@ func (t *creation) open() error {
 		return t.c.runHooks("poststart", t.plan.Spec.Hooks.Poststart, Running, t.c.Pid, nil)
 	}
 	return nil
-}
-
-func (t *creation) makeCgroup() (err error) {
-	if t.group, err = cgroups.CreateFor(t.c.CgroupMount, t.c.Cgroup, t.plan.Limits); err != nil {
-		return err
-	}
-	if err = t.group.CheckFree(); err != nil {
-		t.group = nil // it is not ours to remove
-		t.c.Cgroup = ""
-		return err
-	}
-	if !t.group.Fresh() {
-		t.oom, _ = t.group.OOMCount()
-	}
-	t.cgroup, err = t.group.FD()
-	return err
 }
 
 // openFiles opens what the init inherits, in the order of fdLayout.

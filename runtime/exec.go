@@ -305,6 +305,9 @@ func (e *execution) launch(image *initprog.Image, files []int, p *Process) error
 			err = e.launchIn(group, image, files, p)
 		}
 	}
+	if err != nil && e.o.Cgroup == "" {
+		err = e.c.gone("exec", err)
+	}
 	return err
 }
 
