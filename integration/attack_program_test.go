@@ -35,6 +35,7 @@ func init() {
 		"read":    atRead,
 		"fds":     atFds,
 		"keys":    atKeys,
+		"notify":  atNotify,
 	}
 	f := attacks[name]
 	if f == nil {

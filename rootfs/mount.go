@@ -111,6 +111,10 @@ func (s *mount) planBind(m *specs.Mount, o *Options) error {
 		}
 		return nil
 	}
+	if o.Private != "" && s.source == o.Private {
+		s.early = s.t.live || s.t.userns
+		return nil
+	}
 	isDir, err := o.Stat(s.source)
 	if err != nil {
 		return s.fail(m, ".source", "source: %w", err)

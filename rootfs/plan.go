@@ -46,6 +46,9 @@ type Options struct {
 	// IDMap returns a descriptor of a user namespace with the mappings; without
 	// any, of the one that the container joins.
 	IDMap func(uids, gids []specs.LinuxIDMapping) initprog.Value
+	// Private, if not empty, is a directory that is a bind source, will be there
+	// in time, and that root of a user namespace cannot reach by its path.
+	Private string
 	// Before gets the steps that need the host's privileges: they come before
 	// the process joins or makes a user namespace.
 	Before func(initprog.Step)

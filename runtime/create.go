@@ -28,6 +28,7 @@ type CreateOptions struct {
 	RootFD        int    // the detached mount of PlanOptions.RootMount
 	PidFile       string
 	PidfdSocket   string            // path of the socket that receives a pidfd of the init
+	Notifier      *Notifier         // if not nil, passes on that the container is ready
 	Debug         func(text string) // if not nil, is told every step of the plan
 	// Supervise starts the process that reports denied calls, see PlanOptions.DenialReport.
 	Supervise func(listener int) error
@@ -96,6 +97,9 @@ func (s *Store) Run(o CreateOptions) (*Container, error) {
 
 func (s *Store) create(o CreateOptions) (*Container, error) {
 	o.Root = o.RootFD
+	if o.Notifier != nil {
+		o.notifyDir = s.root + "/" + o.ID + "/" + notifyDir
+	}
 	t, err := s.newCreation(&o)
 	if err != nil {
 		if o.Reservation != nil {
@@ -215,6 +219,9 @@ func (t *creation) run() (err error) {
 		return err
 	}
 	if err = t.makeCgroup(); err != nil {
+		return err
+	}
+	if err = t.makeNotify(); err != nil {
 		return err
 	}
 	files, err := t.openFiles()

@@ -65,7 +65,8 @@ type PlanOptions struct {
 	// DenialReport is where calls that the seccomp filter denies are reported to,
 	// a file or "-" for standard error, by the process that Supervise starts.
 	DenialReport string
-	Root         int // with RootMount: descriptor of the root, for look-ups
+	Root         int    // with RootMount: descriptor of the root, for look-ups
+	notifyDir    string // directory of a Notifier's socket
 	gate         gate
 }
 
@@ -143,6 +144,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		steps = append(steps, &loopback{})
 	}
 
+	if o.notifyDir != "" {
+		p.planNotify(o.notifyDir)
+	}
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, Host: os.Geteuid() == 0, NoPivot: o.NoPivot,
 		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
@@ -153,6 +157,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	p.maps = newMountMaps(&p.Set, p.fds.join)
 	ro.IDMap = p.maps.descriptor
 	ro.Before = func(s initprog.Step) { before = append(before, s) }
+	if o.notifyDir != "" { // made when the plan is carried out
+		ro.Private = o.notifyDir
+	}
 	if o.RootMount {
 		ro.Mount = initprog.FD(p.fds.root)
 	}

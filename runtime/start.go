@@ -23,11 +23,11 @@ func (c *Container) Start() error {
 		return err
 	}
 	defer linux.Close(dir)
-	supervise := c.Supervise
+	supervise, notifier := c.Supervise, c.Notifier
 	if c, err = c.store.load(c.ID); err != nil { // as it is now that it is ours
 		return err
 	}
-	c.Supervise = supervise
+	c.Supervise, c.Notifier = supervise, notifier
 	pidfd, err := c.process()
 	if err != nil {
 		return err
@@ -46,6 +46,9 @@ func (c *Container) Start() error {
 	}
 	if err := c.startContainer(hooks, pidfd); err != nil {
 		return c.stop(dir, pidfd, err)
+	}
+	if err := c.listenNotify(dir); err != nil {
+		return err
 	}
 	conn, err := dialAt(dir, startFile)
 	if err != nil {

@@ -78,7 +78,9 @@ type Container struct {
 	Warnings []string
 	// Supervise is what CreateOptions.Supervise is for Start.
 	Supervise func(listener int) error
-	exit      *exitInfo // of a container this process is the parent of
+	// Notifier is what CreateOptions.Notifier is for Start.
+	Notifier *Notifier
+	exit     *exitInfo // of a container this process is the parent of
 }
 
 // Dir is the container's directory in the store.

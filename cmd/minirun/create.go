@@ -104,6 +104,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 	l := &launch{store: s, undo: func() {}}
 	l.options = runtime.CreateOptions{
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PidfdSocket: o.pidfdSocket, Debug: a.log.debugf(),
+		Notifier: a.notifier(),
 		PlanOptions: runtime.PlanOptions{
 			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials,
 		},

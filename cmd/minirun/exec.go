@@ -115,7 +115,7 @@ func (a *app) exec(args []string) error {
 		linux.Close(p.PidFD)
 		return nil
 	}
-	status, err := attend(p.PidFD, signals, tty, p.Wait)
+	status, err := attend(p.PidFD, signals, tty, nil, p.Wait)
 	if err != nil {
 		return &execFailure{err}
 	}

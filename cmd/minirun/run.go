@@ -55,6 +55,7 @@ func (a *app) runDetached(l *launch) error {
 		return err
 	}
 	a.warnings(c.Warnings)
+	a.awaitReady(l.options.Notifier, c)
 	return nil
 }
 
@@ -85,7 +86,9 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 		return err
 	}
 	a.warnings(c.Warnings)
-	status, err := attend(c.PidFD(), signals, tty, c.Wait)
+	notify := &readiness{a, l.options.Notifier, c}
+	defer notify.Close()
+	status, err := attend(c.PidFD(), signals, tty, notify, c.Wait)
 	if err != nil {
 		return err
 	}
@@ -107,13 +110,16 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 
 // attend passes signals and terminal input on to a process until it ends.
 // signals is what linux.RelaySignals returned.
-func attend(pidfd, signals int, tty *terminalRelay, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
+func attend(pidfd, signals int, tty *terminalRelay, notify *readiness, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
 	if tty != nil {
 		if err := tty.start(); err != nil {
 			return 0, err
 		}
 	}
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(signals), Events: unix.POLLIN}}
+	if notify != nil && notify.FD() >= 0 {
+		fds = append(fds, unix.PollFd{Fd: int32(notify.FD()), Events: unix.POLLIN})
+	}
 	for {
 		_, err := unix.Poll(fds, -1)
 		if err != nil && err != unix.EINTR {
@@ -121,6 +127,10 @@ func attend(pidfd, signals int, tty *terminalRelay, wait func() (syscall.WaitSta
 		}
 		if err == nil && fds[1].Revents != 0 {
 			forward(signals, pidfd, tty)
+		}
+		if err == nil && len(fds) > 2 && fds[2].Revents != 0 {
+			notify.pass()
+			fds[2].Fd = int32(notify.FD())
 		}
 		if err == nil && fds[0].Revents != 0 {
 			break

@@ -23,7 +23,12 @@ func (a *app) start(args []string) error {
 	if c.Agent.Report != "" {
 		c.Supervise = a.supervisor(func() string { return c.ID }, c.Agent.Report)
 	}
-	return c.Start()
+	c.Notifier = a.notifier()
+	if err := c.Start(); err != nil {
+		return err
+	}
+	a.awaitReady(c.Notifier, c)
+	return nil
 }
 
 // killOptions are the flags of kill.
