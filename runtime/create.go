@@ -121,6 +121,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Timing.Mark("plan")
 	if err := checkConsole(plan.Spec.Process.Terminal, o); err != nil {
 		return nil, err
 	}
@@ -140,6 +141,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Timing.Mark("program")
 	t := &creation{o: o, plan: plan, image: image, gateOp: gateOp, dir: -1, cgroup: -1, pidfd: -1, sync: [2]int{-1, -1}}
 	t.c = &Container{store: s, Warnings: plan.Warnings, State: State{
 		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
@@ -218,12 +220,14 @@ func (t *creation) run() (err error) {
 	if err = c.save(t.dir); err != nil {
 		return err
 	}
+	t.o.Timing.Mark("record")
 	if err = t.makeCgroup(); err != nil {
 		return err
 	}
 	if err = t.makeNotify(); err != nil {
 		return err
 	}
+	t.o.Timing.Mark("cgroup")
 	files, err := t.openFiles()
 	if err != nil {
 		return err
@@ -233,6 +237,7 @@ func (t *creation) run() (err error) {
 		return err
 	}
 	defer linux.Close(pidfdSocket)
+	t.o.Timing.Mark("sockets and namespaces to join")
 	if err = t.launch(files); err != nil {
 		return t.explain(err)
 	}
@@ -241,17 +246,22 @@ func (t *creation) run() (err error) {
 	if err = t.finishState(); err != nil {
 		return err
 	}
+	t.o.Timing.Mark("final record")
 	if err = t.group.Apply(t.plan.Limits); err != nil {
 		return t.explain(err)
 	}
 	if err = t.setOOMScore(); err != nil {
 		return err
 	}
+	t.o.Timing.Mark("limits")
 	if err = sendPidfd(pidfdSocket, t.pidfd, "standard"); err != nil {
 		return err
 	}
 	if err = t.createHooks(); err != nil {
 		return err
+	}
+	if t.plan.Spec.Hooks != nil {
+		t.o.Timing.Mark("hooks of create")
 	}
 	if err = t.open(); err != nil {
 		return err
@@ -260,6 +270,7 @@ func (t *creation) run() (err error) {
 		if err = writePidFile(t.o.PidFile, c.Pid); err != nil {
 			return err
 		}
+		t.o.Timing.Mark("pid file")
 	}
 	c.exit = &exitInfo{pidfd: t.pidfd, oom: t.oom}
 	t.pidfd = -1
@@ -274,6 +285,7 @@ func (t *creation) open() error {
 		if err := t.await(namespaces.Ready); err != nil {
 			return t.explain(err)
 		}
+		t.o.Timing.Mark("wait for the init")
 		return renameState(t.dir)
 	}
 	if err := renameState(t.dir); err != nil {
@@ -283,6 +295,7 @@ func (t *creation) open() error {
 		if err := t.startHooks(); err != nil {
 			return err
 		}
+		t.o.Timing.Mark("hooks of start")
 	}
 	// All limits are in place: the init need not wait when it gets there.
 	if err := t.answer(); err != nil && !errors.Is(err, errInitDied) {
@@ -291,14 +304,18 @@ func (t *creation) open() error {
 	if err := t.await(namespaces.Ready); err != nil {
 		return t.explain(err)
 	}
+	t.o.Timing.Mark("wait for the init")
 	if err := t.notify(); err != nil {
 		return t.explain(err)
 	}
 	if err := t.awaitExec(); err != nil {
 		return t.explain(err)
 	}
+	t.o.Timing.Mark("gate, filter and execve")
 	if t.c.Hooks&hooksPoststart != 0 {
-		return t.c.runHooks("poststart", t.plan.Spec.Hooks.Poststart, Running, t.c.Pid, nil)
+		err := t.c.runHooks("poststart", t.plan.Spec.Hooks.Poststart, Running, t.c.Pid, nil)
+		t.o.Timing.Mark("hooks after start")
+		return err
 	}
 	return nil
 }
@@ -381,10 +398,13 @@ func (t *creation) launch(files []int) error {
 	}
 	linux.Close(t.sync[1])
 	t.sync[1] = -1
+	t.o.Timing.Mark("clone and execve of the init")
 	if !set.Staged() {
 		return nil
 	}
-	return t.stage()
+	err = t.stage()
+	t.o.Timing.Mark("id maps and second process")
+	return err
 }
 
 // stage serves the first process of a staged start: writes id maps and clock
@@ -491,11 +511,11 @@ func (t *creation) setOOMScore() error {
 // record receives one record of the init.
 func (t *creation) record() (initprog.Record, error) {
 	var buf [initprog.RecordSize]byte
-	n, err := linux.Read(t.sync[0], buf[:])
+	n, err := t.o.Timing.read(t.sync[0], buf[:])
 	if err == unix.ECONNRESET {
 		// The init ended without reading what we had answered. The socket says
 		// so first, once, and then has the init's last words.
-		n, err = linux.Read(t.sync[0], buf[:])
+		n, err = t.o.Timing.read(t.sync[0], buf[:])
 	}
 	switch {
 	case err != nil:

@@ -46,6 +46,7 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 	if err != nil {
 		return err
 	}
+	c.Timing.Mark("record and state")
 	if mode != Force && status != Stopped && status != Created && status != Creating {
 		return &StatusError{ID: c.ID, Op: "delete", Have: status}
 	}
@@ -65,17 +66,25 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 					c.ID, c.Pid, killTimeout, c.Pid)
 			}
 		}
+		c.Timing.Mark("end of the processes")
 		if err := g.Remove(killTimeout); err != nil {
 			return err
 		}
+		c.Timing.Mark("removal of the cgroup")
 	}
 	if release != nil {
 		if err := release(); err != nil {
 			return err
 		}
+		c.Timing.Mark("removal of the snapshot")
 	}
 	c.poststop(dir)
-	return c.removeDir(dir)
+	if c.Hooks != 0 {
+		c.Timing.Mark("hooks of delete")
+	}
+	err = c.removeDir(dir)
+	c.Timing.Mark("removal of the record")
+	return err
 }
 
 // alone reports whether the cgroup of a stopped container is empty.

@@ -6,7 +6,6 @@ import (
 	"syscall"
 
 	"github.com/minirun/minirun/internal/initprog"
-	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/namespaces"
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +68,7 @@ func (s *enter) Emit(b *initprog.Builder) {
 // reaps the first one.
 func (e *execution) second(image *initprog.Image, p *Process) error {
 	var buf [initprog.RecordSize]byte
-	n, err := linux.Read(e.sync[0], buf[:])
+	n, err := e.o.Timing.read(e.sync[0], buf[:])
 	r := initprog.ParseRecord(buf[:])
 	switch {
 	case err != nil:

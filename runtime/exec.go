@@ -30,6 +30,7 @@ type ExecOptions struct {
 	Cgroup        string // a group below the container's
 	IgnorePaused  bool
 	DenialReport  string                   // see PlanOptions
+	Timing        *Timing                  // see PlanOptions
 	Supervise     func(listener int) error // see CreateOptions
 }
 
@@ -90,6 +91,7 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 	if o.Console != nil {
 		console = o.Console()
 	}
+	o.Timing.Mark("record and configuration")
 	e := &execution{console: console, c: c, o: &o, spec: spec, pr: pr, target: target, sync: [2]int{-1, -1}}
 	p, err = e.run()
 	e.close()
@@ -140,6 +142,7 @@ func (e *execution) run() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.o.Timing.Mark("plan and program")
 	files, err := e.openFiles(&plan.fds)
 	if err != nil {
 		return nil, err
@@ -159,6 +162,7 @@ func (e *execution) run() (*Process, error) {
 	}
 	linux.Close(e.sync[1])
 	e.sync[1] = -1
+	e.o.Timing.Mark("clone and execve of the init")
 	if plan.Set.All()&unix.CLONE_NEWPID != 0 {
 		if err := e.second(image, p); err != nil {
 			return nil, e.failed(err, p)
@@ -176,6 +180,7 @@ func (e *execution) run() (*Process, error) {
 	if err == nil {
 		err = e.executed(image, p)
 	}
+	e.o.Timing.Mark("joining, filter and execve")
 	if err == nil && e.o.PidFile != "" {
 		err = writePidFile(e.o.PidFile, p.Pid)
 	}
@@ -192,7 +197,7 @@ func (e *execution) run() (*Process, error) {
 // executed waits until execve has closed the process's end of the socket.
 func (e *execution) executed(image *initprog.Image, p *Process) error {
 	var buf [initprog.RecordSize]byte
-	n, err := linux.Read(e.sync[0], buf[:])
+	n, err := e.o.Timing.read(e.sync[0], buf[:])
 	switch {
 	case err != nil:
 		return err
@@ -213,7 +218,7 @@ func (e *execution) failed(err error, p *Process) error {
 
 // plan makes the program that enters the container and becomes the process.
 func (e *execution) plan() (*Plan, *initprog.Image, error) {
-	p := &Plan{ID: e.c.ID, Spec: e.spec, Bundle: e.c.Bundle, report: e.o.DenialReport, fds: layout(e.o.PreserveFDs)}
+	p := &Plan{ID: e.c.ID, Spec: e.spec, Bundle: e.c.Bundle, report: e.o.DenialReport, timing: e.o.Timing, fds: layout(e.o.PreserveFDs)}
 	if e.spec.Linux == nil {
 		e.spec.Linux = &specs.Linux{}
 	}

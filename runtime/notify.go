@@ -261,7 +261,7 @@ func (e *execution) notify(agent *Agent, image *initprog.Image, p *Process) erro
 		return nil
 	}
 	var buf [initprog.RecordSize]byte
-	n, err := linux.Read(e.sync[0], buf[:])
+	n, err := e.o.Timing.read(e.sync[0], buf[:])
 	r := initprog.ParseRecord(buf[:])
 	switch {
 	case err != nil || n != len(buf):

@@ -36,6 +36,7 @@ type Plan struct {
 
 	process *process
 	report  string // PlanOptions.DenialReport
+	timing  *Timing
 	fds     fdLayout
 	maps    *mountMaps
 }
@@ -65,8 +66,9 @@ type PlanOptions struct {
 	// DenialReport is where calls that the seccomp filter denies are reported to,
 	// a file or "-" for standard error, by the process that Supervise starts.
 	DenialReport string
-	Root         int    // with RootMount: descriptor of the root, for look-ups
-	notifyDir    string // directory of a Notifier's socket
+	Timing       *Timing // if not nil, is told when phases end
+	Root         int     // with RootMount: descriptor of the root, for look-ups
+	notifyDir    string  // directory of a Notifier's socket
 	gate         gate
 }
 
@@ -90,7 +92,7 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
 	}
-	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
+	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, timing: o.Timing, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
 	var err error
 	if p.Set, err = namespaces.FromSpec(spec.Linux.Namespaces); err != nil {
 		return nil, err
@@ -288,8 +290,19 @@ func (p *Plan) Image() (*initprog.Image, error) {
 func (p *Plan) compile() (*initprog.Image, int, error) {
 	b := initprog.NewBuilder(p.fds.sync)
 	gate := 0
+	times, told := p.timing.clock(b, len(p.Steps)), false
 	for _, s := range p.Steps {
 		b.Phase(s.Phase())
+		if !told {
+			// From the gate on there is nobody who could be told, nor under the filter.
+			switch s.(type) {
+			case *waitGate, *confine:
+				times.send(b)
+				told = true
+			default:
+				times.phase(b, s.Phase())
+			}
+		}
 		s.Emit(b)
 		if _, ok := s.(*waitGate); ok {
 			gate = b.Len()

@@ -23,7 +23,7 @@ func (c *Container) Start() error {
 		return err
 	}
 	defer linux.Close(dir)
-	supervise, notifier := c.Supervise, c.Notifier
+	supervise, notifier, timing := c.Supervise, c.Notifier, c.Timing
 	if c, err = c.store.load(c.ID); err != nil { // as it is now that it is ours
 		return err
 	}
@@ -40,12 +40,16 @@ func (c *Container) Start() error {
 	if status != Created {
 		return &StatusError{ID: c.ID, Op: "start", Have: status}
 	}
+	timing.Mark("record and state")
 	hooks, err := c.hooksOfStart(dir)
 	if err != nil {
 		return err
 	}
 	if err := c.startContainer(hooks, pidfd); err != nil {
 		return c.stop(dir, pidfd, err)
+	}
+	if c.Hooks != 0 {
+		timing.Mark("hooks of start")
 	}
 	if err := c.listenNotify(dir); err != nil {
 		return err
@@ -64,6 +68,7 @@ func (c *Container) Start() error {
 	}
 	var buf [initprog.RecordSize]byte
 	n, err := linux.Read(conn, buf[:])
+	timing.Mark("filter and execve")
 	_ = unix.Unlinkat(dir, startFile, 0)
 	if err != nil {
 		return c.startFailure(fmt.Errorf("container init ended before it executed the process: %w", err))

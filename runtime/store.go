@@ -80,7 +80,9 @@ type Container struct {
 	Supervise func(listener int) error
 	// Notifier is what CreateOptions.Notifier is for Start.
 	Notifier *Notifier
-	exit     *exitInfo // of a container this process is the parent of
+	// Timing, if not nil, is told when phases of Start and Delete end.
+	Timing *Timing
+	exit   *exitInfo // of a container this process is the parent of
 }
 
 // Dir is the container's directory in the store.

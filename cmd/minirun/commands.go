@@ -19,7 +19,7 @@ type command struct {
 var commands = [...]command{
 	{"run", "ID | --image REF [flags] ID [COMMAND...]", "create and start a container", runFlags, (*app).run},
 	{"create", "ID | --image REF [flags] ID [COMMAND...]", "create a container that waits for start", createFlags, (*app).create},
-	{"start", "ID", "start the process of a created container", nil, (*app).start},
+	{"start", "ID", "start the process of a created container", startFlags, (*app).start},
 	{"exec", "ID COMMAND [ARG...]", "run a process in a running container", execFlags, (*app).exec},
 	{"state", "ID", "print the state of a container as JSON", nil, (*app).state},
 	{"list", "", "list containers", listFlags, (*app).list},

@@ -15,7 +15,8 @@ type launchOptions struct {
 	pidfdSocket              string
 	preserve                 int
 	denials                  string // --debug-seccomp
-	bundleOnly               bool   // the flags of image are not set up
+	timing                   timingOptions
+	bundleOnly               bool // the flags of image are not set up
 	image                    imageOptions
 }
 
@@ -58,23 +59,23 @@ func (o *launchOptions) parse(args []string, flags func() *flagSet) (*flagSet, [
 	return f, rest, err
 }
 
-func createFlags(*app) *flagSet {
+func createFlags(*app) *flagSet { return new(launchOptions).createFlags() }
+
+func (o *launchOptions) createFlags() *flagSet {
 	f := newFlags("create")
-	new(launchOptions).add(f)
+	o.add(f)
+	o.timing.add(f)
 	return f
 }
 
 // create makes a container and leaves its process waiting for start.
 func (a *app) create(args []string) error {
 	var o launchOptions
-	f, args, err := o.parse(args, func() *flagSet {
-		f := newFlags("create")
-		o.add(f)
-		return f
-	})
+	f, args, err := o.parse(args, o.createFlags)
 	if err != nil {
 		return err
 	}
+	defer o.timing.print("create")
 	if o.denials, err = denialFile(f, o.denials, false); err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PidfdSocket: o.pidfdSocket, Debug: a.log.debugf(),
 		Notifier: a.notifier(),
 		PlanOptions: runtime.PlanOptions{
-			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials,
+			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, DenialReport: o.denials, Timing: o.timing.Timing,
 		},
 	}
 	if o.denials != "" {
@@ -116,7 +117,9 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		return nil, err
 	}
 	if o.image.ref != "" {
-		return l, a.prepareImage(f, l, o, args)
+		err := a.prepareImage(f, l, o, args)
+		o.timing.Mark("image and snapshot")
+		return l, err
 	}
 	if err := o.image.refuse(f); err != nil {
 		return nil, err
@@ -133,6 +136,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		p := l.options.Bundle.Spec.Process
 		p.Env = append(p.Env, listenEnv()...)
 	}
+	o.timing.Mark("flags and configuration")
 	return l, err
 }
 

@@ -16,6 +16,7 @@ import (
 type execOptions struct {
 	console, cwd, user, process, pidFile string
 	cgroup, denials, pidfdSocket         string
+	timing                               timingOptions
 	env, caps, gids                      []string
 	tty, detach, noNewPrivs, ignorePause bool
 	preserve                             int
@@ -41,6 +42,7 @@ func (o *execOptions) flags() *flagSet {
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the process")
 	f.String(&o.cgroup, "cgroup", 0, "PATH", "run in this group below the container's cgroup")
 	denialFlag(f, &o.denials)
+	o.timing.add(f)
 	f.Bool(&o.ignorePause, "ignore-paused", 0, "exec in a paused container too; it runs when that is resumed")
 	return f
 }
@@ -59,6 +61,7 @@ func (a *app) exec(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer o.timing.print("exec")
 	if len(args) == 0 || len(args) == 1 && o.process == "" {
 		return f.fail("want a container ID and a command; got %d arguments", len(args))
 	}
@@ -75,7 +78,7 @@ func (a *app) exec(args []string) error {
 	var tty *terminalRelay
 	opts := runtime.ExecOptions{
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PidfdSocket: o.pidfdSocket, PreserveFDs: o.preserve + listenFDs(),
-		Cgroup: o.cgroup, IgnorePaused: o.ignorePause, DenialReport: o.denials,
+		Cgroup: o.cgroup, IgnorePaused: o.ignorePause, DenialReport: o.denials, Timing: o.timing.Timing,
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			p, err := o.apply(p, args[1:])
 			if err == nil && p.Terminal && !o.detach && o.console == "" {
@@ -119,6 +122,7 @@ func (a *app) exec(args []string) error {
 	if err != nil {
 		return &execFailure{err}
 	}
+	o.timing.Mark("the process")
 	if status.Signaled() && status.Signal() == unix.SIGKILL {
 		if oom := p.OOM(); oom != nil {
 			a.log.fail(&runtime.KilledError{ID: c.ID, Err: oom})

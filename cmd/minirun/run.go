@@ -20,6 +20,7 @@ type runOptions struct {
 func (o *runOptions) flags() *flagSet {
 	f := newFlags("run")
 	o.launchOptions.add(f)
+	o.timing.add(f)
 	f.Bool(&o.detach, "detach", 'd', "return when the process runs")
 	f.Bool(&o.keep, "keep", 0, "do not delete the container when it ends")
 	f.Bool(&o.noSubreaper, "no-subreaper", 0, "do not become the parent of the container's orphans")
@@ -35,6 +36,7 @@ func (a *app) run(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer o.timing.print("run")
 	if o.denials, err = denialFile(f, o.denials, !o.detach); err != nil {
 		return err
 	}
@@ -92,12 +94,14 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 	if err != nil {
 		return err
 	}
+	o.timing.Mark("the process")
 	if unix.SIGKILL == status.Signal() && status.Signaled() {
 		if oom := c.OOM(); oom != nil {
 			a.log.fail(&runtime.KilledError{ID: c.ID, Err: oom})
 		}
 	}
 	if !l.keep(o) {
+		c.Timing = o.timing.Timing
 		if err := container.Delete(c, runtime.Force); err != nil {
 			return err
 		}

@@ -9,13 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func startFlags(*app) *flagSet { return new(timingOptions).startFlags() }
+
+func (o *timingOptions) startFlags() *flagSet {
+	f := newFlags("start")
+	o.add(f)
+	return f
+}
+
 // start lets a created container run.
 func (a *app) start(args []string) error {
-	f := newFlags("start")
+	var timing timingOptions
+	f := timing.startFlags()
 	args, err := f.parse(args)
 	if err != nil {
 		return err
 	}
+	defer timing.print("start")
 	c, err := a.container(f, args)
 	if err != nil {
 		return err
@@ -23,6 +33,7 @@ func (a *app) start(args []string) error {
 	if c.Agent.Report != "" {
 		c.Supervise = a.supervisor(func() string { return c.ID }, c.Agent.Report)
 	}
+	c.Timing = timing.Timing
 	c.Notifier = a.notifier()
 	if err := c.Start(); err != nil {
 		return err
@@ -74,13 +85,17 @@ func (a *app) kill(args []string) error {
 }
 
 // deleteOptions are the flags of delete.
-type deleteOptions struct{ force bool }
+type deleteOptions struct {
+	force  bool
+	timing timingOptions
+}
 
 func deleteFlags(*app) *flagSet { return new(deleteOptions).flags() }
 
 func (o *deleteOptions) flags() *flagSet {
 	f := newFlags("delete")
 	f.Bool(&o.force, "force", 'f', "kill the container if it runs; succeed if it does not exist")
+	o.timing.add(f)
 	return f
 }
 
@@ -91,6 +106,7 @@ func (a *app) delete(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer o.timing.print("delete")
 	mode := runtime.Stop
 	if o.force {
 		mode = runtime.Force
@@ -112,6 +128,7 @@ func (a *app) delete(args []string) error {
 			return err
 		}
 	}
+	c.Timing = o.timing.Timing
 	err = container.Delete(c, mode)
 	if o.force && errors.Is(err, fs.ErrNotExist) {
 		return nil // somebody else has deleted it meanwhile

@@ -80,6 +80,8 @@ func signature(nr uint32) string {
 		return "d[N]"
 	case unix.SYS_CLONE3:
 		return "Cn"
+	case unix.SYS_CLOCK_GETTIME:
+		return "np"
 	case unix.SYS_UMASK:
 		return "o"
 	case unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME:

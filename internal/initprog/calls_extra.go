@@ -26,3 +26,8 @@ func (b *Builder) InterfaceUp(fd Value, name string) Ref {
 	req[unix.IFNAMSIZ] = unix.IFF_UP
 	return b.Ioctl(fd, unix.SIOCSIFFLAGS, b.Bytes(req[:])).Detail("SIOCSIFFLAGS")
 }
+
+// ClockRealtime stores the time of day in the struct timespec at address a.
+func (b *Builder) ClockRealtime(a Value) Ref {
+	return b.add(unix.SYS_CLOCK_GETTIME, "", Const(unix.CLOCK_REALTIME), a)
+}

@@ -82,6 +82,8 @@ func SyscallName(nr uint32) string {
 		return "prctl"
 	case unix.SYS_SETSID:
 		return "setsid"
+	case unix.SYS_CLOCK_GETTIME:
+		return "clock_gettime"
 	case unix.SYS_UMASK:
 		return "umask"
 	case unix.SYS_SETHOSTNAME:
