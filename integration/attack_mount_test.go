@@ -381,6 +381,9 @@ func TestRootAttackRaces(t *testing.T) {
 		{"destination itself", nil, func(c string) string { return c }, []specs.Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/v/x"}}},
 		{"relative link", nil, atRelative, []specs.Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/v/x/new/dir"}}},
 		{"link to the root", nil, func(string) string { return "/" }, []specs.Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/v/x/fresh"}}},
+		{"a mount with mapped ids", nil, func(c string) string { return c }, []specs.Mount{
+			{Type: "tmpfs", Source: "tmpfs", Destination: "/v/x/mapped", UIDMappings: mapped(0, 0, 9), GIDMappings: mapped(0, 0, 9)},
+		}},
 		{"magic link", nil, func(c string) string { return "/proc/self/root" + c }, []specs.Mount{{Type: "tmpfs", Source: "tmpfs", Destination: "/v/x/new"}}},
 		{"dev in the volume", nil, func(c string) string { return c }, []specs.Mount{
 			{Type: "devpts", Source: "devpts", Destination: "/v/x/pts"}, {Type: "mqueue", Source: "mqueue", Destination: "/v/x/fd"},

@@ -199,6 +199,13 @@ func TestRootMountsLiveRefused(t *testing.T) {
 	if after := b.execOut("cat", "/proc/self/mountinfo"); after != before {
 		t.Errorf("mounts have changed:\n%swere\n%s", after, before)
 	}
+	readonly := newBox(t, forever).up()
+	if r := readonly.mounts("add", good); r.Code != 1 || !strings.Contains(r.Stderr, "/good") || !strings.Contains(r.Stderr, "read-only file system") {
+		t.Errorf("read-only root: %+v", r)
+	}
+	if r := readonly.mounts("add", bindMount(dir, "/home/..//etc")); r.Code != 0 {
+		t.Errorf("read-only root, a place that is there: %+v", r)
+	}
 	if r := stopped.mounts("add", good); r.Code != 1 || !strings.Contains(r.Stderr, "stopped") {
 		t.Errorf("stopped: %+v", r)
 	}
