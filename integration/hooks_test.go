@@ -2,9 +2,11 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +48,9 @@ func hooked(kind, text string) func(*specs.Spec) {
 		log := "log"
 		if kind == "startContainer" {
 			log = "/log"
+		}
+		if kind == "createContainer" { // its working directory is the rootfs
+			log = "../log; cd .."
 		}
 		addHook(s, kind, hostHook("exec >> "+log+"\n"+text))
 	}
@@ -185,6 +190,7 @@ func TestRootHooks(t *testing.T) {
 			if h.Kind == "startContainer" {
 				cwd = "/"
 			}
+			// That of createContainer, which the script has left, is in TestRootHooksLikeRunc.
 			if h.Cwd != cwd || h.UID != "0" || !slices.Equal(h.Args, []string{"zero", "one"}) {
 				bad("directory, user, arguments", []any{h.Cwd, h.UID, h.Args}, []any{cwd, 0, "zero one"})
 			}
@@ -460,4 +466,58 @@ func TestRootHooksProcessGroup(t *testing.T) {
 	_ = unix.Kill(b.pid(), unix.SIGKILL)
 	b.stopped()
 	b.must("delete")
+}
+
+// The same hooks under runc: what they see, and what becomes of failures.
+func TestRootHooksLikeRunc(t *testing.T) {
+	setup(t)
+	bundle := testenv.Bundle(t, nil)
+	log, inside := filepath.Join(bundle, "log"), filepath.Join(bundle, "rootfs/log")
+	var seen [2][]string
+	for i, r := range sbRuntimes(t) {
+		for _, fails := range append([]string{""}, hookKinds...) {
+			if fails == "startContainer" || fails == "poststart" {
+				// runc 1.1 runs poststart hooks before the process is executed, and
+				// only logs their failures, as version 1.0 of the specification wants.
+				continue
+			}
+			os.Remove(log)
+			os.Remove(inside)
+			spec := testenv.DefaultSpec()
+			writable(spec)
+			script("echo process")(spec)
+			spec.Linux.CgroupsPath = "/" + testenv.UniqueID(t)
+			for _, kind := range hookKinds {
+				to := log
+				if kind == "startContainer" {
+					to = "/log"
+				}
+				text := `{ echo "` + kind + ` $0 $1 $(pwd) $(env | grep -v -e ^PWD= -e ^SHLVL= -e ^OLDPWD= -e ^_= | sort | tr '\n' ' ') $(readlink /proc/self/root)"; cat; echo; } >> ` + to
+				if kind == fails {
+					text += "; exit 4"
+				}
+				addHook(spec, kind, specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", text, "a", "b"}, Env: []string{hookPath, "X=" + kind}})
+			}
+			sbWriteConfig(t, bundle, spec)
+			id := "hooks"
+			got := testenv.RunCmd(t, r.command("run", "--bundle", bundle, id))
+			r.delete(t, id)
+			text := fmt.Sprintf("%s fails: status %d, output %q\n", fails, got.Code, got.Stdout)
+			for _, path := range []string{log, inside} {
+				raw, _ := os.ReadFile(path)
+				text += string(raw)
+			}
+			text = regexp.MustCompile(`"ociVersion":"[^"]*"|"pid":\d\d+`).ReplaceAllString(text, "N")
+			text = strings.Replace(text, `"status":"running"`, `"status":"created"`, 1)
+			seen[i] = append(seen[i], text)
+		}
+	}
+	for j, want := range seen[0] {
+		if got := seen[1][j]; got != want {
+			t.Errorf("minirun:\n%s\nrunc:\n%s", got, want)
+		}
+		if !strings.Contains(want, "prestart a b") {
+			t.Errorf("no hook has run: %s", want)
+		}
+	}
 }

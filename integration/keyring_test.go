@@ -103,7 +103,7 @@ func TestRootAttackKeyring(t *testing.T) {
 			for _, kind := range []string{"createContainer", "startContainer"} {
 				addHook(s, kind, specs.Hook{Path: "/bin/attack-keys", Args: []string{"keys", "of-host"}})
 			}
-			s.Hooks.CreateContainer[0] = hostHook("rootfs/bin/attack-keys of-host > log")
+			s.Hooks.CreateContainer[0] = hostHook("bin/attack-keys of-host > ../log")
 			s.Hooks.StartContainer[0] = specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", "/bin/attack-keys of-host > /log"}}
 			s.Root.Readonly = false
 		})
