@@ -76,6 +76,9 @@ io.bfq.weight = 500, without that file io.weight = 4950  (linux.resources.blockI
 io.bfq.weight = 8:0 10, without that file io.weight = 8:0 1  (linux.resources.blockIO.weightDevice[0])
 io.max = 8:0 rbps=1048576  (linux.resources.blockIO.throttleReadBpsDevice[0])
 io.max = 8:16 wiops=max  (linux.resources.blockIO.throttleWriteIOPSDevice[0], the default)`},
+		{"io, the other two", `{"blockIO":{"throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":7}],"throttleReadIOPSDevice":[{"major":259,"minor":3,"rate":9}]}}`, "io", `
+io.max = 8:0 wbps=7  (linux.resources.blockIO.throttleWriteBpsDevice[0])
+io.max = 259:3 riops=9  (linux.resources.blockIO.throttleReadIOPSDevice[0])`},
 		{"hugepages", `{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}`, "hugetlb", `
 hugetlb.2MB.max = 0  (linux.resources.hugepageLimits[0].limit)
 hugetlb.2MB.rsvd.max = 0  (linux.resources.hugepageLimits[0].limit)`},

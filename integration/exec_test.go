@@ -204,6 +204,13 @@ func TestRootExecStreamsAndSignals(t *testing.T) {
 	if r := testenv.RunCmd(t, cmd); r.Stdout != "in\n" || r.Stderr != "e\n" || r.Code != 4 {
 		t.Errorf("streams: %+v", r)
 	}
+	for _, flag := range []string{"-i", "--interactive", "--interactive=false"} { // without it, too
+		cmd := testenv.Command(t, "exec", flag, b.id, "cat")
+		cmd.Stdin = strings.NewReader("in\n")
+		if r := testenv.RunCmd(t, cmd); r.Stdout != "in\n" || r.Code != 0 {
+			t.Errorf("%s: %+v", flag, r)
+		}
+	}
 	r, w := pipe(t)
 	cmd = testenv.Command(t, "exec", b.id, "sh", "-c", "trap 'exit 42' TERM; echo ready; while :; do sleep 1000 & wait $!; done")
 	cmd.Stdout = w

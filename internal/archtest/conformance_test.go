@@ -390,3 +390,49 @@ func TestConformanceRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestConformanceFeatures holds what `minirun features` says against the table:
+// engines ask it before they use a field.
+func TestConformanceFeatures(t *testing.T) {
+	testenv.Supervisor(t)
+	out, err := exec.Command(testenv.Binary(t), "features").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f features.Features
+	if err := json.Unmarshal(out, &f); err != nil {
+		t.Fatal(err)
+	}
+	rows := conformance(t, "config.json", "Commands")
+	refused := func(name string) bool {
+		t.Helper()
+		found := find(rows, name)
+		if len(found) == 0 {
+			t.Fatalf("%s: no row for %s", conformancePage, name)
+		}
+		return found[0].refused()
+	}
+	check := func(feature string, says bool, row string) {
+		t.Helper()
+		if says == refused(row) {
+			t.Errorf("features: %s is %v, but %s: %s", feature, says, conformancePage, find(rows, row)[0].behaviour)
+		}
+	}
+	on := func(p *bool) bool { return p != nil && *p }
+	for i, hooks := 0, reflect.TypeFor[specs.Hooks](); i < hooks.NumField(); i++ {
+		name, _, _ := strings.Cut(hooks.Field(i).Tag.Get("json"), ",")
+		check("hooks "+name, slices.Contains(f.Hooks, name), "hooks."+name)
+	}
+	l := f.Linux
+	check("apparmor", l.Apparmor != nil && on(l.Apparmor.Enabled), "process.apparmorProfile")
+	check("selinux", l.Selinux != nil && on(l.Selinux.Enabled), "process.selinuxLabel")
+	check("intelRdt", l.IntelRdt != nil && on(l.IntelRdt.Enabled), "linux.intelRdt.closID")
+	check("intelRdt schemata", l.IntelRdt != nil && on(l.IntelRdt.Schemata), "linux.intelRdt.schemata")
+	check("intelRdt monitoring", l.IntelRdt != nil && on(l.IntelRdt.Monitoring), "linux.intelRdt.enableMonitoring")
+	check("memoryPolicy", l.MemoryPolicy != nil && len(l.MemoryPolicy.Modes) > 0, "linux.memoryPolicy.mode")
+	check("netDevices", l.NetDevices != nil && on(l.NetDevices.Enabled), "linux.netDevices")
+	check("idmap", l.MountExtensions != nil && l.MountExtensions.IDMap != nil && on(l.MountExtensions.IDMap.Enabled), "mounts[].uidMappings[].size")
+	check("seccomp", l.Seccomp != nil && on(l.Seccomp.Enabled), "linux.seccomp.defaultAction")
+	check("systemd cgroups", l.Cgroup != nil && on(l.Cgroup.Systemd), "--systemd-cgroup")
+	check("rdma", l.Cgroup != nil && on(l.Cgroup.Rdma), "linux.resources.rdma.x.hcaHandles")
+}
