@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -351,6 +352,7 @@ func TestRootSeccompAgentHangs(t *testing.T) {
 	boxes[1] = newBox(t, script("true"), asks(mute, "", "execve"))
 	boxes[2] = newBox(t, script("true"), asks(mute, "", "execve"))
 	boxes[2].create()
+	signalled := killWhileWaiting(t, full)
 	done := make(chan int)
 	for i, b := range boxes {
 		go func() {
@@ -365,6 +367,7 @@ func TestRootSeccompAgentHangs(t *testing.T) {
 	for range boxes {
 		<-done
 	}
+	signalled()
 	for i, r := range results {
 		if r.Code != 1 || !strings.Contains(r.Stderr, syscall.ETIMEDOUT.Error()) || !strings.Contains(r.Stderr, "hint: the agent does not answer") {
 			t.Errorf("%d: %+v", i, r)
@@ -395,5 +398,40 @@ func TestRootSeccompAgentRefused(t *testing.T) {
 			t.Errorf("%+v, want %q", r, tt.text)
 		}
 		b.gone()
+	}
+}
+
+// killWhileWaiting kills a run that waits for an agent. The init has loaded its
+// filter and must not go on; delete finds it.
+func killWhileWaiting(t *testing.T, full string) (check func()) {
+	t.Helper()
+	b := newBox(t, script("echo ran >/tmp/ran"), writable, asks(full, "", "mkdir"))
+	cmd := testenv.Command(t, append(append([]string{"run"}, b.at(nil)...), b.id)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the filter is loaded", func() bool {
+		r := b.do("state")
+		if r.Code != 0 {
+			return false
+		}
+		var s ociState
+		if json.Unmarshal([]byte(r.Stdout), &s) != nil || s.Pid == nil || *s.Pid == 0 {
+			return false
+		}
+		raw, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(*s.Pid), "status"))
+		return statusOf(string(raw))["Seccomp"] == "2"
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	return func() {
+		t.Helper()
+		b.must("delete", "--force")
+		b.gone()
+		if _, err := os.Stat(b.rootfs("tmp", "ran")); err == nil {
+			t.Error("the process ran though nobody had its listener")
+		}
 	}
 }

@@ -35,7 +35,7 @@ func (a *Agent) empty() bool { return *a == Agent{} }
 const (
 	// agentTimeout is how long the agent may take to accept a connection and the
 	// listener; both need no more of it than to exist.
-	agentTimeout = 5 * time.Second
+	agentTimeout = 10 * time.Second
 	// answerTimeout is how long it may take to answer for the calls that the init
 	// makes between the filter and the user's program. The init holds the listener
 	// too, so the end of an agent would leave it waiting.

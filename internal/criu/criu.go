@@ -39,14 +39,13 @@ type Options struct {
 // DumpOptions are those of a dump.
 type DumpOptions struct {
 	Options
-	Parent        string // images of an earlier dump, relative to Images
-	LeaveRunning  bool
-	PreDump       bool
-	SkipInFlight  bool
-	LinkRemap     bool
-	StatusFD      int    // -1: none
-	PageServer    string // ADDRESS:PORT
-	ExternalNames []string
+	Parent       string // images of an earlier dump, relative to Images
+	LeaveRunning bool
+	PreDump      bool
+	SkipInFlight bool
+	LinkRemap    bool
+	StatusFD     int    // -1: none
+	PageServer   string // ADDRESS:PORT
 }
 
 func (o *Options) flags() []string {
@@ -88,7 +87,7 @@ func (o *Options) logDir() string {
 	return o.Images
 }
 
-// ModeError refuses a mode of --manage-cgroups-mode.
+// CheckMode refuses an unknown mode of --manage-cgroups-mode.
 func CheckMode(mode string) error {
 	switch mode {
 	case "", "soft", "full", "strict", "ignore":
