@@ -227,9 +227,7 @@ func TestRootPropagation_Values(t *testing.T) {
 			grep -c " $1/out " /proc/self/mountinfo || true
 			"$2" --root "$3" delete --force "$5"`
 		cmd := exec.Command("unshare", "--mount", "sh", "-c", text, "sh", volume, testenv.Binary(t), testenv.StateRoot(t), b.bundle, b.id)
-		stop := reapContainers()
 		r := testenv.RunCmd(t, cmd)
-		stop()
 		l := lines(r.Stdout)
 		root := ""
 		if f := strings.Fields(strings.TrimPrefix(l[0], "root=")); len(f) > 0 {
@@ -258,8 +256,7 @@ func TestVMNoPivotRamfs(t *testing.T) {
 	program, state := "/tree"+testenv.Binary(t), "/tree"+testenv.StateRoot(t)
 	run := func(flags ...string) result {
 		done := make(chan result)
-		go func() {
-			runtime.LockOSThread() // and never unlock: the thread ends with us
+		go onOtherThread(func() {
 			if err := onRamfs(); err != nil {
 				done <- result{err: err}
 				return
@@ -273,7 +270,7 @@ func TestVMNoPivotRamfs(t *testing.T) {
 				err = nil
 			}
 			done <- result{testenv.Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}, err}
-		}()
+		})
 		return <-done
 	}
 	if x := run(); x.err != nil || x.r.Code != 1 || !strings.Contains(x.r.Stderr, "pivot_root") || !strings.Contains(x.r.Stderr, "--no-pivot") {
@@ -286,6 +283,24 @@ func TestVMNoPivotRamfs(t *testing.T) {
 	if m := mountsIn(x.r.Stdout); m["/proc"].fstype != "proc" || m["/dev"].fstype != "tmpfs" {
 		t.Errorf("mounts %v", m)
 	}
+}
+
+// onOtherThread runs f on a thread that ends with it, whatever f has done to it.
+// The first thread of a process would not end, and be what /proc/self shows.
+func onOtherThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f() // the caller's goroutine ends without unlocking
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // another one: ours is taken
+		f()
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 // onRamfs moves this thread into a mount namespace whose root is the kernel's
