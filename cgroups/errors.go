@@ -184,6 +184,19 @@ func (e *TimeoutError) Error() string {
 	return "cgroup " + strconv.Quote(e.Group) + " is not " + e.Want + " after " + e.After.String()
 }
 
+// Hint says what may be the cause, "" if that is not known.
+func (e *TimeoutError) Hint() string {
+	switch e.Want {
+	case "frozen":
+		return "one of its processes does not come back from the kernel, see /proc/PID/stack; it was thawed again"
+	case "thawed":
+		return "a group above it is frozen: see cgroup.freeze there"
+	case "empty", "removed":
+		return "one of its processes does not come back from the kernel, or its parent does not wait for it: see cgroup.procs there"
+	}
+	return ""
+}
+
 // Timeout marks the error as a time-out.
 func (e *TimeoutError) Timeout() bool { return true }
 

@@ -9,14 +9,25 @@ import (
 // kernel) the group is thawed again, so that it is never left half frozen, and
 // the error is a *TimeoutError.
 func (g *Group) Freeze(timeout time.Duration) error {
+	_, err := g.FreezeUnless(timeout, func() bool { return false })
+	return err
+}
+
+// FreezeUnless is Freeze, but gives up and thaws the group as soon as over is
+// true, which it asks now and then. A group with a process that is ending need
+// not freeze, ever: what that waits for can be what is frozen.
+func (g *Group) FreezeUnless(timeout time.Duration, over func() bool) (frozen bool, err error) {
 	if err := g.write("cgroup.freeze", "1"); err != nil {
-		return err
+		return false, err
 	}
-	if err := g.wait(timeout, "frozen", func(e events) bool { return e.frozen }); err != nil {
+	err = g.wait(timeout, "frozen", func(e events) bool {
+		frozen = e.frozen
+		return frozen || over()
+	})
+	if err != nil || !frozen {
 		_ = g.write("cgroup.freeze", "0")
-		return err
 	}
-	return nil
+	return frozen && err == nil, err
 }
 
 // Thaw undoes Freeze. A group that is gone is thawed; one below a frozen

@@ -245,6 +245,31 @@ func TestRootFreezeTimeout(t *testing.T) {
 	t.Error("froze at once 200 times")
 }
 
+// Who gives up is answered long before the time is over, and the group thawed.
+// Without asking again seven processes rarely freeze.
+func TestRootFreezeUnless(t *testing.T) {
+	g := create(t, parentPath(t))
+	tree := start(t, g, "helper-tree", "2")
+	tree.ready(t)
+	for range 200 {
+		frozen, err := g.FreezeUnless(time.Hour, func() bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if frozen {
+			if err := g.Thaw(10 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if f, err := g.Frozen(); f || err != nil {
+			t.Errorf("left frozen: %v, %v", f, err)
+		}
+		return
+	}
+	t.Error("froze at once 200 times")
+}
+
 func TestRootGone(t *testing.T) {
 	g := Open(mountOf(t), parentPath(t)+"/none")
 	if f, err := g.Frozen(); f || err != nil {

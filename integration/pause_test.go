@@ -354,3 +354,68 @@ func TestRootPs(t *testing.T) {
 		t.Errorf("ps of a stopped container: %+v", r)
 	}
 }
+
+// Everything at once to one container, pauses included. Whatever wins, nothing
+// hangs and every answer is one.
+func TestRootHammerPaused(t *testing.T) {
+	setup(t)
+	testenv.Binary(t) // building it has children that must not be reaped below
+	b := newBox(t, forever)
+	known := []string{
+		"already exists", "does not exist", "not running", "not paused", "already running", "that is not stopped", "has stopped",
+		"in the creating state", "in the paused state", "does not wait for start", "container init ended", "was killed before",
+		"cgroup is not empty", "cannot exec in a stopped container", "cannot exec in a paused container", "is not running",
+	}
+	verbs := [][]string{
+		{"create", "--bundle", b.bundle, b.id},
+		{"start", b.id},
+		{"pause", b.id},
+		{"exec", b.id, "true"},
+		{"ps", "--format", "json", b.id},
+		{"resume", b.id},
+		{"update", "--cpu-share", "1024", b.id},
+		{"events", "--stats", b.id},
+		{"exec", "--ignore-paused", b.id, "true"},
+		{"kill", b.id, "KILL"},
+		{"delete", "--force", b.id},
+	}
+	stop := reapContainers()
+	end := time.Now().Add(2 * time.Second)
+	var mu sync.Mutex
+	seen := map[string]int{}
+	finished := make(chan bool, 5)
+	for w := range cap(finished) {
+		go func() {
+			defer func() { finished <- true }()
+			for i := 0; time.Now().Before(end); i++ {
+				args := verbs[(i*7+w)%len(verbs)]
+				r := testenv.Run(t, args...)
+				mu.Lock()
+				seen[args[0]+" "+strconv.Itoa(r.Code)]++
+				mu.Unlock()
+				ok := r.Code == 0 && r.Stderr == "" || args[0] == "exec" && r.Code == 137 && r.Stderr == ""
+				for _, k := range known {
+					ok = ok || strings.Contains(r.Stderr, k)
+				}
+				if !ok || args[0] == "delete" && r.Code != 0 {
+					t.Errorf("%v: %+v", args, r)
+				}
+			}
+		}()
+	}
+	for left := cap(finished); left > 0; {
+		select {
+		case <-finished:
+			left--
+		case <-time.After(50 * time.Millisecond):
+			// An exec may wait in a container that nobody resumes any more.
+			if time.Now().After(end) {
+				testenv.Run(t, "delete", "--force", b.id)
+			}
+		}
+	}
+	stop()
+	t.Logf("%v", seen)
+	b.converge("after the hammer")
+	b.usedAgain("after the hammer")
+}

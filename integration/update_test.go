@@ -245,3 +245,28 @@ func TestVMCrashUpdate(t *testing.T) {
 		t.Error("the cgroup is left")
 	}
 }
+
+// Updates at the same time do not lose each other's values.
+func TestRootUpdateParallel(t *testing.T) {
+	setup(t)
+	b := newBox(t, forever).up()
+	updates := [][]string{{"--cpu-share", "1024"}, {"--pids-limit", "-1"}, {"--memory", "-1"}, {"--cpu-quota", "-1"}}
+	for range 3 {
+		results := make(chan testenv.Result, len(updates))
+		for _, flags := range updates {
+			cmd := testenv.Command(t, append(append([]string{"update"}, flags...), b.id)...)
+			go func() { results <- testenv.RunCmd(t, cmd) }()
+		}
+		for range updates {
+			if r := <-results; r.Code != 0 || r.Stderr != "" {
+				t.Errorf("update: %+v", r)
+			}
+		}
+		r := b.recorded()
+		if r.CPU == nil || r.CPU.Shares == nil || r.CPU.Quota == nil || r.Memory == nil || r.Memory.Limit == nil || r.Pids == nil || r.Pids.Limit == nil || *r.Pids.Limit != -1 {
+			t.Fatalf("recorded after updates at the same time: %+v", r)
+		}
+		b.must("delete", "--force")
+		b.up()
+	}
+}

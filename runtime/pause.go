@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/minirun/minirun/cgroups"
@@ -30,10 +31,28 @@ func (c *Container) Pause() error {
 	if status != Running && status != Created {
 		return &StatusError{ID: c.ID, Op: "pause", Have: status}
 	}
-	if err := c.group().Freeze(freezeTimeout); err != nil {
+	g := c.group()
+	frozen, err := g.FreezeUnless(freezeTimeout, func() bool {
+		// A resume that comes now finds a paused container, and kill thaws it.
+		wanted, err := g.Frozen()
+		return c.dying() || err == nil && !wanted
+	})
+	if err != nil {
 		return c.gone("pause", err)
 	}
-	return nil
+	if !frozen && c.dying() {
+		return &StatusError{ID: c.ID, Op: "pause", Have: Stopped}
+	}
+	return nil // it was paused, perhaps not for long
+}
+
+// dying reports whether the container's init is on its way out or gone. It has
+// given up its memory, and with that its executable, and may still have to wait
+// for processes in its pid namespace, such as one of exec whose parent is frozen.
+func (c *Container) dying() bool {
+	var b [1]byte
+	_, err := unix.Readlink("/proc/"+strconv.Itoa(c.Pid)+"/exe", b[:])
+	return err == unix.ENOENT || err == unix.ESRCH
 }
 
 // Resume lets a paused container go on. It takes no lock, so that nothing that
@@ -84,8 +103,8 @@ func (c *Container) gone(op string, err error) error {
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
 		return err
 	}
-	if status, serr := c.Status(); serr == nil && status == Stopped {
-		return &StatusError{ID: c.ID, Op: op, Have: Stopped}
+	if status, serr := c.Status(); serr == nil && (status == Stopped || status == Creating) {
+		return &StatusError{ID: c.ID, Op: op, Have: status}
 	}
 	if !c.group().Exists() {
 		return &CgroupGoneError{ID: c.ID, Cgroup: c.Cgroup}
