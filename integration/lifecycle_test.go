@@ -511,6 +511,19 @@ func TestRootListenFDs(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", tt.name, r, tt.want)
 		}
 	}
+	// With --preserve-fds, that many follow those of socket activation, and no more.
+	b := newBox(t, script(`for fd in 3 4 5; do read line <&$fd && echo "$fd $line"; done 2>/dev/null; echo $LISTEN_FDS`))
+	cmd := exec.Command("sh", "-c", `export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@"`,
+		testenv.Binary(t), "--root", testenv.StateRoot(t), "run", "--preserve-fds", "1", "--bundle", b.bundle, b.id)
+	for _, text := range []string{"activated\n", "preserved\n", "neither\n"} {
+		r, w := pipe(t)
+		w.WriteString(text)
+		w.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, r)
+	}
+	if r := testenv.RunCmd(t, cmd); r.Stdout != "3 activated\n4 preserved\n1\n" {
+		t.Errorf("with --preserve-fds: %+v", r)
+	}
 }
 
 func TestRootList(t *testing.T) {

@@ -24,7 +24,7 @@ const (
 	notifyDir     = "notify"      // in the container's record
 	notifyFile    = "notify.sock" // therein
 	notifyInside  = "/run/notify" // where the directory is in the container
-	notifyTimeout = 5 * time.Second
+	notifyTimeout = 30 * time.Second
 )
 
 // A Notifier passes on that a container is ready.
