@@ -521,3 +521,28 @@ func TestRootHooksLikeRunc(t *testing.T) {
 		}
 	}
 }
+
+// The agent of the process's filter answers for a startContainer hook too, which
+// has a filter of its own.
+func TestRootHooksSeccompAgent(t *testing.T) {
+	setup(t)
+	for _, how := range []string{"start", "run"} {
+		a := newAgent(t, refuseMkdir)
+		b := newBox(t, script("exit 0"), asks(a.path, "", "mkdir", "mkdirat"), hooked("startContainer", "mkdir /tmp/x 2>&1; true"))
+		if how == "start" {
+			b.create()
+			b.must("start")
+			b.stopped()
+			b.must("delete")
+		} else {
+			b.output()
+		}
+		if log := b.hookLog(); !strings.Contains(log, "Invalid cross-device link") {
+			t.Errorf("%s: the hook says %q; want the agent's errno", how, log)
+		}
+		hook, process := a.state(), a.state()
+		if hook.Pid == process.Pid || hook.State.Pid != process.Pid || process.State.Pid != process.Pid {
+			t.Errorf("%s: the agent is told of %+v and %+v", how, hook, process)
+		}
+	}
+}
