@@ -158,6 +158,10 @@ func (o *RestoreOptions) restore(program string, m *image, sources []source) (in
 	}
 	pidFile := o.Scratch + "/pid"
 	args := append([]string{"criu", "restore", "-o", "restore.log"}, o.flags()...)
+	// The newer way to restore mounts copies propagation from an outside mount to
+	// all others of its group, and fails when those show another directory of the
+	// same file system, as the root and a volume do.
+	args = append(args, "--mntns-compat-mode")
 	args = append(args, "--root", root, "--restore-detached", "--restore-sibling", "--pidfile", pidFile)
 	for i := range sources {
 		at := o.Scratch + "/" + strconv.Itoa(i)
