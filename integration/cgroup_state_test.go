@@ -228,7 +228,7 @@ func TestRootCgroupReadOnly(t *testing.T) {
 // exec --cgroup goes below the container's group and nowhere else.
 func TestRootExecCgroup(t *testing.T) {
 	setup(t)
-	b := newBox(t, forever).up()
+	b := newBox(t, script("exec sleep 1000")).up()
 	own := filepath.Dir(b.v2File("cgroup.procs"))
 	if err := os.MkdirAll(own+"/sub/deep", 0o755); err != nil {
 		t.Fatal(err)

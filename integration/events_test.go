@@ -186,11 +186,11 @@ func TestVMEvents(t *testing.T) {
 // the output.
 func TestRootLiveCommandsLikeRunc(t *testing.T) {
 	setup(t)
-	pid, number := regexp.MustCompile(`\d{2,}`), regexp.MustCompile(`"[^"]*":`)
+	pid, number := regexp.MustCompile(`\d+`), regexp.MustCompile(`"[^"]*":`)
 	counters := regexp.MustCompile(`"raw":\{[^}]*\}|"io\w+":\[[^\]]*\]`)
-	bundle := testenv.Bundle(t, forever)
+	bundle := testenv.Bundle(t, nil)
 	spec := testenv.DefaultSpec()
-	forever(spec)
+	spec.Process.Args = []string{"sleep", "1000"}
 	resources := filepath.Join(t.TempDir(), "resources.json")
 	writeFile(t, resources, `{"memory":{"limit":0},"cpu":{"shares":0},"pids":{"limit":0},"blockIO":{"weight":0}}`)
 	type answer struct {
@@ -244,6 +244,13 @@ func TestRootLiveCommandsLikeRunc(t *testing.T) {
 		r.run(t, r.command("create", "--bundle", bundle, id))
 		defer r.delete(t, id)
 		r.run(t, r.command("start", id))
+		eventually(t, r.name+": the process runs", func() bool {
+			var s ociState
+			if err := json.Unmarshal([]byte(r.run(t, r.command("state", id)).Stdout), &s); err != nil {
+				t.Fatal(err)
+			}
+			return readFile(t, "/proc/"+strconv.Itoa(*s.Pid)+"/comm") == "sleep\n"
+		})
 		for _, s := range steps {
 			if s.args == "WAIT" {
 				eventually(t, r.name+": it stops", func() bool {

@@ -153,7 +153,7 @@ func TestRootPauseHostPids(t *testing.T) {
 // with it when it is killed: it must not stay behind in the frozen group.
 func TestRootExecIgnorePaused(t *testing.T) {
 	setup(t)
-	b := newBox(t, forever).up()
+	b := newBox(t, script("exec sleep 1000")).up()
 	in := func() int { return len(lines(readFile(t, b.v2File("cgroup.procs")))) }
 	start := func() chan testenv.Result {
 		cmd := testenv.Command(t, "exec", "--ignore-paused", b.id, "echo", "at last")
