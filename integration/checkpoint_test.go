@@ -145,7 +145,7 @@ func TestRootCheckpointArguments(t *testing.T) {
 		{"--manage-cgroups=soft"},
 		{"--root", state + "/root"},
 		{"--restore-detached"},
-		{"--restore-sibling"},
+		{"--restore-sibling"}, {"--mntns-compat-mode"},
 		{"--tcp-established"},
 		{"--tcp-close"},
 		{"--ext-unix-sk"},
