@@ -201,6 +201,10 @@ func (c *creation) enableError(dir, depth int, value string, err error) error {
 		return err
 	}
 	err = cause(err)
+	if err == unix.EACCES || err == unix.EPERM { // a group that is not ours: its owner has not passed them on
+		first, _, _ := strings.Cut(strings.TrimPrefix(value, "+"), " ")
+		return &ControllerError{Controller: first, Parent: c.path(depth)}
+	}
 	if err == unix.EOPNOTSUPP || err == unix.EINVAL {
 		if terr := c.checkTypeAt(dir, depth); terr != nil {
 			return terr

@@ -108,6 +108,8 @@ func (e *ControllerError) Hint() string {
 	switch {
 	case e.Mount != "":
 		return "boot with cgroup_no_v1=all (with systemd also systemd.unified_cgroup_hierarchy=1), or " + remove
+	case strings.Contains(e.Parent, "/user@"):
+		return "have systemd pass it on to users: in /etc/systemd/system/user@.service.d/delegate.conf write [Service] and Delegate=cpu cpuset io memory pids, then systemctl daemon-reload and log in again; or " + remove
 	case e.Parent != "":
 		return "enable it there (with systemd: Delegate=yes for the unit), or " + remove
 	case e.Disabled:

@@ -19,11 +19,19 @@ type Group struct {
 	created bool // by Create, just now
 }
 
-// Open returns the group at path without looking at it.
+// Open returns the group at path without looking at it. With the path "" it is
+// the group of a container that has none: it does not exist, and never will.
 func Open(mount, path string) *Group { return &Group{Mount: mount, Path: path} }
 
 // Dir returns the group's directory.
-func (g *Group) Dir() string { return g.Mount + g.Path }
+func (g *Group) Dir() string {
+	if g.Path == "" {
+		// Not the root of the hierarchy, where everybody's processes are. The
+		// kernel takes no newline in the name of a group.
+		return g.Mount + "/\n"
+	}
+	return g.Mount + g.Path
+}
 
 // Sub returns the group at name, a relative path, below g. It need not exist.
 // Names that lead out of g are refused with a *PathError.

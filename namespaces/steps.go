@@ -42,7 +42,7 @@ func (s *Set) Plan(fds []initprog.Value, root bool) []initprog.Step {
 		join(user, false)
 	}
 	join(user, true)
-	if p := (&prepare{new: s.New & (user | unix.CLONE_NEWTIME), user: s.All()&user != 0}); p.new != 0 || p.user {
+	if p := (&prepare{new: s.New & (user | unix.CLONE_NEWTIME), user: s.All()&user != 0, open: !root}); p.new != 0 || p.user {
 		steps = append(steps, p)
 	}
 	if !root {
@@ -80,6 +80,7 @@ func (s *joinStep) Emit(b *initprog.Builder) {
 type prepare struct {
 	new  uint64
 	user bool // in the end we are in another user namespace, as its root
+	open bool // the runtime is not root: it may write to a dumpable process's files only
 }
 
 func (s *prepare) Phase() string { return "namespaces" }
@@ -98,7 +99,15 @@ func (s *prepare) Emit(b *initprog.Builder) {
 	b.Object(strings.Join(Names(s.new), " and ") + " namespace")
 	if s.new != 0 {
 		b.Unshare(s.new)
+		if s.open {
+			// The files in /proc/PID of a process that is not dumpable are root's.
+			// Nothing of the container is there yet that could use the moment.
+			b.Prctl(unix.PR_SET_DUMPABLE, 1)
+		}
 		Handshake(b, WantMaps)
+		if s.open {
+			b.Prctl(unix.PR_SET_DUMPABLE, 0)
+		}
 	}
 	if s.user {
 		b.Setresgid(0)

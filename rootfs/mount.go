@@ -24,6 +24,7 @@ type mount struct {
 	idmap   initprog.Value // descriptor of the user namespace that maps the ids, or none
 	early   bool           // made by a source step
 	spare   bool           // a spare step has opened the source, too
+	instead string         // directory of the host to bind, read-only, where the file system may not be mounted
 	made    initprog.Value // with early: the detached mount; with spare: the source
 	copyUp  []Entry        // what to copy into a new file system
 	link    string         // not a mount at all, but a symbolic link with this target
@@ -87,6 +88,9 @@ func planMount(t *tree, i int, m *specs.Mount, o *Options) (*mount, error) {
 	case s.options.copyLink || s.options.srcNoFollow:
 		return nil, s.fail(m, ".options", "copy-symlink and src-nofollow are for bind mounts")
 	}
+	if o.UserNS {
+		s.instead = substitute(s.fstype, o)
+	}
 	if s.options.set&unix.MOUNT_ATTR_RDONLY != 0 && s.dest != "dev" && !s.options.copyUp {
 		s.options.superFlags = append(s.options.superFlags, "ro")
 	}
@@ -101,6 +105,11 @@ func (s *mount) planBind(m *specs.Mount, o *Options) error {
 		s.source = filepath.Join(o.Bundle, s.source)
 	}
 	s.early = s.t.live
+	if o.UserNS && s.options.recursive && s.options.set&unix.MOUNT_ATTR_RDONLY != 0 && clean(s.source) == "sys" {
+		// What is mounted below, too: a cgroup that is delegated to the user would
+		// be open to the container (CVE-2023-25809).
+		s.options.setAll |= unix.MOUNT_ATTR_RDONLY
+	}
 	link := ""
 	if s.options.copyLink || s.options.srcNoFollow {
 		link, s.file = o.Readlink(s.source)
@@ -186,6 +195,10 @@ func (s *mount) String() string {
 			b.WriteString(sep + w)
 			sep = ","
 		}
+	}
+	if s.instead != "" {
+		b.WriteString(sep + "or, where that is not permitted, bind " + s.instead)
+		sep = ", "
 	}
 	if s.options.copyUp {
 		b.WriteString(sep + "with copies of the " + strconv.Itoa(len(s.copyUp)) + " files it covers")
@@ -279,7 +292,7 @@ func (s *mount) detached(b *initprog.Builder, userns bool) initprog.Value {
 		if o.copyUp { // only when the copies are there
 			set &^= unix.MOUNT_ATTR_RDONLY
 		}
-		m = newFS(b, s.fstype, s.source, append(o.superFlags, o.data...), set)
+		m = s.newFS(b, set)
 	}
 	if o.setAll|o.clrAll != 0 {
 		b.MountSetattr(m, true, b.MountAttr(o.setAll, o.clrAll, 0))
@@ -366,7 +379,17 @@ func (s *mount) bindAttributes(b *initprog.Builder, m initprog.Value, userns boo
 
 // newFS makes a new instance of a file system as a detached mount.
 func newFS(b *initprog.Builder, fstype, source string, params []string, attr uint64) initprog.Value {
-	fs := b.Fsopen(fstype).Result()
+	return emitFS(b, fstype, source, params, attr, nil)
+}
+
+// emitFS is newFS; denied, if not nil, is told the calls that may be refused.
+func emitFS(b *initprog.Builder, fstype, source string, params []string, attr uint64, denied func(initprog.Ref)) initprog.Value {
+	if denied == nil {
+		denied = func(initprog.Ref) {}
+	}
+	r := b.Fsopen(fstype)
+	denied(r)
+	fs := r.Result()
 	if source != "" {
 		b.FsconfigString(fs, "source", source)
 	}
@@ -377,6 +400,8 @@ func newFS(b *initprog.Builder, fstype, source string, params []string, attr uin
 			b.FsconfigFlag(fs, p).Detail(p)
 		}
 	}
-	b.FsconfigCreate(fs)
-	return b.Fsmount(fs, attr).Result()
+	denied(b.FsconfigCreate(fs))
+	r = b.Fsmount(fs, attr)
+	denied(r)
+	return r.Result()
 }

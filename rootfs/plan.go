@@ -12,11 +12,14 @@ import (
 
 // Options are what a plan depends on beside the spec.
 type Options struct {
-	Root    string // absolute directory of the rootfs on the host
-	Bundle  string // absolute directory; relative bind sources start there
-	UserNS  bool   // the container has its own user namespace: device nodes cannot be made
-	Host    bool   // with UserNS: before that the process is root of the host and sees all of it
-	NoPivot bool   // move the root instead of pivot_root, for a root on ramfs
+	Root   string // absolute directory of the rootfs on the host
+	Bundle string // absolute directory; relative bind sources start there
+	UserNS bool   // the container is in a user namespace: device nodes cannot be made
+	Host   bool   // with UserNS: before that the process is root of the host and sees all of it
+	// HostCgroup is the directory that is bound where a user namespace may not
+	// mount a cgroup file system.
+	HostCgroup string
+	NoPivot    bool // move the root instead of pivot_root, for a root on ramfs
 	// Mount, if not zero, is the descriptor of a detached mount that becomes
 	// the root; Root is then only the directory it is attached to.
 	Mount initprog.Value

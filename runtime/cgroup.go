@@ -50,8 +50,11 @@ func (e *CgroupTakenError) Hint() string {
 
 // makeCgroup makes the container's group, or takes one that is free.
 func (t *creation) makeCgroup() (err error) {
+	if t.c.Cgroup == "" {
+		return nil
+	}
 	if t.group, err = cgroups.CreateFor(t.c.CgroupMount, t.c.Cgroup, t.plan.Limits); err != nil {
-		return err
+		return t.delegation(err)
 	}
 	if err = t.group.CheckFree(); err != nil {
 		t.group = nil // it is not ours to remove
@@ -62,7 +65,7 @@ func (t *creation) makeCgroup() (err error) {
 		t.oom, _ = t.group.OOMCount()
 	}
 	if uid, ok := delegate(t.plan.Spec, t.plan.Set.All()); ok {
-		if err = t.group.Delegate(uid); err != nil {
+		if err = t.group.Delegate(uid); err != nil && !(t.plan.caller.rootless && unprivileged(err)) {
 			return err
 		}
 	}

@@ -134,7 +134,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 		return nil, err
 	}
 	mount, err := cgroups.Mount()
-	if err != nil {
+	if err != nil && plan.Cgroup != "" {
 		return nil, err
 	}
 	image, gateOp, err := plan.compile()
@@ -247,7 +247,7 @@ func (t *creation) run() (err error) {
 		return err
 	}
 	t.o.Timing.Mark("final record")
-	if err = t.group.Apply(t.plan.Limits); err != nil {
+	if err = t.applyLimits(); err != nil {
 		return t.explain(err)
 	}
 	if err = t.setOOMScore(); err != nil {
@@ -418,11 +418,13 @@ func (t *creation) stage() error {
 			return err
 		}
 		if t.plan.Set.New&unix.CLONE_NEWUSER != 0 {
-			if err := writeHost(proc+"/uid_map", namespaces.IDMap(linuxSpec.UIDMappings)); err != nil {
+			if err := writeMaps(first, linuxSpec.UIDMappings, linuxSpec.GIDMappings); err != nil {
 				return err
 			}
-			if err := writeHost(proc+"/gid_map", namespaces.IDMap(linuxSpec.GIDMappings)); err != nil {
-				return err
+			if t.plan.caller.user { // later on its files are root's; the init inherits the value
+				if err := t.writeOOMScore(first); err != nil {
+					return err
+				}
 			}
 		}
 		if o := namespaces.TimeOffsets(linuxSpec.TimeOffsets); o != "" && t.plan.Set.New&unix.CLONE_NEWTIME != 0 {
@@ -497,11 +499,21 @@ func (t *creation) finishState() (err error) {
 }
 
 func (t *creation) setOOMScore() error {
+	if t.plan.caller.user && t.plan.Set.New&unix.CLONE_NEWUSER != 0 {
+		return nil // stage has
+	}
+	return t.writeOOMScore(t.c.Pid)
+}
+
+func (t *creation) writeOOMScore(pid int) error {
 	adj := t.plan.Spec.Process.OOMScoreAdj
 	if adj == nil {
 		return nil
 	}
-	err := writeHost("/proc/"+strconv.Itoa(t.c.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
+	err := writeHost("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", strconv.Itoa(*adj))
+	if t.plan.caller.rootless && unprivileged(err) {
+		return nil // as in runc
+	}
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		return errors.New("process.oomScoreAdj: lowering oom_score_adj to " + strconv.Itoa(*adj) + " takes CAP_SYS_RESOURCE: " + err.Error())
 	}

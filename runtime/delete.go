@@ -50,7 +50,7 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 	if mode != Force && status != Stopped && status != Created && status != Creating {
 		return &StatusError{ID: c.ID, Op: "delete", Have: status}
 	}
-	if c.Cgroup != "" {
+	if c.Cgroup != "" || pidfd >= 0 {
 		g := c.group()
 		if status != Stopped || !c.alone() {
 			if g.Exists() {

@@ -157,7 +157,10 @@ func (e *execution) run() (*Process, error) {
 		p.group = e.c.group()
 		p.oom, _ = p.group.OOMCount()
 	}
-	if err := e.launch(image, files, p); err != nil {
+	restore := e.lendOOMScore()
+	err = e.launch(image, files, p)
+	restore()
+	if err != nil {
 		return nil, e.failed(err, p)
 	}
 	linux.Close(e.sync[1])
@@ -168,7 +171,7 @@ func (e *execution) run() (*Process, error) {
 			return nil, e.failed(err, p)
 		}
 	}
-	if adj := e.pr.OOMScoreAdj; adj != nil {
+	if adj := e.pr.OOMScoreAdj; adj != nil && os.Geteuid() == 0 {
 		err := writeHost("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) { // those: it has ended already
 			p.Warnings = append(p.Warnings, "process.oomScoreAdj: "+strconv.Itoa(*adj)+" is not in effect: "+err.Error())
@@ -295,6 +298,9 @@ func (e *execution) openFiles(l *fdLayout) ([]int, error) {
 
 // launch starts the program inside the container's cgroup and pid namespace.
 func (e *execution) launch(image *initprog.Image, files []int, p *Process) error {
+	if e.c.Cgroup == "" && e.o.Cgroup == "" {
+		return e.launchAt(-1, image, files, p)
+	}
 	group := e.c.group()
 	if e.o.Cgroup != "" {
 		var err error
@@ -322,6 +328,10 @@ func (e *execution) launchIn(group *cgroups.Group, image *initprog.Image, files 
 		return err
 	}
 	defer linux.Close(cgroup)
+	return e.launchAt(cgroup, image, files, p)
+}
+
+func (e *execution) launchAt(cgroup int, image *initprog.Image, files []int, p *Process) (err error) {
 	p.Pid, p.PidFD, err = image.Start(initprog.Options{
 		Args: []string{initprog.Name, e.c.ID}, Files: files, CgroupFD: cgroup, Fallback: e.c.Dir(),
 	})

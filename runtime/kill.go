@@ -54,7 +54,10 @@ func (c *Container) Kill(sig syscall.Signal, target Target) error {
 
 func (c *Container) killAll(sig syscall.Signal) error {
 	g := c.group()
-	if c.Cgroup == "" || !g.Exists() {
+	if c.Cgroup == "" {
+		return c.killWithoutGroup(sig)
+	}
+	if !g.Exists() {
 		return nil
 	}
 	if sig == unix.SIGKILL {
@@ -80,6 +83,23 @@ func (c *Container) killAll(sig syscall.Signal) error {
 		linux.Close(fd)
 	}
 	return errors.Join(errs...)
+}
+
+// killWithoutGroup signals the init, with whose end a pid namespace of its own
+// ends. Other processes cannot be told from those of the host.
+func (c *Container) killWithoutGroup(sig syscall.Signal) error {
+	pidfd, err := c.process()
+	if err != nil || pidfd < 0 {
+		return err
+	}
+	defer linux.Close(pidfd)
+	if sig != unix.SIGKILL {
+		return &NoCgroupError{ID: c.ID, Op: "kill --all"}
+	}
+	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return nil
 }
 
 // ParseSignal reads a signal as a number or a name, with or without SIG.

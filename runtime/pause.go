@@ -73,7 +73,12 @@ func (c *Container) Resume() error {
 // none, unless it shared its pid namespace and left some.
 func (c *Container) Processes() ([]int, error) {
 	if c.Cgroup == "" {
-		return nil, nil
+		pidfd, err := c.process()
+		if err != nil || pidfd < 0 {
+			return nil, err
+		}
+		linux.Close(pidfd)
+		return nil, &NoCgroupError{ID: c.ID, Op: "ps"}
 	}
 	return c.group().Procs()
 }
@@ -106,6 +111,9 @@ func (c *Container) gone(op string, err error) error {
 	if status, serr := c.Status(); serr == nil && (status == Stopped || status == Creating) {
 		return &StatusError{ID: c.ID, Op: op, Have: status}
 	}
+	if c.Cgroup == "" {
+		return &NoCgroupError{ID: c.ID, Op: op}
+	}
 	if !c.group().Exists() {
 		return &CgroupGoneError{ID: c.ID, Cgroup: c.Cgroup}
 	}
@@ -123,6 +131,19 @@ func (e *CgroupGoneError) Error() string {
 // Hint says what to do about it.
 func (*CgroupGoneError) Hint() string {
 	return "somebody has moved the process to another cgroup; minirun kill and minirun delete --force still work"
+}
+
+// NoCgroupError reports an operation that works on a container's cgroup, for a
+// rootless container that has none.
+type NoCgroupError struct{ ID, Op string }
+
+func (e *NoCgroupError) Error() string {
+	return `container "` + e.ID + `": ` + e.Op + `: the container has no cgroup: its user could not make one`
+}
+
+// Hint says what to do about it.
+func (*NoCgroupError) Hint() string {
+	return "create it where this user may make cgroups, such as below systemd-run --user --scope -p Delegate=yes, or with --systemd-cgroup"
 }
 
 // thaw lets a container that was told to die do so: of what is frozen only the

@@ -34,6 +34,7 @@ type Plan struct {
 	Steps    []initprog.Step // what the init does, in order
 	Warnings []string
 
+	caller  caller
 	process *process
 	report  string // PlanOptions.DenialReport
 	timing  *Timing
@@ -62,6 +63,7 @@ type PlanOptions struct {
 	PreserveFDs  int  // descriptors from 3 on that the user's process inherits
 	NoPivot      bool // see rootfs.Options
 	NoNewKeyring bool
+	Rootless     Rootless
 	RootMount    bool // the root is a detached mount handed over as a descriptor
 	// DenialReport is where calls that the seccomp filter denies are reported to,
 	// a file or "-" for standard error, by the process that Supervise starts.
@@ -92,7 +94,7 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
 	}
-	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, timing: o.Timing, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec)}
+	p := &Plan{ID: id, Spec: spec, Bundle: b.Dir, report: o.DenialReport, timing: o.Timing, fds: layout(o.PreserveFDs), Warnings: bundle.Warnings(spec), caller: whoWeAre(o.Rootless)}
 	var err error
 	if p.Set, err = namespaces.FromSpec(spec.Linux.Namespaces); err != nil {
 		return nil, err
@@ -100,10 +102,16 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if p.Set.All()&unix.CLONE_NEWNS == 0 {
 		return nil, errors.New("linux.namespaces: a mount namespace is needed: without one the mounts would be made on the host; add {\"type\": \"mount\"}")
 	}
+	if err = p.caller.check(spec, &p.Set); err != nil {
+		return nil, err
+	}
 	if p.Cgroup, err = cgroups.CleanPath(spec.Linux.CgroupsPath, id); err != nil {
 		return nil, err
 	}
 	if p.Limits, err = cgroups.FromOCI(spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	if err = p.planCgroup(spec.Linux.CgroupsPath); err != nil {
 		return nil, err
 	}
 	p.Rootfs = spec.Root.Path
@@ -140,7 +148,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	for i := range joins {
 		joins[i] = initprog.FD(p.fds.join + i)
 	}
-	steps = append(steps, p.Set.Plan(joins, os.Geteuid() == 0)...)
+	steps = append(steps, p.Set.Plan(joins, !p.caller.user)...)
 	steps = append(steps, &session{keyring: p.ID, skip: o.NoNewKeyring})
 	if p.Set.New&unix.CLONE_NEWNET != 0 {
 		steps = append(steps, &loopback{})
@@ -150,8 +158,9 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		p.planNotify(o.notifyDir)
 	}
 	ro := rootfs.Options{
-		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns, Host: os.Geteuid() == 0, NoPivot: o.NoPivot,
-		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
+		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns || p.caller.userns, Host: userns && !p.caller.user, NoPivot: o.NoPivot,
+		HostCgroup: p.hostCgroup(),
+		Stat:       statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
 		Destination: func(path string) string { return throughLinks(root, path) },
 		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
 		DirMode:     func(path string) (uint32, bool) { return dirMode(root, path) },
@@ -171,7 +180,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 			ro.Height, ro.Width = uint16(z.Height), uint16(z.Width)
 		}
 	}
-	if userns {
+	if userns || p.caller.userns {
 		p.dropUnmappedGID()
 	}
 	tree, err := rootfs.Plan(spec, ro)
@@ -201,7 +210,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 // planProcess works out the part of the plan that becomes the user's process.
 func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root int, g gate) error {
 	userns := p.Set.All()&unix.CLONE_NEWUSER != 0
-	p.process = &process{spec: pr, gate: g, listen: initprog.FD(p.fds.listen)}
+	p.process = &process{spec: pr, gate: g, listen: initprog.FD(p.fds.listen), denied: userns || p.caller.rootless}
 	if pr.Cwd == "" {
 		pr.Cwd = "/"
 	}
@@ -227,6 +236,9 @@ func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root 
 // counterpart on the host: mounting it would fail, and runc drops it too.
 func (p *Plan) dropUnmappedGID() {
 	maps := p.Spec.Linux.GIDMappings
+	if p.Set.All()&unix.CLONE_NEWUSER == 0 {
+		maps = ownGIDs()
+	}
 	if len(maps) == 0 {
 		return
 	}

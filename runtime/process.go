@@ -31,6 +31,7 @@ type process struct {
 	gate    gate
 	listen  initprog.Value // gateStart: the socket that start connects to
 	inGroup bool           // setgroups is not permitted: leave the groups alone
+	denied  bool           // setgroups may be denied in the user namespace; then there are none to be set
 	file    string         // a hook's: executed in place of args[0]
 	mortal  bool           // a hook's: ends when we do
 	path    initprog.Value // slot with the address of the executable's path, once found
@@ -230,7 +231,10 @@ func (s *identity) Emit(b *initprog.Builder) {
 		b.Prctl(unix.PR_SET_KEEPCAPS, 1)
 	}
 	if !p.inGroup {
-		b.Setgroups(groups(u))
+		r := b.Setgroups(groups(u))
+		if p.denied && len(u.AdditionalGids) == 0 {
+			r.Ignore(syscall.EPERM) // as an ordinary user has to, see writeMaps
+		}
 	}
 	b.Setresgid(u.GID)
 	b.Setresuid(u.UID)

@@ -127,6 +127,9 @@ func (s *Store) makeDir(id string) (int, error) {
 			if err := os.MkdirAll(s.root, 0o700); err != nil {
 				return -1, fmt.Errorf("state root: %w", err)
 			}
+			if os.Geteuid() != 0 { // kept when what is old in $XDG_RUNTIME_DIR is cleared away
+				_ = unix.Chmod(s.root, unix.S_ISVTX|0o700)
+			}
 			err = unix.Mkdir(dir, 0o700)
 		}
 		if err == unix.EEXIST {
@@ -321,6 +324,11 @@ func (c *Container) creatorAlive() bool {
 func (c *Container) waiting() bool {
 	var buf [256]byte
 	n, err := unix.Readlink("/proc/"+strconv.Itoa(c.Pid)+"/exe", buf[:])
+	if err == unix.EACCES {
+		// Not dumpable, and we are not root: all that can be seen is the name.
+		comm, err := linux.ReadFile("/proc/"+strconv.Itoa(c.Pid)+"/comm", 64)
+		return err == nil && string(comm) == initprog.Name+"\n" && c.unstarted()
+	}
 	if err != nil {
 		return false
 	}
@@ -328,7 +336,12 @@ func (c *Container) waiting() bool {
 	if exe != "/memfd:"+initprog.Name+" (deleted)" && !strings.HasPrefix(exe, c.Dir()+"/init.") {
 		return false
 	}
-	// The name could be chosen by the container; the socket could not.
+	return c.unstarted()
+}
+
+// unstarted reports whether there still is a socket to start it. Names could be
+// chosen by the container; the socket could not.
+func (c *Container) unstarted() bool {
 	return unix.Access(c.Dir()+"/"+startFile, unix.F_OK) == nil || !c.Complete
 }
 

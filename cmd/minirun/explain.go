@@ -49,7 +49,7 @@ func (a *app) explain(args []string) error {
 			return err
 		}
 	}
-	po.DenialReport = o.denials
+	po.DenialReport, po.Rootless = o.denials, a.rootless
 	plan, err := runtime.NewPlan(id, b, po)
 	if err != nil {
 		return err

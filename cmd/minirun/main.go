@@ -35,6 +35,7 @@ type app struct {
 	root        string
 	storeAt     string
 	systemd     bool
+	rootless    runtime.Rootless
 	hookTimeout time.Duration
 	showVersion bool
 	args        []string // the whole command line, for minirund
@@ -48,7 +49,7 @@ type exitStatus int
 func (exitStatus) Error() string { return "exit status" }
 
 func run(args []string) int {
-	a := &app{root: runtime.DefaultRoot, args: args}
+	a := &app{args: args}
 	err := a.dispatch(args)
 	var status exitStatus
 	var execErr *runtime.ExecError
@@ -74,7 +75,7 @@ func run(args []string) int {
 
 func (a *app) globalFlags() *flagSet {
 	f := newFlags("")
-	f.String(&a.root, "root", 0, "DIR", "where containers are recorded (default "+runtime.DefaultRoot+")")
+	f.String(&a.root, "root", 0, "DIR", "where containers are recorded (default "+runtime.DefaultRoot+", for users $XDG_RUNTIME_DIR/minirun)")
 	f.String(&a.storeAt, "store", 0, "DIR", "where images and snapshots are kept (default $MINIRUN_STORE or /var/lib/minirun)")
 	f.String(&a.log.file, "log", 0, "FILE", "append errors and warnings to FILE")
 	f.add("log-format", 0, "text|json", "format of the log (default text)", func(v string) error {
@@ -87,8 +88,7 @@ func (a *app) globalFlags() *flagSet {
 	f.Bool(&a.log.debug, "debug", 0, "log every step of what the init will do")
 	f.add("hook-timeout", 0, "DURATION", "limit for hooks that have no timeout of their own, such as 30s; 0: none (default 2m)", a.setHookTimeout)
 	f.Bool(&a.systemd, "systemd-cgroup", 0, "use the systemd cgroup driver (not supported)")
-	f.add("rootless", 0, "auto|true|false", "accepted for compatibility", func(string) error { return nil })
-	f.hide()
+	f.add("rootless", 0, "auto|true|false", "do without what only root of the host can set (default auto: if we are not)", a.setRootless)
 	f.Bool(&a.showVersion, "version", 'v', "print the version")
 	return f
 }
@@ -151,7 +151,27 @@ func (a *app) setHookTimeout(v string) error {
 	return nil
 }
 
+func (a *app) setRootless(v string) error {
+	switch b, err := strconv.ParseBool(v); {
+	case v == "auto":
+		a.rootless = runtime.RootlessAuto
+	case err != nil:
+		return errors.New("want auto, true or false")
+	case b:
+		a.rootless = runtime.RootlessYes
+	default:
+		a.rootless = runtime.RootlessNo
+	}
+	return nil
+}
+
 func (a *app) store() (*runtime.Store, error) {
+	if a.root == "" {
+		var err error
+		if a.root, err = runtime.UserRoot(); err != nil {
+			return nil, err
+		}
+	}
 	s, err := runtime.OpenStore(a.root)
 	if err == nil {
 		s.HookTimeout, s.Warn = a.hookTimeout, a.log.warn

@@ -53,6 +53,9 @@ func (a *app) runSibling(args ...string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := a.store(); err != nil { // sets the default of --root
+		return err
+	}
 	global := []string{"--root", a.root, "--store", a.images().Dir}
 	argv := append(append([]string{siblingName}, global...), args...)
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 2, 2}})
