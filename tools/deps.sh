@@ -6,6 +6,8 @@ set -eu
 # criu saves and restores containers, in the guest: it need not know the kernel of the host; uidmap has newuidmap, for
 # containers of ordinary users.
 packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu uidmap"
+# The engines that have minirun as their runtime, and what they run.
+packages="$packages podman conmon netavark buildah containerd docker.io crun iptables iproute2"
 # The virtual machine is an amd64 one and only used on such hosts.
 [ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
 
@@ -30,7 +32,14 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# The packages of engines would start their daemons.
+policy=
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+	policy=/usr/sbin/policy-rc.d
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+fi
+trap 'rm -f "$log" $policy' EXIT
 run() {
 	"$@" </dev/null >"$log" 2>&1 || {
 		cat "$log" >&2

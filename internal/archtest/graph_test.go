@@ -76,6 +76,7 @@ var graph = []arrows{
 
 	{"benchmarks", "", "", "drives built binaries from outside"},
 	{"integration", "", "", "drives the built binaries from outside: it sees what users see"},
+	{"integration/clients", "", "", "drives container engines of others that drive minirun"},
 	{"integration/vm", "integration/vm/guest", "", "a guest for tests"},
 	{"integration/vm/guest", "", "", "process 1 of the guest"},
 	{"integration/vm/cmd/vmrun", "integration/vm", "", "a command in the guest"},
