@@ -147,3 +147,22 @@ func (c *client) rootfs() string {
 // with status 3 on SIGTERM. The shell waits for a program in the background,
 // since it would not handle the signal before one in the foreground ends.
 const waits = `trap 'echo term; exit 3' TERM; echo up; sleep 10000 & while :; do wait; done`
+
+// seccompProfile refuses mkdir with EPERM, and names a system call that no kernel has.
+const seccompProfile = `{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64"],
+ "syscalls": [{"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}`
+
+// nothingLeft checks that no control group of a container is left below the
+// engine's parent group, and no record of one in the runtime's directory.
+func (c *client) nothingLeft(parent, root string) {
+	c.t.Helper()
+	filepath.WalkDir(filepath.Join(c.group, parent), func(path string, d fs.DirEntry, err error) error {
+		if name := strings.TrimPrefix(path, c.group); err == nil && d.IsDir() && name != "/"+parent && filepath.Base(path) != "conmon" {
+			c.t.Errorf("control group %s is left", name)
+		}
+		return nil
+	})
+	if out := c.run("ls", "-A", root).Stdout; strings.TrimSpace(out) != "" {
+		c.t.Errorf("records are left in %s: %s", root, out)
+	}
+}
