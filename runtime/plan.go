@@ -198,6 +198,14 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	if atCreate(spec.Hooks) {
 		steps = append(steps, &hookGate{spec.Hooks})
 	}
+	// After the hooks, which may bring the interfaces that a name names.
+	parameters, err := planSysctls(&p.Set, spec.Linux.Sysctl)
+	if err != nil {
+		return err
+	}
+	if parameters != nil {
+		steps = append(steps, parameters)
+	}
 	steps = append(steps, tree[enter])
 
 	if err := p.planProcess(spec.Process, spec.Linux.Seccomp, root, o.gate); err != nil {
@@ -333,7 +341,6 @@ func unsupported(s *specs.Spec) error {
 		}
 	}
 	if l := s.Linux; l != nil {
-		no(len(l.Sysctl) > 0, "linux.sysctl")
 		no(l.IntelRdt != nil, "linux.intelRdt")
 		no(l.MountLabel != "", "linux.mountLabel")
 		no(l.Personality != nil, "linux.personality")

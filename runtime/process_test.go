@@ -220,7 +220,7 @@ func TestErrorTexts(t *testing.T) {
 		{&ExecError{"/x", syscall.EISDIR}, `exec: "/x": is a directory`, syscall.EISDIR},
 		{&ExecError{"/x", syscall.ENOEXEC}, `exec /x: exec format error`, syscall.ENOEXEC},
 		{&ProcessError{ID: "web", Err: &ExecError{"sh", syscall.ENOENT}}, `container "web": unable to start container process: exec: "sh": executable file not found in $PATH`, syscall.ENOENT},
-		{&UnsupportedError{Field: "linux.sysctl"}, "linux.sysctl: not supported", errors.ErrUnsupported},
+		{&UnsupportedError{Field: "linux.personality"}, "linux.personality: not supported", errors.ErrUnsupported},
 	} {
 		if got := tt.err.Error(); got != tt.want {
 			t.Errorf("%T: %s, want %s", tt.err, got, tt.want)
