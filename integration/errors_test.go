@@ -336,7 +336,7 @@ func TestRootCommandLine(t *testing.T) {
 		{"log format", []string{"--log-format", "xml", "list"}, 1, "text or json"},
 		{"list format", []string{"list", "--format", "xml"}, 1, "table or json"},
 		{"list with arguments", []string{"list", "x"}, 1, "got 1"},
-		{"systemd", []string{"--systemd-cgroup", "list"}, 1, "systemd"},
+		{"systemd", []string{"--systemd-cgroup=maybe", "list"}, 1, "--systemd-cgroup: invalid value"},
 		{"exec without a command", []string{"exec", b.id}, 1, "command"},
 		{"image flags without an image", []string{"create", "--memory", "1g", "--bundle", b.bundle, b.id}, 1, "--memory"},
 	} {

@@ -50,8 +50,8 @@ func (e *CgroupTakenError) Hint() string {
 
 // makeCgroup makes the container's group, or takes one that is free.
 func (t *creation) makeCgroup() (err error) {
-	if t.c.Cgroup == "" {
-		return nil
+	if t.c.Cgroup == "" || t.plan.unit != nil {
+		return t.makeUnit()
 	}
 	if t.group, err = cgroups.CreateFor(t.c.CgroupMount, t.c.Cgroup, t.plan.Limits); err != nil {
 		return t.delegation(err)
@@ -64,6 +64,11 @@ func (t *creation) makeCgroup() (err error) {
 	if !t.group.Fresh() {
 		t.oom, _ = t.group.OOMCount()
 	}
+	return t.enterable()
+}
+
+// enterable gives the group away if it is to be, and opens it.
+func (t *creation) enterable() (err error) {
 	if uid, ok := delegate(t.plan.Spec, t.plan.Set.All()); ok {
 		if err = t.group.Delegate(uid); err != nil && !(t.plan.caller.rootless && unprivileged(err)) {
 			return err

@@ -137,6 +137,9 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 	if err != nil && plan.Cgroup != "" {
 		return nil, err
 	}
+	if err := plan.connect(); err != nil {
+		return nil, err
+	}
 	image, gateOp, err := plan.compile()
 	if err != nil {
 		return nil, err
@@ -149,6 +152,9 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
 		Agent: plan.process.agent, Hooks: laterHooks(plan.Spec.Hooks), NoNewKeyring: o.NoNewKeyring,
 	}}
+	if u := plan.unit; u != nil {
+		t.c.Unit, t.c.UnitUser = u.Name, u.User
+	}
 	if r := o.Reservation; r != nil {
 		t.c.Snapshot = r.c.Snapshot
 	}
@@ -180,12 +186,15 @@ type creation struct {
 	oom    cgroups.OOMCount // of a group that existed before
 	sync   [2]int           // our end, the init's end
 	pidfd  int
+	asked  bool   // systemd was asked for the unit: it may be ours
+	holder int    // placeholder of a unit, until it is reaped
 	first  int    // first process of a staged start, until it is reaped
 	early  uint64 // what the init said before its pid was known, or nobody waited for it
 	fds    []int  // to close at the end
 }
 
 func (t *creation) close() {
+	t.plan.unit.close()
 	for _, fd := range append(t.fds, t.sync[0], t.sync[1], t.cgroup, t.pidfd, t.dir) {
 		linux.Close(fd)
 	}
@@ -393,7 +402,9 @@ func (t *creation) launch(files []int) error {
 		CgroupFD: t.cgroup, Fallback: t.c.Dir(),
 	}
 	var err error
-	if t.c.Pid, t.pidfd, err = t.image.Start(opts); err != nil {
+	t.c.Pid, t.pidfd, err = t.image.Start(opts)
+	t.releaseHolder()
+	if err != nil {
 		return err
 	}
 	linux.Close(t.sync[1])
@@ -415,6 +426,9 @@ func (t *creation) stage() error {
 	proc := "/proc/" + strconv.Itoa(first)
 	if t.plan.Set.New&(unix.CLONE_NEWUSER|unix.CLONE_NEWTIME) != 0 {
 		if err := t.await(namespaces.WantMaps); err != nil {
+			return err
+		}
+		if err := t.adopt(first); err != nil {
 			return err
 		}
 		if t.plan.Set.New&unix.CLONE_NEWUSER != 0 {
@@ -599,6 +613,10 @@ func (t *creation) undo() error {
 	}
 	if t.first > 0 && t.first != t.c.Pid {
 		_, _ = reap(t.first)
+	}
+	t.releaseHolder()
+	if t.asked {
+		errs = append(errs, t.c.stopUnit(t.plan.unit.manager))
 	}
 	if t.group != nil {
 		errs = append(errs, t.group.Remove(killTimeout))

@@ -67,6 +67,11 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 			}
 		}
 		c.Timing.Mark("end of the processes")
+		if c.Unit != "" {
+			if err := c.stopUnit(nil); err != nil {
+				return err
+			}
+		}
 		if err := g.Remove(killTimeout); err != nil {
 			return err
 		}

@@ -316,6 +316,9 @@ func (e *execution) launch(image *initprog.Image, files []int, p *Process) error
 			err = e.launchIn(group, image, files, p)
 		}
 	}
+	if err != nil && e.c.Unit != "" && unprivileged(err) {
+		return &ScopeError{e.c.Unit, err}
+	}
 	if err != nil && e.o.Cgroup == "" {
 		err = e.c.gone("exec", err)
 	}

@@ -35,6 +35,7 @@ type Plan struct {
 	Warnings []string
 
 	caller  caller
+	unit    *unit // of systemd, if it makes the cgroup
 	process *process
 	report  string // PlanOptions.DenialReport
 	timing  *Timing
@@ -64,6 +65,7 @@ type PlanOptions struct {
 	NoPivot      bool // see rootfs.Options
 	NoNewKeyring bool
 	Rootless     Rootless
+	Systemd      bool // linux.cgroupsPath names a scope that systemd makes
 	RootMount    bool // the root is a detached mount handed over as a descriptor
 	// DenialReport is where calls that the seccomp filter denies are reported to,
 	// a file or "-" for standard error, by the process that Supervise starts.
@@ -105,7 +107,12 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if err = p.caller.check(spec, &p.Set); err != nil {
 		return nil, err
 	}
-	if p.Cgroup, err = cgroups.CleanPath(spec.Linux.CgroupsPath, id); err != nil {
+	if o.Systemd {
+		err = p.planUnit(spec)
+	} else {
+		p.Cgroup, err = cgroups.CleanPath(spec.Linux.CgroupsPath, id)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if p.Limits, err = cgroups.FromOCI(spec.Linux.Resources); err != nil {

@@ -1,8 +1,11 @@
 package runtime
 
 import (
+	"strings"
+
 	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/runtime/bundle"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // recover finds the cgroup of a container whose state.json is damaged through
@@ -14,15 +17,27 @@ func (c *Container) recover(config []byte) error {
 	if err != nil || spec.Linux == nil {
 		return nil //nolint:nilerr // nothing to learn from it
 	}
+	if strings.Count(spec.Linux.CgroupsPath, ":") == 2 && !strings.Contains(spec.Linux.CgroupsPath, "/") {
+		return c.recoverUnit(spec)
+	}
 	if c.Cgroup, err = cgroups.CleanPath(spec.Linux.CgroupsPath, c.ID); err != nil {
 		return nil //nolint:nilerr // create would have refused it
 	}
+	return c.recoverGroup(spec)
+}
+
+func (c *Container) recoverGroup(spec *specs.Spec) (err error) {
 	if c.CgroupMount, err = cgroups.Mount(); err != nil {
 		return err
 	}
 	if g := c.group(); g.Exists() {
 		if err := g.Kill(); err != nil {
 			return err
+		}
+		if c.Unit != "" {
+			if err := c.stopUnit(nil); err != nil {
+				return err
+			}
 		}
 		if err := g.Remove(killTimeout); err != nil {
 			return err

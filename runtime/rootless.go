@@ -82,7 +82,7 @@ func (*GroupsError) Hint() string {
 // linux.cgroupsPath names, or one where we may make it, or none if no limit
 // needs one.
 func (p *Plan) planCgroup(wanted string) error {
-	if !p.caller.rootless || wanted != "" || !p.caller.user && !p.caller.userns {
+	if p.unit != nil || !p.caller.rootless || wanted != "" || !p.caller.user && !p.caller.userns {
 		return nil
 	}
 	own := ""

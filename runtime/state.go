@@ -40,6 +40,8 @@ type State struct {
 	BootID      string // /proc/sys/kernel/random/boot_id when the init was started
 	CgroupMount string // mount point of the cgroup v2 hierarchy
 	Cgroup      string // path in the hierarchy
+	Unit        string // of systemd, that the cgroup is; "" if we have made it ourselves
+	UnitUser    bool   // it is one of the user's systemd
 	Namespaces  uint64 // CLONE_NEW* in which the init may differ from the runtime
 	Own         uint64 // CLONE_NEW* of those that were made for the container
 	Owner       uint32 // uid that created the container
@@ -79,6 +81,12 @@ func (s *State) appendJSON(b []byte) []byte {
 	str("bootId", s.BootID)
 	str("cgroupMount", s.CgroupMount)
 	str("cgroup", s.Cgroup)
+	if s.Unit != "" {
+		str("systemdUnit", s.Unit)
+	}
+	if s.UnitUser {
+		b = append(b, `,"systemdUser":true`...)
+	}
 	num("namespaces", s.Namespaces)
 	num("ownNamespaces", s.Own)
 	num("owner", uint64(s.Owner))
@@ -166,6 +174,10 @@ func parseState(raw []byte) (*State, error) {
 			r.String(&s.CgroupMount)
 		case "cgroup":
 			r.String(&s.Cgroup)
+		case "systemdUnit":
+			r.String(&s.Unit)
+		case "systemdUser":
+			r.Bool(&s.UnitUser)
 		case "namespaces":
 			r.Uint64(&s.Namespaces)
 		case "ownNamespaces":

@@ -66,6 +66,11 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 		_ = unix.Unlinkat(dir, tempName(configFile), 0)
 		return c.gone("update", err)
 	}
+	if c.Unit != "" {
+		if err := c.updateUnit(limits); err != nil {
+			return err
+		}
+	}
 	return renameTemp(dir, configFile)
 }
 

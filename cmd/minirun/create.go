@@ -107,7 +107,7 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		Stdio: [3]int{0, 1, 2}, ConsoleSocket: o.console, PidFile: o.pidFile, PidfdSocket: o.pidfdSocket, Debug: a.log.debugf(),
 		Notifier: a.notifier(),
 		PlanOptions: runtime.PlanOptions{
-			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, Rootless: a.rootless, DenialReport: o.denials, Timing: o.timing.Timing,
+			PreserveFDs: o.preserve + listenFDs(), NoPivot: o.noPivot, NoNewKeyring: o.noKeyring, Rootless: a.rootless, Systemd: a.systemd, DenialReport: o.denials, Timing: o.timing.Timing,
 		},
 	}
 	if o.denials != "" {

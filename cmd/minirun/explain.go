@@ -49,7 +49,7 @@ func (a *app) explain(args []string) error {
 			return err
 		}
 	}
-	po.DenialReport, po.Rootless = o.denials, a.rootless
+	po.DenialReport, po.Rootless, po.Systemd = o.denials, a.rootless, a.systemd
 	plan, err := runtime.NewPlan(id, b, po)
 	if err != nil {
 		return err

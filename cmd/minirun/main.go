@@ -87,7 +87,7 @@ func (a *app) globalFlags() *flagSet {
 	})
 	f.Bool(&a.log.debug, "debug", 0, "log every step of what the init will do")
 	f.add("hook-timeout", 0, "DURATION", "limit for hooks that have no timeout of their own, such as 30s; 0: none (default 2m)", a.setHookTimeout)
-	f.Bool(&a.systemd, "systemd-cgroup", 0, "use the systemd cgroup driver (not supported)")
+	f.Bool(&a.systemd, "systemd-cgroup", 0, "have systemd make the cgroup; linux.cgroupsPath is slice:prefix:name")
 	f.add("rootless", 0, "auto|true|false", "do without what only root of the host can set (default auto: if we are not)", a.setRootless)
 	f.Bool(&a.showVersion, "version", 'v', "print the version")
 	return f
@@ -110,9 +110,6 @@ func (a *app) dispatch(args []string) error {
 		if c.name != name {
 			continue
 		}
-		if a.systemd {
-			return errSystemd
-		}
 		err := c.run(a, rest)
 		if errors.Is(err, errHelp) {
 			return a.commandHelp(c)
@@ -126,15 +123,6 @@ func (a *app) dispatch(args []string) error {
 		return a.help()
 	}
 	return &unknownCommandError{name}
-}
-
-var errSystemd = &unsupportedDriver{}
-
-type unsupportedDriver struct{}
-
-func (*unsupportedDriver) Error() string { return "the systemd cgroup driver is not supported" }
-func (*unsupportedDriver) Hint() string {
-	return "leave out --systemd-cgroup and give linux.cgroupsPath as a path"
 }
 
 func (a *app) setHookTimeout(v string) error {

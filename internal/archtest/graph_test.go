@@ -45,18 +45,20 @@ var graph = []arrows{
 	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
 
 	{
-		"runtime", "cgroups internal/initprog internal/jsonread internal/linux internal/seccomp namespaces rootfs runtime/bundle", "",
+		"runtime", "cgroups cgroups/systemd internal/initprog internal/jsonread internal/linux internal/seccomp namespaces rootfs runtime/bundle", "",
 		"the OCI life cycle; never overlay or imagestore: a container from an image reaches it as a bundle and a descriptor",
 	},
 	{"runtime/bundle", "internal/jsonread internal/linux", "", "config.json: reading, checking, writing"},
 	{"runtime/bundle/internal/gen", "", "", "generates the reader and the writer of config.json"},
 
 	{"cgroups", "internal/linux", "", "does not know rootfs, namespaces or plans: it works from outside, on the host's files"},
+	{"cgroups/systemd", "cgroups internal/dbus internal/linux", "", "asks systemd for the group; apart from cgroups, which never needs it"},
 	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
 	{"internal/archtest", "", "", "tests of the project as a whole"},
 	{"internal/criu", "", "", "the program criu: knows a pid, a configuration and directories, and nothing of the runtime's records"},
+	{"internal/dbus", "internal/linux", "", "messages to systemd; knows nothing of it"},
 	{"internal/demo", "internal/linux", "", "the applets of the image minirun/demo, linked into minirun"},
 	{"internal/denials", "internal/linux internal/seccomp", "", "reports what a filter denies; linked into minirund alone"},
 	{"internal/doctor", "internal/kfeature", "", "what the host can do"},

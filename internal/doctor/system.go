@@ -27,7 +27,7 @@ func (h *host) system() {
 	if h.exists("/run/systemd/system") {
 		h.add(groupSystem, "systemd", OK, false, "is the init system", "", "")
 	} else {
-		h.add(groupSystem, "systemd", Missing, false, "is not the init system", "--systemd-cgroup is refused; cgroups are made directly", "")
+		h.add(groupSystem, "systemd", Missing, false, "is not the init system", "--systemd-cgroup is an error; cgroups are made directly", "")
 	}
 	h.openFiles()
 	h.capabilities()

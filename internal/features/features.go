@@ -43,7 +43,7 @@ func Get(version, commit string) (*features.Features, error) {
 		Linux: &features.Linux{
 			Namespaces:   namespaceNames(),
 			Capabilities: runtime.AllCapabilities(),
-			Cgroup:       &features.Cgroup{V1: no, V2: yes, Systemd: no, SystemdUser: no, Rdma: yes},
+			Cgroup:       &features.Cgroup{V1: no, V2: yes, Systemd: yes, SystemdUser: yes, Rdma: yes},
 			Seccomp: &features.Seccomp{
 				Enabled: yes, Actions: seccompActions(), Operators: seccompOperators(), Archs: seccomp.Architectures(),
 				KnownFlags: seccompFlags(false), SupportedFlags: seccompFlags(true),
