@@ -4,9 +4,10 @@ set -eu
 
 # runc and crun are what sandboxes are compared with; `minirun ps` runs ps; qemu-user-static runs arm64 programs;
 # criu saves and restores containers, in the guest: it need not know the kernel of the host; uidmap has newuidmap, for
-# containers of ordinary users.
-# The engines that have minirun as their runtime, and what they run; systemd makes cgroups, in the guest.
+# containers of ordinary users; systemd makes cgroups, in the guest.
 packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu uidmap systemd"
+# The engines that have minirun as their runtime, and what they run.
+packages="$packages podman conmon netavark buildah containerd docker.io crun iptables iproute2"
 # The virtual machine is an amd64 one and only used on such hosts.
 [ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
 
