@@ -50,5 +50,6 @@ CMD ["cat", "/etc/built"]
 	c.ok("from", "--pull-never", "--name", "again", "localhost/built")
 	c.prints("built\n1000", run("again", "--", "cat", "/etc/built", "/tmp/user")...)
 	c.exits(9, "", "build", "--runtime", c.wrapper, "--network=none", "--pull-never", "-f", c.write("failing", "FROM docker.io/library/img:1\nRUN exit 9\n", 0o644), c.dir+"/context")
+	c.checkCalls("buildah")
 	c.nothingLeft("", "/run/"+c.runtime)
 }

@@ -146,7 +146,7 @@ func (c *client) rootfs() string {
 // waits is the program of containers that stay: it says when it runs and exits
 // with status 3 on SIGTERM. The shell waits for a program in the background,
 // since it would not handle the signal before one in the foreground ends.
-const waits = `trap 'echo term; exit 3' TERM; echo up; sleep 10000 & while :; do wait; done`
+const waits = `trap 'echo term; exit 3' TERM; sleep 10000 & echo up; while :; do wait; done`
 
 // seccompProfile refuses mkdir with EPERM, and names a system call that no kernel has.
 const seccompProfile = `{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64"],

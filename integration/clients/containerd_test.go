@@ -86,9 +86,7 @@ awk '/^CapBnd/{print $2}' /proc/self/status`)...)
 	if r := c.typed("tty; echo $((6*7)); exit 5\n", "task", "exec", "-t", "--exec-id", "e4", "two", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("exec -t: %+v", r)
 	}
-	if out := c.ok("task", "ps", "two"); strings.Count(out, "\n") != 3 { // a title, the shell, its sleep
-		t.Errorf("ps: %s", out)
-	}
+	eventually(t, "ps shows a title, the shell and its sleep", func() bool { return strings.Count(c.ok("task", "ps", "two"), "\n") == 3 })
 	pid := strings.Fields(c.ok("task", "ls"))[4] // below TASK, PID, STATUS: two, its pid
 	c.prints("sleep 10000", c.args([]string{"--rm", "--with-ns", "pid:/proc/" + pid + "/ns/pid"}, "joined", "sh", "-c", "ps -o args | grep '^sleep 10000'")...)
 	status := func(want string) {
@@ -121,5 +119,6 @@ awk '/^CapBnd/{print $2}' /proc/self/status`)...)
 	c.ok("task", "rm", "three")
 	c.ok("container", "rm", "three")
 	c.stop(unix.SIGTERM)
+	c.checkCalls("containerd", "one", "two", "three", "joined", "lim", "oom")
 	c.nothingLeft("default", "/run/containerd/runc/default")
 }

@@ -2,7 +2,6 @@ package clients
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -90,9 +89,7 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 	if r := c.typed("tty; echo $((6*7)); exit 5\n", "exec", "-it", "one", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("exec -it: %+v", r)
 	}
-	if out := c.ok("top", "one", "-o", "pid,args"); !strings.Contains(out, "sleep 10000") {
-		t.Errorf("top: %s", out)
-	}
+	eventually(t, "top shows the processes", func() bool { return strings.Contains(c.ok("top", "one", "-o", "pid,args"), "sleep 10000") })
 	c.write("share/in", "copied\n", 0o644)
 	c.ok("cp", c.dir+"/share/in", "one:/tmp/in")
 	c.prints("copied", "exec", "one", "cat", "/tmp/in")
@@ -104,7 +101,6 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 	pid := c.ok("inspect", "-f", "{{.State.Pid}}", "one")
 	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGKILL} {
 		c.stop(sig)
-		os.Remove(filepath.Join(c.dir, "docker.pid"))
 		c.start()
 		c.prints("running "+strings.TrimSpace(pid), "inspect", "-f", "{{.State.Status}} {{.State.Pid}}", "one")
 	}
@@ -113,6 +109,7 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 	c.prints("3", "inspect", "-f", "{{.State.ExitCode}}", "one")
 	c.prints("up\nterm", "logs", "one")
 	c.ok("start", "one")
+	eventually(t, "it runs again", func() bool { return strings.HasSuffix(c.ok("logs", "one"), "term\nup\n") })
 	c.ok("restart", "-t", "60", "one")
 	c.exits(1, "running", "rm", "one")
 	c.ok("kill", "one")
@@ -125,6 +122,7 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 		t.Errorf("containers are left: %s", out)
 	}
 	c.stop(unix.SIGTERM)
+	c.checkCalls("docker")
 	c.nothingLeft("docker", "/run/docker/runtime-runc/moby")
 }
 
