@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,15 +97,15 @@ func TestRootRemoveBusy(t *testing.T) {
 	if te, ok := errors.AsType[*TimeoutError](err); !ok || te.Want != "empty" {
 		t.Fatalf("removing a group with a process: %v", err)
 	}
-	if d := time.Since(began); d < 90*time.Millisecond || d > 2*time.Second {
+	if d := time.Since(began); d < 90*time.Millisecond || d > 20*time.Second {
 		t.Errorf("it took %v", d)
 	}
 	time.AfterFunc(50*time.Millisecond, func() { h.stdin.Close() })
 	began = time.Now()
-	if err := g.Remove(10 * time.Second); err != nil || g.Exists() {
+	if err := g.Remove(time.Minute); err != nil || g.Exists() {
 		t.Errorf("removing a group whose process ends: %v", err)
 	}
-	if d := time.Since(began); d > 3*time.Second {
+	if d := time.Since(began); d > 30*time.Second {
 		t.Errorf("it took %v after the process was told to end", d)
 	}
 	if err := h.Wait(); err != nil {
@@ -220,12 +221,22 @@ func TestRootThawTimeout(t *testing.T) {
 	}
 }
 
+// crowd starts more processes than there are processors, all of which want to
+// run: the kernel freezes one when it is its turn. Processes that sleep would do
+// so at once, when they are woken and come before us.
+func crowd(t *testing.T, g *Group) {
+	t.Helper()
+	for range 2*runtime.NumCPU() + 2 {
+		h := start(t, g, "/bin/sh", "-c", "echo ready; while :; do :; done")
+		h.ready(t)
+	}
+}
+
 // A group that did not freeze in time must not stay half frozen. Without any
-// time at all seven processes rarely make it.
+// time at all a crowd rarely makes it.
 func TestRootFreezeTimeout(t *testing.T) {
 	g := create(t, parentPath(t))
-	tree := start(t, g, "helper-tree", "2")
-	tree.ready(t)
+	crowd(t, g)
 	for range 200 {
 		err := g.Freeze(0)
 		if err == nil {
@@ -246,11 +257,10 @@ func TestRootFreezeTimeout(t *testing.T) {
 }
 
 // Who gives up is answered long before the time is over, and the group thawed.
-// Without asking again seven processes rarely freeze.
+// Without asking again a crowd rarely freezes.
 func TestRootFreezeUnless(t *testing.T) {
 	g := create(t, parentPath(t))
-	tree := start(t, g, "helper-tree", "2")
-	tree.ready(t)
+	crowd(t, g)
 	for range 200 {
 		frozen, err := g.FreezeUnless(time.Hour, func() bool { return true })
 		if err != nil {
@@ -317,10 +327,10 @@ func TestRootWaitGone(t *testing.T) {
 	g := create(t, parentPath(t))
 	time.AfterFunc(100*time.Millisecond, func() { _ = rmdir(unix.AT_FDCWD, g.Dir()) })
 	began := time.Now()
-	if err := g.wait(10*time.Second, "never", func(events) bool { return false }); err != nil {
+	if err := g.wait(time.Minute, "never", func(events) bool { return false }); err != nil {
 		t.Error(err)
 	}
-	if d := time.Since(began); d < 90*time.Millisecond || d > 5*time.Second {
+	if d := time.Since(began); d < 90*time.Millisecond || d > 30*time.Second {
 		t.Errorf("it took %v", d)
 	}
 }
@@ -460,7 +470,11 @@ func v1Mount(t *testing.T, controller string) string {
 // Where the hierarchy has all controllers an invented one is the missing one.
 func TestRootControllerMissing(t *testing.T) {
 	mount, path := mountOf(t), parentPath(t)
-	available := strings.Fields(read(t, Open(mount, ""), "cgroup.controllers"))
+	b, err := os.ReadFile(mount + "/cgroup.controllers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	available := strings.Fields(string(b))
 	tests := []struct{ controller, v1, json, field string }{
 		{"memory", "memory", `{"memory":{"limit":1048576}}`, "linux.resources.memory.limit"},
 		{"cpu", "cpu", `{"cpu":{"shares":512}}`, "linux.resources.cpu.shares"},
@@ -622,15 +636,18 @@ func TestRootDevicesAtomic(t *testing.T) {
 	if err := g.AttachDevices(a); err != nil {
 		t.Fatal(err)
 	}
-	h := start(t, g, "/bin/sh", "-c", "echo ready; n=0; while [ $n -lt 500 ]; do n=$((n+1)); ( : </dev/zero ) 2>/dev/null && echo leak; done")
+	// At least so many tries and so many replacements, at the same time.
+	const tries, replacements = 500, 100
+	enough := filepath.Join(t.TempDir(), "enough")
+	h := start(t, g, "/bin/sh", "-c", `echo ready; n=0
+while [ $n -lt $0 ] || [ ! -e "$1" ]; do n=$((n+1)); ( : </dev/zero ) 2>/dev/null && echo leak; done`, strconv.Itoa(tries), enough)
 	h.ready(t)
-	stop, done := make(chan struct{}), make(chan int)
+	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
-		n := 0
-		for {
+		defer close(done)
+		for n := 0; ; n += 2 {
 			select {
 			case <-stop:
-				done <- n
 				return
 			case <-time.After(200 * time.Microsecond):
 			}
@@ -639,17 +656,21 @@ func TestRootDevicesAtomic(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			n += 2
+			if n == replacements {
+				if err := os.WriteFile(enough, nil, 0o644); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 	}()
 	out := make([]byte, 5)
 	n, _ := h.out.Read(out)
 	close(stop)
+	<-done
 	if n != 0 {
 		t.Error("/dev/zero could be opened while the filter was replaced")
-	}
-	if swaps := <-done; swaps < 10 {
-		t.Errorf("only %d replacements", swaps)
+		h.stdin.Close()
+		_ = h.Process.Kill()
 	}
 	_ = h.Wait()
 }
