@@ -38,7 +38,7 @@ run: build ## Build, then show a short session: containers from start to end.
 test: ## Install what the tests need from Debian, then run all of them: unit, root, VM.
 	@tools/deps.sh || echo 'deps: go on without; tests that need them will fail'
 	@go build -o bin/testrun ./internal/testrun || { echo '0 passed, 1 failed, 0 skipped'; exit 1; }
-	@$(TESTRUN) build unit root vm
+	@$(TESTRUN) -again build unit root vm
 
 test-unit: testrun ## Run the tests that need neither root nor a virtual machine.
 	@$(TESTRUN) unit

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		case "helper-tree":
 			helperTree(os.Args[2])
 			return
+		case "helper-stuck":
+			helperStuck()
+			return
 		case "helper-open":
 			fmt.Println(helperOpen(os.Args[2], os.Args[3]))
 			return
@@ -65,6 +68,45 @@ func helperTree(depth string) {
 	}
 	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// helperStuck does not freeze: one of its threads is in a system call that waits
+// for a page which nobody provides (userfaultfd(2)), so it does not get to where
+// processes are stopped.
+func helperStuck() {
+	fail := func(what string, err error) {
+		fmt.Println(what, err)
+		os.Exit(1)
+	}
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		fail("mmap", err)
+	}
+	uffd, _, e := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0, 0)
+	if e != 0 {
+		fail("userfaultfd", e)
+	}
+	const api, register = 0xc018aa3f, 0xc020aa00 // UFFDIO_API, UFFDIO_REGISTER
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uffd, api, uintptr(unsafe.Pointer(&[3]uint64{0xaa}))); e != 0 {
+		fail("UFFDIO_API", e)
+	}
+	const missing = 1 // UFFDIO_REGISTER_MODE_MISSING
+	area := [4]uint64{uint64(uintptr(unsafe.Pointer(&page[0]))), uint64(len(page)), missing}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uffd, register, uintptr(unsafe.Pointer(&area))); e != 0 {
+		fail("UFFDIO_REGISTER", e)
+	}
+	zero, err := os.Open("/dev/zero")
+	if err != nil {
+		fail("open", err)
+	}
+	go func() { _, _, _ = unix.Syscall(unix.SYS_READ, zero.Fd(), uintptr(unsafe.Pointer(&page[0])), 1) }()
+	// The event of the fault comes when the thread is stuck.
+	if _, err := unix.Read(int(uffd), make([]byte, 32)); err != nil {
+		fail("read", err)
+	}
+	fmt.Println("ready")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
 }
 
 // helperOpen opens or makes a device and returns "ok" or the errno.

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -221,63 +220,33 @@ func TestRootThawTimeout(t *testing.T) {
 	}
 }
 
-// crowd starts more processes than there are processors, all of which want to
-// run: the kernel freezes one when it is its turn. Processes that sleep would do
-// so at once, when they are woken and come before us.
-func crowd(t *testing.T, g *Group) {
-	t.Helper()
-	for range 2*runtime.NumCPU() + 2 {
-		h := start(t, g, "/bin/sh", "-c", "echo ready; while :; do :; done")
-		h.ready(t)
-	}
-}
-
-// A group that did not freeze in time must not stay half frozen. Without any
-// time at all a crowd rarely makes it.
+// A group that does not freeze in time must not stay half frozen.
 func TestRootFreezeTimeout(t *testing.T) {
 	g := create(t, parentPath(t))
-	crowd(t, g)
-	for range 200 {
-		err := g.Freeze(0)
-		if err == nil {
-			if err := g.Thaw(10 * time.Second); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if te, ok := errors.AsType[*TimeoutError](err); !ok || te.Want != "frozen" {
-			t.Fatalf("got %v, want a *TimeoutError", err)
-		}
-		if f, err := g.Frozen(); f || err != nil {
-			t.Errorf("left frozen: %v, %v", f, err)
-		}
-		return
+	block(t, g)
+	start(t, g, "helper-stuck").ready(t)
+	err := g.Freeze(50 * time.Millisecond)
+	if te, ok := errors.AsType[*TimeoutError](err); !ok || te.Want != "frozen" {
+		t.Fatalf("got %v, want a *TimeoutError", err)
 	}
-	t.Error("froze at once 200 times")
+	if f, err := g.Frozen(); f || err != nil {
+		t.Errorf("left frozen: %v, %v", f, err)
+	}
 }
 
 // Who gives up is answered long before the time is over, and the group thawed.
-// Without asking again a crowd rarely freezes.
 func TestRootFreezeUnless(t *testing.T) {
 	g := create(t, parentPath(t))
-	crowd(t, g)
-	for range 200 {
-		frozen, err := g.FreezeUnless(time.Hour, func() bool { return true })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if frozen {
-			if err := g.Thaw(10 * time.Second); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if f, err := g.Frozen(); f || err != nil {
-			t.Errorf("left frozen: %v, %v", f, err)
-		}
-		return
+	block(t, g)
+	start(t, g, "helper-stuck").ready(t)
+	asked := 0
+	frozen, err := g.FreezeUnless(time.Hour, func() bool { asked++; return asked == 3 })
+	if frozen || err != nil || asked != 3 {
+		t.Errorf("FreezeUnless = %v, %v; asked %d times", frozen, err, asked)
 	}
-	t.Error("froze at once 200 times")
+	if f, err := g.Frozen(); f || err != nil {
+		t.Errorf("left frozen: %v, %v", f, err)
+	}
 }
 
 func TestRootGone(t *testing.T) {

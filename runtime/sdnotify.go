@@ -135,9 +135,13 @@ func (n *Notifier) Await(c *Container) error {
 		return err
 	}
 	defer linux.Close(pidfd)
+	timeout := -1
+	if pidfd < 0 { // it has ended; what it has said is there
+		timeout = 0
+	}
 	for {
 		fds := []unix.PollFd{{Fd: int32(n.fd), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err == unix.EINTR {
+		if _, err := unix.Poll(fds, timeout); err == unix.EINTR {
 			continue
 		} else if err != nil {
 			return os.NewSyscallError("poll", err)

@@ -33,7 +33,7 @@ func buildahScript(c *client) {
 	c.prints("0000000000000000", run("--cap-drop=all", "work", "--", "awk", "/^CapBnd/{print $2}", "/proc/self/status")...)
 	c.exits(7, "", run("work", "--", "sh", "-c", "exit 7")...)
 	c.exits(1, "executable file not found in $PATH", run("work", "--", "nosuchprogram")...) // buildah has one status for all of these
-	if r := c.typed("tty; echo $((6*7)); exit 5\n", run("--tty", "work", "--", "sh")...); r.Code != 5 {
+	if r := c.typed("tty; echo $((6*7))\n", "42", run("--tty", "work", "--", "sh")...); r.Code != 5 {
 		c.t.Errorf("run --tty: %+v", r)
 	}
 	c.ok("rm", "work")

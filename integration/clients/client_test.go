@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/minirun/minirun/internal/testenv"
 )
@@ -84,17 +85,54 @@ func (c *client) exits(code int, text string, args ...string) {
 	}
 }
 
-// typed runs the client on a terminal of its own, with the input typed, and
-// returns its exit status and what the terminal shows.
-func (c *client) typed(input string, args ...string) testenv.Result {
+// typed runs a shell through the client on a terminal of its own, types the input
+// and, once the terminal shows the text, "exit 5": engines may lose what a process
+// says at its end. It returns the exit status and what the terminal shows.
+func (c *client) typed(input, text string, args ...string) testenv.Result {
 	c.t.Helper()
 	var line []string
 	for _, a := range append(c.command[:len(c.command):len(c.command)], args...) {
 		line = append(line, "'"+strings.ReplaceAll(a, "'", `'\''`)+"'")
 	}
 	cmd := c.sandbox.command("script", "-qec", strings.Join(line, " "), "/dev/null")
-	cmd.Stdin = strings.NewReader(input)
-	return testenv.RunCmd(c.t, cmd)
+	keyboard, screen, err := os.Pipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer keyboard.Close()
+	out, err := os.CreateTemp(c.t.TempDir(), "screen")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer out.Close()
+	shown := func() string {
+		b, err := os.ReadFile(out.Name())
+		if err != nil {
+			c.t.Error(err)
+		}
+		return string(b)
+	}
+	cmd.Stdin, cmd.Stdout = keyboard, out
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer screen.Close()
+		_, _ = screen.WriteString(input)
+		for !strings.Contains(shown(), text) {
+			select {
+			case <-over:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		_, _ = screen.WriteString("exit 5\n")
+		<-over // an end of the input would be typed too
+	}()
+	r := testenv.RunCmd(c.t, cmd)
+	close(over)
+	<-done
+	r.Stdout = shown()
+	return r
 }
 
 // rootfs makes the archive of a small root file system.

@@ -74,7 +74,7 @@ func containerdScript(c *containerd) {
 { echo x >/bin/file; } 2>/dev/null || echo root: refused; mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM
 awk '/^CapBnd/{print $2}' /proc/self/status`)...)
 	c.prints("ok", c.args([]string{"--rm", "--privileged"}, "one", "sh", "-c", "mkdir /tmp/m && mount -t tmpfs tmpfs /tmp/m && echo ok")...)
-	if r := c.typed("tty; echo $((6*7)); exit 5\n", c.args([]string{"--rm", "-t"}, "one", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
+	if r := c.typed("tty; echo $((6*7))\n", "42", c.args([]string{"--rm", "-t"}, "one", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("run -t: %+v", r)
 	}
 
@@ -83,7 +83,7 @@ awk '/^CapBnd/{print $2}' /proc/self/status`)...)
 	c.prints("in", "task", "exec", "--exec-id", "e1", "two", "echo", "in")
 	c.exits(4, "", "task", "exec", "--exec-id", "e2", "two", "sh", "-c", "exit 4")
 	c.exits(1, "executable file not found", "task", "exec", "--exec-id", "e3", "two", "nosuchprogram")
-	if r := c.typed("tty; echo $((6*7)); exit 5\n", "task", "exec", "-t", "--exec-id", "e4", "two", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "42") {
+	if r := c.typed("tty; echo $((6*7))\n", "42", "task", "exec", "-t", "--exec-id", "e4", "two", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("exec -t: %+v", r)
 	}
 	eventually(t, "ps shows a title, the shell and its sleep", func() bool { return strings.Count(c.ok("task", "ps", "two"), "\n") == 3 })

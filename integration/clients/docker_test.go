@@ -68,7 +68,7 @@ pwd; echo "$X"; hostname; cat /share/file; echo x 2>/dev/null >/share/file || ec
 echo x >/scratch/file && echo tmpfs rw; echo x >/home/user/file && echo volume rw; df -k /dev/shm | awk 'NR>1{print $2}'
 mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/kernel/msgmax`)...)
 	c.prints("x", run("-v", "vol:/vol", "img:1", "cat", "/vol/file")...)
-	if r := c.typed("tty; echo $((6*7)); exit 5\n", run("-it", "img:1", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
+	if r := c.typed("tty; echo $((6*7))\n", "42", run("-it", "img:1", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("run -it: %+v", r)
 	}
 	cmd := c.sandbox.command("sh", "-c", "echo from outside | /usr/bin/docker run --rm --network=none -i img:1 cat")
@@ -86,7 +86,7 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 	c.exits(126, "executable file not found", "exec", "one", "nosuchprogram") // docker 20.10 has 126 for both
 	c.exits(126, "permission denied", "exec", "one", "/etc/passwd")
 	c.prints("1000\n/tmp\nx", "exec", "--user", "1000", "-w", "/tmp", "-e", "X=x", "one", "sh", "-c", "id -u; pwd; echo $X")
-	if r := c.typed("tty; echo $((6*7)); exit 5\n", "exec", "-it", "one", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
+	if r := c.typed("tty; echo $((6*7))\n", "42", "exec", "-it", "one", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("exec -it: %+v", r)
 	}
 	eventually(t, "top shows the processes", func() bool { return strings.Contains(c.ok("top", "one", "-o", "pid,args"), "sleep 10000") })

@@ -84,7 +84,7 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM`)...)
 		"grep -q '^user:' /etc/passwd && echo passed")...) // /etc keeps its files: tmpcopyup
 
 	// Terminals and standard input.
-	if r := c.typed("tty; stty size; echo $((6*7)); exit 5\n", run("-it", "img:1", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
+	if r := c.typed("tty; stty size; echo $((6*7))\n", "42", run("-it", "img:1", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("run -it: %+v", r)
 	}
 	cmd := c.sandbox.command("sh", "-c", "echo from outside | /usr/bin/podman run --rm -i img:1 cat")
@@ -102,7 +102,7 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM`)...)
 	c.exits(126, "permission denied", "exec", "one", "/etc/passwd")
 	c.prints("1000\n/tmp", "exec", "--user", "1000", "-w", "/tmp", "one", "sh", "-c", "id -u; pwd")
 	c.prints("/dev/pts/0", "exec", "-t", "one", "tty")
-	if r := c.typed("echo $((6*7)); exit 5\n", "exec", "-it", "one", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "42") {
+	if r := c.typed("echo $((6*7))\n", "42", "exec", "-it", "one", "sh"); r.Code != 5 || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("exec -it: %+v", r)
 	}
 	eventually(t, "top shows the processes", func() bool { return strings.Contains(c.ok("top", "one", "args"), "sleep 10000") })

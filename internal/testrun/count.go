@@ -17,6 +17,8 @@ type counter struct {
 	packages                map[string]*pkg
 	builds                  map[string]string // import path -> what the compiler said
 	failures                []string          // names, for the summary
+	passes                  map[string]bool   // names
+	unstable                []string          // names of those that failed once
 	skips                   []string          // names with reasons
 	phases                  []string          // one line per phase
 	atPhase                 [3]int            // totals when the phase began
@@ -37,7 +39,7 @@ type test struct {
 }
 
 func newCounter(w io.Writer) *counter {
-	return &counter{w: w, packages: make(map[string]*pkg), builds: make(map[string]string)}
+	return &counter{w: w, packages: make(map[string]*pkg), passes: make(map[string]bool), builds: make(map[string]string)}
 }
 
 func (c *counter) phase(name string) {
@@ -178,6 +180,7 @@ func (c *counter) countTest(pkgName, name string, p *pkg) {
 	full := pkgName + " " + name
 	switch t.action {
 	case "pass":
+		c.passes[full] = true
 		if !parent {
 			c.passed++
 		}
@@ -234,6 +237,9 @@ func (c *counter) summary() bool {
 	}
 	for _, f := range c.failures {
 		fmt.Fprintf(c.w, "failed:  %s\n", f)
+	}
+	for _, f := range c.unstable {
+		fmt.Fprintf(c.w, "unstable: %s (failed, and passed when run again alone)\n", f)
 	}
 	for _, s := range c.skips {
 		fmt.Fprintf(c.w, "skipped: %s\n", s)

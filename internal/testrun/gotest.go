@@ -34,6 +34,9 @@ func build(ctx context.Context, _ *options, c *counter) error {
 
 func unit(ctx context.Context, o *options, c *counter) error {
 	args := append([]string{"-skip", "^Test(Root|VM)"}, o.flags...)
+	if o.run != "" {
+		args = append(args, "-run", o.run)
+	}
 	return goTest(ctx, nil, append(args, o.packages...), c)
 }
 

@@ -16,6 +16,9 @@
 //
 //	N passed, N failed, N skipped
 //
+// With -again, the few tests that failed in a phase are run once more, alone.
+// Those that pass then count as passed and are listed as unstable.
+//
 // What counts as one test: a test or subtest without subtests of its own. A test
 // that has subtests counts only if it fails by itself, a fuzz target counts once
 // whatever its seeds, and what is no test but fails (a package that does not
@@ -43,6 +46,7 @@ type options struct {
 	binDir    string        // where make build puts minirun and minirund
 	vmTimeout time.Duration // for everything in the guest
 	fuzzTime  time.Duration
+	again     bool // what failed
 }
 
 func main() {
@@ -56,7 +60,8 @@ func main() {
 	}
 	packages := flag.String("packages", "./...", "package `patterns`")
 	flags := flag.String("flags", "", "more `flags` of go test")
-	flag.StringVar(&o.run, "run", "", "in the root and vm phases, only tests that match this `pattern`")
+	flag.StringVar(&o.run, "run", "", "in the unit, root and vm phases, only tests that match this `pattern`")
+	flag.BoolVar(&o.again, "again", false, "run the few tests that failed in a phase again, alone, and list those that pass then as unstable")
 	flag.StringVar(&o.binDir, "bin", filepath.Dir(self), "`directory` of the built minirun and minirund")
 	countFile := flag.String("count", "", "also write the count to this `file`")
 	flag.DurationVar(&o.vmTimeout, "vm-timeout", 25*time.Minute, "time limit of the virtual machine")
@@ -84,13 +89,16 @@ func main() {
 	c := newCounter(os.Stdout)
 	for _, name := range flag.Args() {
 		c.phase(name)
-		start := time.Now()
+		start, failures := time.Now(), len(c.failures)
 		err := phases[name](ctx, &o, c)
 		c.finish()
 		if err != nil {
 			c.fail("the "+name+" phase", err.Error())
 		}
 		c.phaseDone(time.Since(start))
+		if o.again && err == nil {
+			again(ctx, &o, c, name, phases[name], failures)
+		}
 		if ctx.Err() != nil {
 			c.fail("testrun", "interrupted")
 			break
