@@ -49,6 +49,8 @@ CMD ["cat", "/etc/built"]
 	c.ok("build", "--runtime", c.wrapper, "--network=none", "--pull-never", "-t", "built", c.dir+"/context")
 	c.ok("from", "--pull-never", "--name", "again", "localhost/built")
 	c.prints("built\n1000", run("again", "--", "cat", "/etc/built", "/tmp/user")...)
+	c.exits(1, "not permitted", "build", "--runtime", c.wrapper, "--network=none", "--pull-never", "--security-opt", "seccomp="+c.write("seccomp.json", seccompProfile, 0o644),
+		"-f", c.write("refused", "FROM docker.io/library/img:1\nRUN mkdir /tmp/dir\n", 0o644), c.dir+"/context")
 	c.exits(9, "", "build", "--runtime", c.wrapper, "--network=none", "--pull-never", "-f", c.write("failing", "FROM docker.io/library/img:1\nRUN exit 9\n", 0o644), c.dir+"/context")
 	c.checkCalls("buildah")
 	c.nothingLeft("", "/run/"+c.runtime)

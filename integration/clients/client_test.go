@@ -44,11 +44,8 @@ printf '%s\n' "${line# }" >>'`+c.dir+`/argv'
 exec `+program+` "$@"
 `, 0o755)
 	c.env = append(c.env, "PATH="+c.dir+"/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the end of the calls of the runtime:\n%s", tail(filepath.Join(c.dir, "argv"), 4000))
-		}
-	})
+	began := time.Now()
+	t.Cleanup(func() { t.Logf("%s: %v", t.Name(), time.Since(began).Round(100*time.Millisecond)) })
 	return c
 }
 
@@ -128,11 +125,23 @@ func (c *client) typed(input, text string, args ...string) testenv.Result {
 		_, _ = screen.WriteString("exit 5\n")
 		<-over // an end of the input would be typed too
 	}()
-	r := testenv.RunCmd(c.t, cmd)
+	r := testenv.RunCmdWithin(c.t, cmd, patience)
 	close(over)
 	<-done
 	r.Stdout = shown()
 	return r
+}
+
+// piped runs the client with the input on a pipe that ends.
+func (c *client) piped(input string, args ...string) string {
+	c.t.Helper()
+	cmd := c.sandbox.command(append(c.command[:len(c.command):len(c.command)], args...)...)
+	cmd.Stdin = strings.NewReader(input)
+	r := testenv.RunCmdWithin(c.t, cmd, patience)
+	if r.Code != 0 {
+		c.t.Errorf("%q with input: %+v", args, r)
+	}
+	return r.Stdout
 }
 
 // rootfs makes the archive of a small root file system.

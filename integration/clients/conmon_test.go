@@ -55,9 +55,9 @@ func conmonScript(c *client) {
 		}, args...)...)
 		cmd.ExtraFiles = []*os.File{w}
 		cmd.Env = append(cmd.Env, "_OCI_SYNCPIPE=3")
-		res := testenv.RunCmd(t, cmd)
+		res := testenv.RunCmdWithin(t, cmd, patience)
 		w.Close()
-		r.SetReadDeadline(time.Now().Add(testenv.Timeout(time.Minute)))
+		r.SetReadDeadline(time.Now().Add(testenv.Timeout(patience)))
 		decoder := json.NewDecoder(r)
 		for i := 0; i < reports && last.Data >= 0; i++ {
 			if err := decoder.Decode(&last); err != nil {
@@ -141,6 +141,33 @@ func conmonScript(c *client) {
 		t.Errorf("kill --all of a stopped container: %+v", r)
 	}
 	must("delete", id)
+	must("delete", "--force", id)
+
+	// Killed by a signal; and one whose conmon is killed, which goes on without it.
+	again := func() {
+		t.Helper()
+		os.Remove(filepath.Join(at("exits"), id))
+		if r := conmon(1, "-l", "k8s-file:"+at("log"), "-p", at("pid"), "-P", at("conmonpid")); r.Data <= 0 {
+			t.Fatalf("create through conmon: %+v", r)
+		}
+		must("start", id)
+	}
+	again()
+	must("kill", id, "9")
+	eventually(t, "conmon writes the exit file", func() bool { b, _ := os.ReadFile(filepath.Join(at("exits"), id)); return string(b) == "137" })
+	must("delete", id)
+	again()
+	pid, err := os.ReadFile(at("conmonpid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.run("kill", "-9", strings.TrimSpace(string(pid))); r.Code != 0 {
+		t.Fatalf("kill conmon: %+v", r)
+	}
+	eventually(t, "conmon has ended", func() bool { return c.run("kill", "-0", strings.TrimSpace(string(pid))).Code != 0 })
+	if s := status(); s != "running" {
+		t.Errorf("without its conmon the container is %s", s)
+	}
 	must("delete", "--force", id)
 	c.nothingLeft("conmon", "/run/cri")
 }

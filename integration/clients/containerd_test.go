@@ -38,8 +38,7 @@ address = "/run/containerd/containerd.sock"
 
 func (c *containerd) start() {
 	c.t.Helper()
-	c.stop = c.daemon("containerd.log", "/usr/bin/containerd", "--config", filepath.Join(c.dir, "containerd.toml"))
-	eventually(c.t, "containerd answers", func() bool { return c.do("version").Code == 0 })
+	c.stop = c.serve("containerd.log", func() bool { return c.do("version").Code == 0 }, "/usr/bin/containerd", "--config", filepath.Join(c.dir, "containerd.toml"))
 }
 
 // args are a command of ctr that makes a container: ctr run, flags, image, name, program.

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -36,8 +37,7 @@ func newDocker(t *testing.T, runtime string) *dockerd {
 
 func (c *dockerd) start() {
 	c.t.Helper()
-	c.stop = c.daemon("dockerd.log", "/usr/sbin/dockerd", "--config-file", filepath.Join(c.dir, "daemon.json"))
-	eventually(c.t, "dockerd answers", func() bool { return c.do("version").Code == 0 })
+	c.stop = c.serve("dockerd.log", func() bool { return c.do("version").Code == 0 }, "/usr/sbin/dockerd", "--config-file", filepath.Join(c.dir, "daemon.json"))
 }
 
 func TestRootClientsDocker(t *testing.T) {
@@ -71,9 +71,8 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 	if r := c.typed("tty; echo $((6*7))\n", "42", run("-it", "img:1", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("run -it: %+v", r)
 	}
-	cmd := c.sandbox.command("sh", "-c", "echo from outside | /usr/bin/docker run --rm --network=none -i img:1 cat")
-	if out, err := cmd.Output(); string(out) != "from outside\n" {
-		t.Errorf("run -i: %q, %v", out, err)
+	if out := c.piped("from outside\n", run("-i", "img:1", "cat")...); out != "from outside\n" {
+		t.Errorf("run -i: %q", out)
 	}
 	dockerNetwork(c)
 
@@ -93,6 +92,12 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM; cat /proc/sys/k
 	c.write("share/in", "copied\n", 0o644)
 	c.ok("cp", c.dir+"/share/in", "one:/tmp/in")
 	c.prints("copied", "exec", "one", "cat", "/tmp/in")
+	c.ok("cp", "one:/tmp/in", c.dir+"/share/out")
+	if b, err := os.ReadFile(c.dir + "/share/out"); string(b) != "copied\n" {
+		t.Errorf("cp from the container: %q, %v", b, err)
+	}
+	c.ok("exec", "-d", "one", "sh", "-c", "echo detached >/tmp/detached")
+	eventually(t, "exec -d has run", func() bool { return c.do("exec", "one", "cat", "/tmp/detached").Stdout == "detached\n" })
 	c.ok("pause", "one")
 	c.prints("paused", "inspect", "-f", "{{.State.Status}}", "one")
 	c.exits(1, "paused", "exec", "one", "true")

@@ -87,9 +87,8 @@ mkdir /scratch/dir 2>&1 | grep -q 'not permitted' && echo EPERM`)...)
 	if r := c.typed("tty; stty size; echo $((6*7))\n", "42", run("-it", "img:1", "sh")...); r.Code != 5 || !strings.Contains(r.Stdout, "/dev/pts/0") || !strings.Contains(r.Stdout, "42") {
 		t.Errorf("run -it: %+v", r)
 	}
-	cmd := c.sandbox.command("sh", "-c", "echo from outside | /usr/bin/podman run --rm -i img:1 cat")
-	if out, err := cmd.Output(); string(out) != "from outside\n" {
-		t.Errorf("run -i: %q, %v", out, err)
+	if out := c.piped("from outside\n", run("-i", "img:1", "cat")...); out != "from outside\n" {
+		t.Errorf("run -i: %q", out)
 	}
 
 	// One container from its start to its end.

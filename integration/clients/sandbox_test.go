@@ -34,6 +34,7 @@ type sandbox struct {
 	leaf  int    // descriptor of the group that the engine's own processes are in
 	pid   string // process 1 of the pid namespace
 	env   []string
+	told  bool // see tell
 }
 
 // inside prepares the namespaces. Engines write below /etc, /opt and /var whatever
@@ -59,6 +60,17 @@ if [ -e $apparmor ]; then
 	mount --bind /run/no-apparmor $apparmor
 fi
 [ -e /run/lock ] || mkdir -m 1777 /run/lock
+# Engines keep layers in overlays, which not every file system can be the upper one of.
+mkdir "$1/try" "$1/try/upper" "$1/try/work" "$1/try/at"
+if mount -t overlay -o "lowerdir=/opt,upperdir=$1/try/upper,workdir=$1/try/work" overlay "$1/try/at" 2>/dev/null; then
+	umount "$1/try/at"
+else
+	for d in graph docker containerd; do
+		mkdir "$1/$d"
+		mount -t tmpfs tmpfs "$1/$d"
+	done
+fi
+rm -rf "$1/try"
 ip link set lo up
 cd "$1"
 echo ready
@@ -137,7 +149,27 @@ func newSandbox(t *testing.T) *sandbox {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(s.leaf) })
+	t.Cleanup(s.tell)
 	return s
+}
+
+// tell writes down what a sandbox in which a test has failed looks like, and the
+// ends of its logs.
+func (s *sandbox) tell() {
+	s.t.Helper()
+	if !s.t.Failed() || s.told {
+		return
+	}
+	s.told = true
+	cmd := s.command("sh", "-c", "ps -eo pid,ppid,stat,wchan:20,args --forest; mount | grep -c .; free -m; uptime")
+	timer := time.AfterFunc(testenv.Timeout(20*time.Second), func() { cmd.Process.Kill() })
+	out, err := cmd.CombinedOutput()
+	timer.Stop()
+	s.t.Logf("in the sandbox (%v):\n%s", err, out)
+	logs, _ := filepath.Glob(filepath.Join(s.dir, "*.log"))
+	for _, l := range append(logs, filepath.Join(s.dir, "argv")) {
+		s.t.Logf("the end of %s:\n%s", filepath.Base(l), tail(l, 4000))
+	}
 }
 
 // cgroupRoot is where the cgroup v2 hierarchy is mounted.
@@ -211,15 +243,50 @@ func (s *sandbox) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// patience is how long a command of an engine may take. The programs are big and
+// come from a cold disk the first time, on a machine that has more to do.
+const patience = 4 * time.Minute
+
 // run runs a command to its end.
 func (s *sandbox) run(args ...string) testenv.Result {
 	s.t.Helper()
-	return testenv.RunCmd(s.t, s.command(args...))
+	return testenv.RunCmdWithin(s.t, s.command(args...), patience)
 }
 
-// daemon starts a program that stays, with its output in a file, and returns a
-// function that ends it with a signal and waits for it.
-func (s *sandbox) daemon(log string, args ...string) (stop func(syscall.Signal)) {
+// serve starts a daemon as [sandbox.daemon] does and waits until it answers. One
+// that ends before that, because something else that it waits for was too slow,
+// is started again.
+func (s *sandbox) serve(log string, answers func() bool, args ...string) (stop func(syscall.Signal)) {
+	s.t.Helper()
+	for try := 1; ; try++ {
+		d := s.daemon(log, args...)
+		ended := false
+		eventually(s.t, args[0]+" answers", func() bool {
+			select {
+			case <-d.done:
+				ended = true
+			default:
+			}
+			return ended || answers()
+		})
+		if !ended {
+			return d.stop
+		}
+		if try == 3 {
+			s.t.Fatalf("%s has ended %d times before it answered", args[0], try)
+		}
+		s.t.Logf("%s has ended before it answered; start it again", args[0])
+	}
+}
+
+// daemon is a program that stays.
+type daemon struct {
+	stop func(syscall.Signal) // ends it with a signal and waits for it
+	done chan struct{}        // closed when it has ended
+}
+
+// daemon starts a program that stays, with its output in a file.
+func (s *sandbox) daemon(log string, args ...string) daemon {
 	s.t.Helper()
 	f, err := os.OpenFile(filepath.Join(s.dir, log), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -231,28 +298,25 @@ func (s *sandbox) daemon(log string, args ...string) (stop func(syscall.Signal))
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	var stopped bool
-	stop = func(sig syscall.Signal) {
-		if stopped {
+	d := daemon{done: make(chan struct{})}
+	go func() { cmd.Wait(); close(d.done) }()
+	d.stop = func(sig syscall.Signal) {
+		select {
+		case <-d.done:
 			return
+		default:
 		}
-		stopped = true
 		// nsenter is its parent; a signal to that would leave the daemon alone.
 		pid, err := os.ReadFile(filepath.Join(s.dir, log+".pid"))
 		if err == nil {
 			s.command("kill", "-"+strconv.Itoa(int(sig)), strings.TrimSpace(string(pid))).Run()
 		}
-		timer := time.AfterFunc(testenv.Timeout(60*time.Second), func() { cmd.Process.Kill() })
-		cmd.Wait()
+		timer := time.AfterFunc(testenv.Timeout(patience), func() { cmd.Process.Kill() })
+		<-d.done
 		timer.Stop()
 	}
-	s.t.Cleanup(func() {
-		stop(unix.SIGKILL)
-		if s.t.Failed() {
-			s.t.Logf("the end of %s:\n%s", log, tail(filepath.Join(s.dir, log), 4000))
-		}
-	})
-	return stop
+	s.t.Cleanup(func() { s.tell(); d.stop(unix.SIGKILL) })
+	return d
 }
 
 // tail is the end of a file.
@@ -272,12 +336,12 @@ func tail(path string, n int64) string {
 // eventually waits for a condition that nothing announces.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), testenv.Timeout(40*time.Second))
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Timeout(patience))
 	defer cancel()
 	for pause := 10 * time.Millisecond; !ok(); pause = min(2*pause, 500*time.Millisecond) {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("waited in vain for %v: %s", testenv.Timeout(patience), what)
 		case <-time.After(pause):
 		}
 	}

@@ -49,7 +49,14 @@ func Command(t testing.TB, args ...string) *exec.Cmd {
 // directs elsewhere is left alone and empty in the result.
 func RunCmd(t testing.TB, cmd *exec.Cmd) Result {
 	t.Helper()
-	result, err := runCmd(cmd, Timeout(runLimit))
+	return RunCmdWithin(t, cmd, runLimit)
+}
+
+// RunCmdWithin is [RunCmd] for a command that may need another time than a
+// minute: a big program of others on a busy machine.
+func RunCmdWithin(t testing.TB, cmd *exec.Cmd, limit time.Duration) Result {
+	t.Helper()
+	result, err := runCmd(cmd, Timeout(limit))
 	if err != nil {
 		t.Fatalf("run %q: %v\nstdout: %s\nstderr: %s", strings.Join(cmd.Args, " "), err, result.Stdout, result.Stderr)
 	}
