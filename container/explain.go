@@ -3,7 +3,7 @@ package container
 import (
 	"fmt"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
@@ -13,9 +13,9 @@ import (
 
 // Explain makes the bundle that Prepare would make, without taking the ID or
 // making a snapshot. Users are looked up in the image's top layer.
-func (i *Images) Explain(id string, image *imagestore.Image, o *Options) (*bundle.Bundle, runtime.PlanOptions, error) {
+func (i *Images) Explain(id string, image *unpacked.Image, o *Options) (*bundle.Bundle, runtime.PlanOptions, error) {
 	var po runtime.PlanOptions
-	if image.TopChainID() == "" {
+	if image.Chain == "" {
 		return nil, po, fmt.Errorf("image %q has no layers: there is nothing to look into", image.Name)
 	}
 	layers, err := i.Layers()
@@ -23,7 +23,7 @@ func (i *Images) Explain(id string, image *imagestore.Image, o *Options) (*bundl
 		return nil, po, err
 	}
 	defer layers.Close()
-	root, err := layers.MountView(overlay.ChainID(image.TopChainID()))
+	root, err := layers.MountView(overlay.ChainID(image.Chain))
 	if err != nil {
 		return nil, po, err
 	}

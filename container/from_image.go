@@ -7,7 +7,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/runtime"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -43,7 +43,7 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 // container's, root an open directory: the container's root, where names of
 // users are looked up. What the image says is data: none of it becomes a path
 // or a variable of the host.
-func Spec(id string, image *imagestore.Image, root int, o *Options) (*specs.Spec, error) {
+func Spec(id string, image *unpacked.Image, root int, o *Options) (*specs.Spec, error) {
 	cfg := &image.Config.Config
 	args, err := command(image, o)
 	if err != nil {
@@ -131,7 +131,7 @@ func hostnameFor(id string, o *Options) (string, error) {
 
 // command is what runs: the entrypoint and what follows it (image-spec,
 // conversion.md).
-func command(image *imagestore.Image, o *Options) ([]string, error) {
+func command(image *unpacked.Image, o *Options) ([]string, error) {
 	cfg := &image.Config.Config
 	entrypoint, cmd := cfg.Entrypoint, cfg.Cmd
 	if o.Entrypoint != nil {
@@ -195,7 +195,7 @@ const (
 // annotations describe the image. A label wins over what we would say under the
 // same key (image-spec, conversion.md), except where a key steers the runtime or
 // other programs: no label has any say there.
-func annotations(image *imagestore.Image) map[string]string {
+func annotations(image *unpacked.Image) map[string]string {
 	m := map[string]string{}
 	set := func(key, value string) {
 		if value != "" {

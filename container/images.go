@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
 	"golang.org/x/sys/unix"
@@ -29,9 +28,6 @@ func StoreDir(flag string) string {
 	}
 	return DefaultStore
 }
-
-// Images opens the image store.
-func (i *Images) Images() (*imagestore.Store, error) { return imagestore.Open(i.Dir) }
 
 // Layers opens the store of unpacked layers and snapshots.
 func (i *Images) Layers() (*overlay.Store, error) { return overlay.OpenStore(OverlayDir(i.Dir)) }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -42,7 +42,7 @@ func TestVolume(t *testing.T) {
 		{"/a:/b:ro:rw", "unknown option"},
 		{"/a:/b:bind,remount", "unknown option"},
 	} {
-		specError(t, imagestore.ImageConfig{}, Options{Volumes: []string{tt.in}}, tt.want)
+		specError(t, unpacked.ImageConfig{}, Options{Volumes: []string{tt.in}}, tt.want)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestTmpfs(t *testing.T) {
 		{"/run:size=64m,mode=1777,exec", "/run", []string{"size=64m", "mode=1777", "exec"}},
 		{"/run:ro,uid=5,gid=6,nr_inodes=10", "/run", []string{"ro", "uid=5", "gid=6", "nr_inodes=10"}},
 	} {
-		s := mustSpec(t, imagestore.ImageConfig{}, Options{Tmpfs: []string{tt.in}})
+		s := mustSpec(t, unpacked.ImageConfig{}, Options{Tmpfs: []string{tt.in}})
 		m := s.Mounts[len(s.Mounts)-1]
 		want := append([]string{"nosuid", "nodev", "noexec"}, tt.options...)
 		if m.Type != "tmpfs" || m.Destination != tt.dst || !slices.Equal(m.Options, want) {
@@ -76,15 +76,15 @@ func TestTmpfs(t *testing.T) {
 		{"/run:nosuch", "unknown option"},
 		{"/run:remount", "unknown option"},
 	} {
-		specError(t, imagestore.ImageConfig{}, Options{Tmpfs: []string{tt.in}}, tt.want)
+		specError(t, unpacked.ImageConfig{}, Options{Tmpfs: []string{tt.in}}, tt.want)
 	}
 }
 
 // What the image says is never a mount, and what the user says comes last.
 func TestMountOrder(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
-	base := len(mustSpec(t, imagestore.ImageConfig{}, Options{}).Mounts)
-	s := mustSpec(t, imagestore.ImageConfig{Volumes: map[string]struct{}{"/../../etc": {}, "/data": {}}},
+	base := len(mustSpec(t, unpacked.ImageConfig{}, Options{}).Mounts)
+	s := mustSpec(t, unpacked.ImageConfig{Volumes: map[string]string{"/../../etc": "", "/data": ""}},
 		Options{Volumes: []string{a + ":/dev/shm", b + ":/sys/x"}, Tmpfs: []string{"/t"}})
 	var got []string
 	for _, m := range s.Mounts[base:] {

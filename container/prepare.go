@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
@@ -23,45 +23,34 @@ type Prepared struct {
 }
 
 // NotUnpackedError reports an image whose layers have not been unpacked.
-type NotUnpackedError struct{ Image string }
+type NotUnpackedError = unpacked.NotUnpackedError
 
-func (e *NotUnpackedError) Error() string {
-	return fmt.Sprintf("image %q: its layers are not unpacked", e.Image)
-}
-
-// Find looks an image up and makes sure that its layers are there.
-func (i *Images) Find(ref string) (*imagestore.Image, error) {
-	images, err := i.Images()
-	if err != nil {
-		return nil, err
-	}
-	image, err := images.Resolve(ref)
-	if err != nil {
-		return nil, err
-	}
-	chain := image.TopChainID()
-	if chain == "" {
-		return image, nil
+// Find looks an image up and makes sure that its layers are there. sure is what
+// [unpacked.Find] says.
+func (i *Images) Find(ref string) (image *unpacked.Image, sure bool, err error) {
+	image, sure, err = unpacked.Find(i.Dir, ref)
+	if err != nil || image.Chain == "" {
+		return image, sure, err
 	}
 	if _, err := os.Lstat(OverlayDir(i.Dir)); errors.Is(err, fs.ErrNotExist) {
-		return nil, &NotUnpackedError{ref} // opening the layer store would make it
+		return nil, sure, &NotUnpackedError{Image: ref} // opening the layer store would make it
 	}
 	layers, err := i.Layers()
 	if err != nil {
-		return nil, err
+		return nil, sure, err
 	}
 	defer layers.Close()
-	if !layers.HasLayer(overlay.ChainID(chain)) {
-		return nil, &NotUnpackedError{ref}
+	if !layers.HasLayer(overlay.ChainID(image.Chain)) {
+		return nil, sure, &NotUnpackedError{Image: ref}
 	}
-	return image, nil
+	return image, sure, nil
 }
 
 // Prepare makes everything a container from the image needs before the runtime
 // takes over: the ID is taken, a snapshot made and mounted, the configuration
 // written. On error nothing is left. The root is a detached mount: it belongs to
 // no mount namespace and goes with its last descriptor, so a crash leaves none.
-func (i *Images) Prepare(s *runtime.Store, id string, image *imagestore.Image, o *Options) (*Prepared, error) {
+func (i *Images) Prepare(s *runtime.Store, id string, image *unpacked.Image, o *Options) (*Prepared, error) {
 	layers, err := i.Layers()
 	if err != nil {
 		return nil, err
@@ -109,8 +98,8 @@ func (p *Prepared) closeRoot() {
 	}
 }
 
-func (p *Prepared) fill(layers *overlay.Store, key, id string, image *imagestore.Image, o *Options) error {
-	snapshot, err := layers.Prepare(key, overlay.ChainID(image.TopChainID()))
+func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.Image, o *Options) error {
+	snapshot, err := layers.Prepare(key, overlay.ChainID(image.Chain))
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,13 @@
 package container
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/minirun/minirun/internal/linux"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -23,34 +20,34 @@ const maxProfile = 4 << 20
 // same fields and some more that say for which machine and which capabilities
 // a rule is meant.
 type profileFile struct {
-	DefaultAction    specs.LinuxSeccompAction `json:"defaultAction"`
-	DefaultErrnoRet  *uint                    `json:"defaultErrnoRet"`
-	Architectures    []specs.Arch             `json:"architectures"`
-	ArchMap          []archMap                `json:"archMap"` // docker's, in place of architectures
-	Flags            []specs.LinuxSeccompFlag `json:"flags"`
-	ListenerPath     string                   `json:"listenerPath"`
-	ListenerMetadata string                   `json:"listenerMetadata"`
-	Syscalls         []profileRule            `json:"syscalls"`
+	DefaultAction    specs.LinuxSeccompAction
+	DefaultErrnoRet  *uint
+	Architectures    []specs.Arch
+	ArchMap          []archMap // docker's, in place of architectures
+	Flags            []specs.LinuxSeccompFlag
+	ListenerPath     string
+	ListenerMetadata string
+	Syscalls         []profileRule
 }
 
 type archMap struct {
-	Architecture     specs.Arch   `json:"architecture"`
-	SubArchitectures []specs.Arch `json:"subArchitectures"`
+	Architecture     specs.Arch
+	SubArchitectures []specs.Arch
 }
 
 type profileRule struct {
 	specs.LinuxSyscall
-	Name     string    `json:"name"` // docker's old form of names
-	Comment  string    `json:"comment"`
-	Includes condition `json:"includes"`
-	Excludes condition `json:"excludes"`
+	Name     string // docker's old form of names
+	Comment  string
+	Includes condition
+	Excludes condition
 }
 
 // condition says for which containers a rule of a docker profile is meant.
 type condition struct {
-	Arches    []string `json:"arches"` // as GOARCH has them
-	Caps      []string `json:"caps"`
-	MinKernel string   `json:"minKernel"` // "4.8"
+	Arches    []string // as GOARCH has them
+	Caps      []string
+	MinKernel string // "4.8"
 }
 
 // host is what the conditions of a profile are compared with.
@@ -64,13 +61,8 @@ type host struct {
 // these capabilities of it. A field that is not known is an error: a typing
 // mistake must not leave a container without a rule.
 func readProfile(path, goarch string, caps []string) (*specs.LinuxSeccomp, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("seccomp profile: %w", err)
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
-	if err == nil && len(raw) > maxProfile {
+	raw, err := linux.ReadFile(path, maxProfile)
+	if errors.Is(err, unix.EFBIG) {
 		err = fmt.Errorf("it has more than %d bytes", maxProfile)
 	}
 	var p *specs.LinuxSeccomp
@@ -85,13 +77,8 @@ func readProfile(path, goarch string, caps []string) (*specs.LinuxSeccomp, error
 
 func parseProfile(raw []byte, h host) (*specs.LinuxSeccomp, error) {
 	var p profileFile
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p); err != nil {
+	if err := p.decode(raw); err != nil {
 		return nil, err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("something follows the profile")
 	}
 	if p.DefaultAction == "" {
 		return nil, errors.New("defaultAction is missing")

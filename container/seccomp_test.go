@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -77,12 +77,12 @@ func TestOCIProfile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, privileged := range []bool{false, true} {
-		p := mustSpec(t, imagestore.ImageConfig{}, Options{Seccomp: path, Privileged: privileged}).Linux.Seccomp
+		p := mustSpec(t, unpacked.ImageConfig{}, Options{Seccomp: path, Privileged: privileged}).Linux.Seccomp
 		if p == nil || p.DefaultAction != specs.ActAllow || len(p.Syscalls) != 1 || *p.Syscalls[0].ErrnoRet != 5 || len(p.Flags) != 1 {
 			t.Errorf("privileged %v: %+v", privileged, p)
 		}
 	}
-	if p := mustSpec(t, imagestore.ImageConfig{}, Options{Seccomp: "unconfined"}).Linux.Seccomp; p != nil {
+	if p := mustSpec(t, unpacked.ImageConfig{}, Options{Seccomp: "unconfined"}).Linux.Seccomp; p != nil {
 		t.Errorf("unconfined: %+v", p)
 	}
 	// The default depends on the capabilities.
@@ -96,24 +96,25 @@ func TestOCIProfile(t *testing.T) {
 		}
 		return false
 	}
-	if p := mustSpec(t, imagestore.ImageConfig{}, Options{}).Linux.Seccomp; !has(p, "openat") || has(p, "settimeofday") {
+	if p := mustSpec(t, unpacked.ImageConfig{}, Options{}).Linux.Seccomp; !has(p, "openat") || has(p, "settimeofday") {
 		t.Error("the default profile is not what the default capabilities need")
 	}
-	if p := mustSpec(t, imagestore.ImageConfig{}, Options{CapAdd: []string{"SYS_TIME"}}).Linux.Seccomp; !has(p, "settimeofday") {
+	if p := mustSpec(t, unpacked.ImageConfig{}, Options{CapAdd: []string{"SYS_TIME"}}).Linux.Seccomp; !has(p, "settimeofday") {
 		t.Error("CAP_SYS_TIME does not open its system calls")
 	}
 }
 
 func TestBadProfile(t *testing.T) {
 	for _, tt := range []struct{ profile, want string }{
-		{"", "EOF"},
+		{"", "the end of the file"},
 		{"null", "defaultAction is missing"},
-		{"[]", "cannot unmarshal array"},
+		{"[]", "want an object, got an array"},
 		{"{}", "defaultAction is missing"},
 		{`{"defaultAction":"SCMP_ACT_ALLOW"} x`, "something follows"},
 		{`{"defaultAction":"SCMP_ACT_ALLOW"}{}`, "something follows"},
-		{`{"defaultAction":"SCMP_ACT_ALLOW",`, "unexpected EOF"},
-		{`{"defaultAction":5}`, "cannot unmarshal number"},
+		{`{"defaultAction":"SCMP_ACT_ALLOW",`, "got the end of the file"},
+		{`{"defaultAction":5}`, "defaultAction: want a string, got a number"},
+		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":-1}]}]}`, "syscalls[0].args[0].index"},
 		{`{"defaultAction":"SCMP_ACT_ALLOW","syscals":[]}`, `unknown field "syscals"`},
 		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","exclude":{}}]}`, `unknown field "exclude"`},
 		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"name":"write","action":"SCMP_ACT_ALLOW"}]}`, "name and names exclude"},
@@ -126,8 +127,8 @@ func TestBadProfile(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	specError(t, imagestore.ImageConfig{}, Options{Seccomp: filepath.Join(dir, "missing.json")}, "missing.json")
-	specError(t, imagestore.ImageConfig{}, Options{Seccomp: dir}, "seccomp profile")
+	specError(t, unpacked.ImageConfig{}, Options{Seccomp: filepath.Join(dir, "missing.json")}, "missing.json")
+	specError(t, unpacked.ImageConfig{}, Options{Seccomp: dir}, "seccomp profile")
 	big := filepath.Join(dir, "big")
 	f, err := os.Create(big)
 	if err == nil {
@@ -137,7 +138,7 @@ func TestBadProfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	specError(t, imagestore.ImageConfig{}, Options{Seccomp: big}, "more than 4194304 bytes")
+	specError(t, unpacked.ImageConfig{}, Options{Seccomp: big}, "more than 4194304 bytes")
 }
 
 func TestParseRelease(t *testing.T) {

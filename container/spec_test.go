@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
 	"github.com/minirun/minirun/runtime/bundle"
@@ -47,13 +47,13 @@ const (
 	group = "root:x:0:\naudio:x:29:other,user\nvideo:x:44:user\nvideo2:x:44:user\nstaff:x:50:use,user2\nprimary:x:1001:user\n99:x:98:\nbroken:x:x:user\n"
 )
 
-func image(cfg imagestore.ImageConfig) *imagestore.Image {
-	return &imagestore.Image{Name: "docker.io/library/test:1", Config: imagestore.Config{OS: "linux", Architecture: "amd64", Config: cfg}}
+func image(cfg unpacked.ImageConfig) *unpacked.Image {
+	return &unpacked.Image{Name: "docker.io/library/test:1", Config: unpacked.Config{OS: "linux", Architecture: "amd64", Config: cfg}}
 }
 
 // mustSpec is the specification for an image, which must be one that the
 // runtime accepts.
-func mustSpec(t *testing.T, cfg imagestore.ImageConfig, o Options) *specs.Spec {
+func mustSpec(t *testing.T, cfg unpacked.ImageConfig, o Options) *specs.Spec {
 	t.Helper()
 	if len(cfg.Cmd)+len(cfg.Entrypoint)+len(o.Command) == 0 {
 		o.Command = []string{"true"}
@@ -77,7 +77,7 @@ func mustSpec(t *testing.T, cfg imagestore.ImageConfig, o Options) *specs.Spec {
 	return s
 }
 
-func specError(t *testing.T, cfg imagestore.ImageConfig, o Options, want string) error {
+func specError(t *testing.T, cfg unpacked.ImageConfig, o Options, want string) error {
 	t.Helper()
 	if len(o.Command) == 0 {
 		o.Command = []string{"true"}
@@ -109,7 +109,7 @@ func TestCommand(t *testing.T) {
 		{nil, nil, nil, nil, nil},
 		{list("e"), nil, nil, list(""), list("e", "")},
 	} {
-		img := image(imagestore.ImageConfig{Entrypoint: tt.entrypoint, Cmd: tt.cmd})
+		img := image(unpacked.ImageConfig{Entrypoint: tt.entrypoint, Cmd: tt.cmd})
 		got, err := command(img, &Options{Entrypoint: tt.option, Command: tt.command})
 		var none *NoCommandError
 		if (err != nil) != (tt.want == nil) || err != nil && !errors.As(err, &none) || !slices.Equal(got, tt.want) {
@@ -121,7 +121,7 @@ func TestCommand(t *testing.T) {
 	}
 	// The image's list is not written to.
 	entry := append(make([]string, 0, 8), "e")
-	img := image(imagestore.ImageConfig{Entrypoint: entry, Cmd: list("x")})
+	img := image(unpacked.ImageConfig{Entrypoint: entry, Cmd: list("x")})
 	if _, err := command(img, &Options{}); err != nil || entry[:2][1] != "" {
 		t.Errorf("the image has changed: %q, %v", entry[:2], err)
 	}
@@ -140,7 +140,7 @@ func TestEnv(t *testing.T) {
 		{[]string{"HOSTNAME=", "TERM=dumb", "PATHX=1", "E="}, nil, true, []string{defaultPath, "HOSTNAME=", "TERM=dumb", "PATHX=1", "E="}},
 		{[]string{"A=b=c", "B=x y\nz", "C=$HOME ${PATH} %n"}, nil, false, []string{defaultPath, "HOSTNAME=some-id", "A=b=c", "B=x y\nz", "C=$HOME ${PATH} %n"}},
 	} {
-		s := mustSpec(t, imagestore.ImageConfig{Env: tt.image}, Options{Env: tt.user, Terminal: tt.terminal})
+		s := mustSpec(t, unpacked.ImageConfig{Env: tt.image}, Options{Env: tt.user, Terminal: tt.terminal})
 		if !slices.Equal(s.Process.Env, tt.want) {
 			t.Errorf("image %q, user %q: %q, want %q", tt.image, tt.user, s.Process.Env, tt.want)
 		}
@@ -148,7 +148,7 @@ func TestEnv(t *testing.T) {
 	// Never a look-up in our own environment.
 	t.Setenv("SECRET", "of the host")
 	for _, bad := range []string{"SECRET", "", "=x", "SECRET\n"} {
-		specError(t, imagestore.ImageConfig{Env: []string{"A=b", bad}}, Options{}, "is not NAME=VALUE")
+		specError(t, unpacked.ImageConfig{Env: []string{"A=b", bad}}, Options{}, "is not NAME=VALUE")
 	}
 }
 
@@ -165,15 +165,15 @@ func TestWorkDir(t *testing.T) {
 		{"..", "", "/"},
 		{"/proc/self/fd/7", "", "/proc/self/fd/7"}, // the runtime follows no magic link
 	} {
-		if s := mustSpec(t, imagestore.ImageConfig{WorkingDir: tt.image}, Options{WorkDir: tt.user}); s.Process.Cwd != tt.want {
+		if s := mustSpec(t, unpacked.ImageConfig{WorkingDir: tt.image}, Options{WorkDir: tt.user}); s.Process.Cwd != tt.want {
 			t.Errorf("%+v: cwd %q", tt, s.Process.Cwd)
 		}
 	}
 }
 
 func TestAnnotations(t *testing.T) {
-	img := image(imagestore.ImageConfig{
-		StopSignal: "SIGQUIT", ExposedPorts: map[string]struct{}{"80/tcp": {}, "53/udp": {}, "443/tcp": {}},
+	img := image(unpacked.ImageConfig{
+		StopSignal: "SIGQUIT", ExposedPorts: map[string]string{"80/tcp": "", "53/udp": "", "443/tcp": ""},
 		Labels: map[string]string{
 			"maintainer": "somebody", "org.opencontainers.image.created": "from the label", "": "nothing",
 			StopSignal: "SIGKILL", "io.minirun.log": "x", "run.oci.handler": "x", "run.oci.hooks.stderr": "/etc/passwd",
@@ -204,7 +204,7 @@ func TestAnnotations(t *testing.T) {
 		{"$(reboot)", ""},
 		{"0", ""},
 	} {
-		img := image(imagestore.ImageConfig{StopSignal: tt.config, Labels: map[string]string{StopSignal: "SIGKILL"}})
+		img := image(unpacked.ImageConfig{StopSignal: tt.config, Labels: map[string]string{StopSignal: "SIGKILL"}})
 		if got, ok := annotations(img)[StopSignal]; got != tt.want || ok != (tt.want != "") {
 			t.Errorf("StopSignal %q: annotation %q, %v", tt.config, got, ok)
 		}
@@ -214,7 +214,7 @@ func TestAnnotations(t *testing.T) {
 func TestHostname(t *testing.T) {
 	long := strings.Repeat("x", 255)
 	root := rootWith(t)
-	img := image(imagestore.ImageConfig{Cmd: []string{"true"}})
+	img := image(unpacked.ImageConfig{Cmd: []string{"true"}})
 	own, _ := os.Hostname()
 	for _, tt := range []struct {
 		id   string
@@ -264,11 +264,11 @@ func TestNamespacesAndNetwork(t *testing.T) {
 		}
 		return list
 	}
-	s := mustSpec(t, imagestore.ImageConfig{}, Options{})
+	s := mustSpec(t, unpacked.ImageConfig{}, Options{})
 	if got := types(s); !slices.Equal(got, []string{"cgroup", "ipc", "mount", "network", "pid", "uts"}) || binds(s) != nil {
 		t.Errorf("namespaces %v, bind mounts %v", got, binds(s))
 	}
-	s = mustSpec(t, imagestore.ImageConfig{}, Options{HostNetwork: true})
+	s = mustSpec(t, unpacked.ImageConfig{}, Options{HostNetwork: true})
 	var files []string
 	for _, f := range []string{"/etc/resolv.conf", "/etc/hosts"} {
 		if _, err := os.Stat(f); err == nil {
@@ -281,11 +281,11 @@ func TestNamespacesAndNetwork(t *testing.T) {
 }
 
 func TestResources(t *testing.T) {
-	r := mustSpec(t, imagestore.ImageConfig{}, Options{}).Linux.Resources
+	r := mustSpec(t, unpacked.ImageConfig{}, Options{}).Linux.Resources
 	if r.Memory != nil || r.CPU != nil || r.Pids != nil || len(r.Devices) != 1 || r.Devices[0].Allow {
 		t.Errorf("without limits: %+v", r)
 	}
-	r = mustSpec(t, imagestore.ImageConfig{}, Options{Memory: 64 << 20, CPUs: 1.5, Pids: 20}).Linux.Resources
+	r = mustSpec(t, unpacked.ImageConfig{}, Options{Memory: 64 << 20, CPUs: 1.5, Pids: 20}).Linux.Resources
 	if *r.Memory.Limit != 64<<20 || *r.CPU.Quota != 150000 || *r.CPU.Period != 100000 || *r.Pids.Limit != 20 {
 		t.Errorf("with limits: %+v", r)
 	}
@@ -300,7 +300,7 @@ func TestResources(t *testing.T) {
 }
 
 func TestPrivileged(t *testing.T) {
-	s := mustSpec(t, imagestore.ImageConfig{}, Options{Privileged: true})
+	s := mustSpec(t, unpacked.ImageConfig{}, Options{Privileged: true})
 	if s.Linux.Seccomp != nil || s.Linux.MaskedPaths != nil || s.Linux.ReadonlyPaths != nil {
 		t.Errorf("confined: %+v", s.Linux)
 	}
@@ -325,7 +325,7 @@ func TestPrivileged(t *testing.T) {
 			t.Errorf("%+v is read-only", m)
 		}
 	}
-	s = mustSpec(t, imagestore.ImageConfig{}, Options{})
+	s = mustSpec(t, unpacked.ImageConfig{}, Options{})
 	if s.Linux.Seccomp == nil || len(s.Linux.MaskedPaths) < 10 || len(s.Linux.ReadonlyPaths) < 5 || s.Linux.Devices != nil {
 		t.Errorf("not confined: %+v", s.Linux)
 	}
@@ -367,15 +367,15 @@ func TestCapabilities(t *testing.T) {
 		}
 	}
 	for _, o := range []Options{{CapAdd: []string{"NOSUCH"}}, {CapDrop: []string{"CAP_CAP_KILL"}}, {CapAdd: []string{""}}, {CapAdd: []string{"CAP_ALL"}}, {CapAdd: []string{"KILL CHOWN"}}} {
-		specError(t, imagestore.ImageConfig{}, o, "unknown capability")
+		specError(t, unpacked.ImageConfig{}, o, "unknown capability")
 	}
 	// Another user than root has them in the bounding set alone, and root no
 	// inheritable or ambient ones (CVE-2022-24769).
-	c := mustSpec(t, imagestore.ImageConfig{User: "user"}, Options{}).Process.Capabilities
+	c := mustSpec(t, unpacked.ImageConfig{User: "user"}, Options{}).Process.Capabilities
 	if len(c.Bounding) != 14 || c.Effective != nil || c.Permitted != nil || c.Inheritable != nil || c.Ambient != nil {
 		t.Errorf("user: %+v", c)
 	}
-	c = mustSpec(t, imagestore.ImageConfig{}, Options{}).Process.Capabilities
+	c = mustSpec(t, unpacked.ImageConfig{}, Options{}).Process.Capabilities
 	if len(c.Bounding) != 14 || len(c.Effective) != 14 || len(c.Permitted) != 14 || c.Inheritable != nil || c.Ambient != nil {
 		t.Errorf("root: %+v", c)
 	}

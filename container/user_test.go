@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,10 +76,10 @@ func TestUser(t *testing.T) {
 		}
 	}
 	// The user's wish comes before the image's.
-	if s := mustSpec(t, imagestore.ImageConfig{User: "user"}, Options{User: "7"}); s.Process.User.UID != 7 {
+	if s := mustSpec(t, unpacked.ImageConfig{User: "user"}, Options{User: "7"}); s.Process.User.UID != 7 {
 		t.Errorf("user %+v, want 7", s.Process.User)
 	}
-	specError(t, imagestore.ImageConfig{User: "4294967296"}, Options{}, "invalid id")
+	specError(t, unpacked.ImageConfig{User: "4294967296"}, Options{}, "invalid id")
 }
 
 // The databases are the image's: whatever they are, they cost no time, no memory

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The package is linked into minirun, where what a package does when the
-// program starts is part of every container start.
+// minirund executes many short commands too: what a package does when the
+// program starts is part of each.
 func TestImports_Lean(t *testing.T) {
 	banned := map[string]string{
 		"regexp":                                           "compiles expressions at init",

@@ -6,79 +6,36 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
-	"strings"
+
+	"github.com/minirun/minirun/imagestore/reference"
 )
 
-// Digest is the checked text form of a content digest, "sha256:" followed by 64
-// lower-case hexadecimal digits or "sha512:" followed by 128 (image-spec,
-// descriptor.md). Text from outside becomes a Digest through [ParseDigest] only.
-type Digest string
+// Digest is the checked text form of a content digest.
+type Digest = reference.Digest
 
-// ParseDigest checks s. It must be called before a digest that was read from a
-// file or the network becomes part of a path (CVE-2014-9358, CVE-2024-3727).
-func ParseDigest(s string) (Digest, error) {
-	if validDigest(s) {
-		return Digest(s), nil
-	}
-	if len(s) > 160 {
-		s = s[:160] + "..."
-	}
-	return "", fmt.Errorf("digest %q is not sha256: or sha512: followed by lower-case hexadecimal digits", s)
-}
+// ParseDigest checks s, see [reference.ParseDigest].
+func ParseDigest(s string) (Digest, error) { return reference.ParseDigest(s) }
 
-func validDigest(s string) bool {
-	algorithm, digits, ok := strings.Cut(s, ":")
-	if !ok || len(digits) != hexLen(algorithm) {
-		return false
-	}
-	return isLowerHex(digits)
-}
+// Names of images, as in package reference.
+type (
+	// Reference is a parsed, normalised image name.
+	Reference = reference.Reference
+	// ReferenceError reports a name that is not a valid reference.
+	ReferenceError = reference.Error
+)
 
-// hexLen is the number of digits of an algorithm; -1 for one that is not supported.
-func hexLen(algorithm string) int {
-	switch algorithm {
-	case "sha256":
-		return 2 * sha256.Size
-	case "sha512":
-		return 2 * sha512.Size
-	}
-	return -1
-}
+// ParseReference reads a name as docker does, see [reference.Parse].
+func ParseReference(s string) (Reference, error) { return reference.Parse(s) }
 
-func isLowerHex(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
+// Normalize returns the full form of name, the key under which index.json has it.
+func Normalize(name string) (string, error) { return reference.Normalize(name) }
 
-// Algorithm is the part before the colon.
-func (d Digest) Algorithm() string {
-	a, _, _ := strings.Cut(string(d), ":")
-	return a
-}
+// Familiar shortens a normalised name and returns any other text as it is.
+func Familiar(name string) string { return reference.Familiar(name) }
 
-// Hex is the part after the colon.
-func (d Digest) Hex() string {
-	_, h, _ := strings.Cut(string(d), ":")
-	return h
-}
+func validDigest(s string) bool { return reference.ValidDigest(s) }
 
-// Short is the form that people are shown: twelve hexadecimal digits.
-func (d Digest) Short() string {
-	h := d.Hex()
-	if len(h) > 12 {
-		h = h[:12]
-	}
-	return h
-}
-
-func (d Digest) check() error {
-	_, err := ParseDigest(string(d))
-	return err
-}
+func clip(s string) string { return reference.Clip(s) }
 
 // FromBytes is the sha256 digest of b.
 func FromBytes(b []byte) Digest {

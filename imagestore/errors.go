@@ -5,24 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/minirun/minirun/imagestore/reference"
 )
 
-// NotExistError reports a reference that the store does not have. It is fs.ErrNotExist.
-type NotExistError struct{ Ref string }
-
-func (e *NotExistError) Error() string        { return fmt.Sprintf("image %q does not exist", clip(e.Ref)) }
-func (e *NotExistError) Is(target error) bool { return target == fs.ErrNotExist }
-
-// AmbiguousError reports an image ID that is the beginning of several, or that
-// has several names where one is needed.
-type AmbiguousError struct {
-	Ref   string
-	Names []string
-}
-
-func (e *AmbiguousError) Error() string {
-	return fmt.Sprintf("image %q stands for more than one: %s", clip(e.Ref), strings.Join(e.Names, ", "))
-}
+// Errors of looking a name up.
+type (
+	// NotExistError reports a reference that the store does not have. It is fs.ErrNotExist.
+	NotExistError = reference.NotExistError
+	// AmbiguousError reports an image ID that is the beginning of several, or that
+	// has several names where one is needed.
+	AmbiguousError = reference.AmbiguousError
+)
 
 // DigestError reports content that is not what its digest says.
 type DigestError struct {

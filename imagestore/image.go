@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"github.com/minirun/minirun/imagestore/reference"
 )
 
 // Image is one image for one platform. All of it was checked against its
@@ -106,24 +108,16 @@ func (s *Store) find(x *Index, ref string) (*Descriptor, error) {
 	if len(hits) > 0 {
 		return hits[0], nil
 	}
-	if refErr != nil && !looksLikeID(ref) {
+	if refErr != nil && !reference.LooksLikeID(ref) {
 		return nil, refErr
 	}
 	return nil, &NotExistError{Ref: ref}
 }
 
-func looksLikeID(ref string) bool {
-	if validDigest(ref) {
-		return true
-	}
-	ref = strings.TrimPrefix(ref, "sha256:")
-	return len(ref) >= 4 && len(ref) <= 64 && isLowerHex(ref)
-}
-
 // findID returns the entries whose manifest or config digest is, or begins
 // with, ref. Several entries of one image are no ambiguity.
 func (s *Store) findID(x *Index, ref string) ([]*Descriptor, error) {
-	if !looksLikeID(ref) {
+	if !reference.LooksLikeID(ref) {
 		return nil, nil
 	}
 	prefix := ref

@@ -163,7 +163,7 @@ func ParseConfig(b []byte, layers int) (*Config, error) {
 		return nil, fmt.Errorf("rootfs.type is %q, want \"layers\"", clip(c.RootFS.Type))
 	}
 	for i, d := range c.RootFS.DiffIDs {
-		if err := d.check(); err != nil {
+		if err := d.Check(); err != nil {
 			return nil, fmt.Errorf("rootfs.diff_ids[%d]: %w", i, err)
 		}
 	}
@@ -174,7 +174,7 @@ func ParseConfig(b []byte, layers int) (*Config, error) {
 }
 
 func (d *Descriptor) check() error {
-	if err := d.Digest.check(); err != nil {
+	if err := d.Digest.Check(); err != nil {
 		return err
 	}
 	if d.Size < 0 {

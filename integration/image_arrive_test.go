@@ -180,6 +180,19 @@ func TestRootImageUnpackOnDemand(t *testing.T) {
 	if got := h.do("run", "--rm", "--image", "base", h.id()); got.Code != 0 || got.Stdout != "ran\n" {
 		t.Errorf("run, the blob back: %+v", got)
 	}
+	// The records may be missing too, as in a store of a version that wrote none, or useless.
+	if err := os.RemoveAll(filepath.Join(h.store, "unpacked")); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.do("run", "--rm", "--image", "base", h.id()); got.Code != 0 || got.Stdout != "ran\n" {
+		t.Errorf("run without a record: %+v", got)
+	}
+	for _, name := range h.entries("unpacked") {
+		writeFile(t, filepath.Join(h.store, "unpacked", name), "{")
+	}
+	if got := h.do("run", "--rm", "--image", "base", h.id()); got.Code != 0 || got.Stdout != "ran\n" {
+		t.Errorf("run with half a record: %+v", got)
+	}
 }
 
 // The image that is built in is made on first use; what that says does not

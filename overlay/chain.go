@@ -1,27 +1,16 @@
 package overlay
 
-import (
-	"crypto/sha256"
-	"encoding/hex"
-	"strings"
-)
+import "strings"
 
 // ChainID identifies a layer together with all layers below it: "sha256:" and 64
 // lower-case hex digits. The empty ChainID is "nothing below". Defined in the
 // OCI image-spec, config.md, "Layer ChainID".
 type ChainID string
 
-const prefix = "sha256:"
-
-// Chain returns the chain ID of the layer diffID on top of parent:
-// ChainID(L0) = DiffID(L0), ChainID(L0|...|Ln) = sha256(ChainID(L0|...|Ln-1) + " " + DiffID(Ln)).
-func Chain(parent ChainID, diffID string) ChainID {
-	if parent == "" {
-		return ChainID(diffID)
-	}
-	sum := sha256.Sum256([]byte(string(parent) + " " + diffID))
-	return ChainID(prefix + hex.EncodeToString(sum[:]))
-}
+const (
+	prefix  = "sha256:"
+	hexSize = 64 // digits of a SHA-256
+)
 
 // Valid reports whether c has the form of a chain ID. Everything in this package
 // checks that before c becomes part of a path.
@@ -32,7 +21,7 @@ func (c ChainID) Valid() bool {
 // ValidDigest reports whether s is "sha256:" and 64 lower-case hex digits, the
 // only algorithm whose layers this package takes.
 func ValidDigest(s string) bool {
-	if len(s) != len(prefix)+2*sha256.Size || !strings.HasPrefix(s, prefix) {
+	if len(s) != len(prefix)+hexSize || !strings.HasPrefix(s, prefix) {
 		return false
 	}
 	for i := len(prefix); i < len(s); i++ {
@@ -51,7 +40,7 @@ func (c ChainID) path() string { return "layers/" + c.hex() }
 
 // parseParents reads the text of a parents file.
 func parseParents(b []byte) ([]ChainID, bool) {
-	const line = len(prefix) + 2*sha256.Size + 1
+	const line = len(prefix) + hexSize + 1
 	if len(b)%line != 0 {
 		return nil, false
 	}

@@ -4,7 +4,7 @@
 // # Words
 //
 // A layer is the result of one tar archive; it is identified by its chain ID,
-// which names the archive and everything below it ([Chain]). A snapshot is one
+// which names the archive and everything below it. A snapshot is one
 // container's writable directory over a chain, identified by a key, normally
 // the container's ID.
 //

@@ -25,6 +25,14 @@ func openTemp(t testing.TB) *Store {
 	return s
 }
 
+// Chain is what package apply makes of a layer: those who only mount hash nothing.
+func Chain(parent ChainID, diffID string) ChainID {
+	if parent == "" {
+		return ChainID(diffID)
+	}
+	return ChainID(digestOf(string(parent) + " " + diffID))
+}
+
 func digestOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return "sha256:" + hex.EncodeToString(sum[:])

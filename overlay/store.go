@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -163,5 +162,10 @@ func flock(fd, how int) error {
 func randomName(kind string) string {
 	var b [8]byte
 	_, _ = unix.Getrandom(b[:], 0)
-	return kind + "-" + hex.EncodeToString(b[:])
+	name := append(make([]byte, 0, 32), kind+"-"...)
+	for _, c := range b {
+		const digits = "0123456789abcdef"
+		name = append(name, digits[c>>4], digits[c&15])
+	}
+	return string(name)
 }

@@ -15,20 +15,6 @@ import (
 	"github.com/minirun/minirun/internal/linux"
 )
 
-func TestChain(t *testing.T) {
-	a, b, c := digestOf("a"), digestOf("b"), digestOf("c")
-	if got := Chain("", a); got != ChainID(a) {
-		t.Errorf("bottom: got %q, want %q", got, a)
-	}
-	ab := Chain(Chain("", a), b)
-	if want := ChainID(digestOf(a + " " + b)); ab != want {
-		t.Errorf("two: got %q, want %q", ab, want)
-	}
-	if got, want := Chain(ab, c), ChainID(digestOf(string(ab)+" "+c)); got != want {
-		t.Errorf("three: got %q, want %q", got, want)
-	}
-}
-
 func TestValidDigest(t *testing.T) {
 	good := digestOf("x")
 	bad := []string{

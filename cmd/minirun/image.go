@@ -8,7 +8,8 @@ import (
 	"strings"
 
 	"github.com/minirun/minirun/container"
-	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/reference"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
 	"golang.org/x/sys/unix"
@@ -204,16 +205,16 @@ func (a *app) streams(l *launch, i *imageOptions, dir string) error {
 }
 
 // findImage looks an image up; the embedded one is made on first use.
-func (a *app) findImage(ref string) (*imagestore.Image, error) {
+func (a *app) findImage(ref string) (*unpacked.Image, error) {
 	images := a.images()
-	image, err := images.Find(ref)
-	if err == nil {
+	image, sure, err := images.Find(ref)
+	if err == nil && sure {
 		return image, nil
 	}
 	var packed *container.NotUnpackedError
 	switch {
-	case errors.As(err, &packed):
-		err = a.runSibling("image", "unpack", ref)
+	case err == nil, errors.As(err, &packed):
+		err = a.runSibling("image", "unpack", ref) // which knows the IDs of all images
 	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
 		err = a.runSibling("image", "demo")
 	case errors.Is(err, fs.ErrNotExist):
@@ -222,12 +223,13 @@ func (a *app) findImage(ref string) (*imagestore.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return images.Find(ref)
+	image, _, err = images.Find(ref)
+	return image, err
 }
 
 // lookUpImage looks an image up and changes nothing, for explain.
-func (a *app) lookUpImage(ref string) (*imagestore.Image, error) {
-	image, err := a.images().Find(ref)
+func (a *app) lookUpImage(ref string) (*unpacked.Image, error) {
+	image, _, err := a.images().Find(ref)
 	var packed *container.NotUnpackedError
 	switch {
 	case errors.As(err, &packed):
@@ -249,7 +251,7 @@ func (e *hintError) Unwrap() error { return e.error }
 func (e *hintError) Hint() string  { return e.hint }
 
 func isDemo(ref string) bool {
-	r, err := imagestore.Normalize(ref)
+	r, err := reference.Normalize(ref)
 	return err == nil && r == "docker.io/minirun/demo:latest"
 }
 

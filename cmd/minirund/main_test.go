@@ -18,6 +18,7 @@ import (
 	"github.com/minirun/minirun/imagestore/decompress"
 	"github.com/minirun/minirun/imagestore/imagetest"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
 )
 
 // minirun runs a command line against the store and returns what came out.
@@ -409,7 +410,7 @@ func TestRootLoad_UnpacksAndReplaces(t *testing.T) {
 	}
 	defer layers.Close()
 	top := func(b *imagetest.Built) overlay.ChainID {
-		return overlay.Chain(overlay.ChainID(b.DiffIDs[0]), string(b.DiffIDs[1]))
+		return apply.Chain(overlay.ChainID(b.DiffIDs[0]), string(b.DiffIDs[1]))
 	}
 	if !layers.HasLayer(top(one)) {
 		t.Fatal("load did not unpack")

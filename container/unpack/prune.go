@@ -6,24 +6,29 @@ import (
 	"slices"
 
 	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/overlay"
 )
 
 // Prune removes the layers that no image in images needs, those above first.
 // Layers that a snapshot stands on, or that are being unpacked, stay until they
-// are free and somebody prunes again. No image can be added meanwhile, so none
+// are free and somebody prunes again. The images' records go first. No image can be added meanwhile, so none
 // can lose a layer that it was about to use. It also removes what dead
 // processes left in the layer store.
 func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store) (removed []overlay.ChainID, err error) {
 	cleanupErr := layers.Cleanup()
 	err = images.WithImages(func(list []*imagestore.Image) error {
-		used := map[overlay.ChainID]bool{}
+		used, recorded := map[overlay.ChainID]bool{}, map[imagestore.Digest]bool{}
 		for _, img := range list {
+			recorded[img.Target.Digest] = true
 			for n := range img.DiffIDs {
 				used[overlay.ChainID(img.ChainID(n+1))] = true
 			}
 		}
 		unused, err := unusedLayers(layers, used)
+		if err == nil {
+			err = unpacked.Sweep(images.Root(), recorded)
+		}
 		if err != nil {
 			return err
 		}

@@ -8,11 +8,13 @@ package unpack
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/decompress"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
 )
@@ -45,7 +47,8 @@ func (e *LayerError) Error() string {
 func (e *LayerError) Unwrap() error { return e.Err }
 
 // Image makes sure that all layers of the image ref are in layers, bottom
-// first, and returns the image with its chain. An image that is there already
+// first, and returns the image with its chain. Then it records the image for
+// those who start containers from it ([unpacked]). An image that is there already
 // costs one look. Blobs and layers cannot be removed while it works. onProgress
 // may be nil.
 func Image(ctx context.Context, images *imagestore.Store, layers *overlay.Store, ref string, onProgress func(Progress)) (*Result, error) {
@@ -54,14 +57,31 @@ func Image(ctx context.Context, images *imagestore.Store, layers *overlay.Store,
 		return nil, err
 	}
 	if chain := overlay.ChainID(img.TopChainID()); chain == "" || layers.HasLayer(chain) {
-		return &Result{Image: img, Chain: chain}, nil
+		return &Result{Image: img, Chain: chain}, record(images, img)
 	}
 	img, pin, err := images.Pin(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	defer pin.Close()
-	return pinned(ctx, pin, layers, img, ref, onProgress)
+	res, err := pinned(ctx, pin, layers, img, ref, onProgress)
+	if err == nil {
+		err = record(images, img)
+	}
+	return res, err
+}
+
+// record tells containers of an image whose layers are all there.
+func record(images *imagestore.Store, img *imagestore.Image) error {
+	c := img.Config
+	c.History, c.RootFS = nil, imagestore.RootFS{} // nothing to a container
+	config, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return unpacked.Write(images.Root(), &unpacked.Image{
+		Target: img.Target.Digest, Manifest: img.Manifest.Digest, ID: img.ConfigDigest, Chain: string(img.TopChainID()),
+	}, config)
 }
 
 func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, img *imagestore.Image, ref string, onProgress func(Progress)) (*Result, error) {

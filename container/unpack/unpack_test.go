@@ -16,6 +16,7 @@ import (
 	"github.com/minirun/minirun/imagestore/archive"
 	"github.com/minirun/minirun/imagestore/decompress"
 	"github.com/minirun/minirun/imagestore/imagetest"
+	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
 )
@@ -83,7 +84,7 @@ func TestRootImage(t *testing.T) {
 	}
 	var want overlay.ChainID
 	for i, d := range b.DiffIDs {
-		want = overlay.Chain(want, string(d))
+		want = apply.Chain(want, string(d))
 		if overlay.ChainID(res.Image.ChainID(i+1)) != want {
 			t.Errorf("chain of %d layers is %s here and %s in overlay", i+1, res.Image.ChainID(i+1), want)
 		}
@@ -245,6 +246,16 @@ func TestRootPrune(t *testing.T) {
 		}
 	}
 	prune(0)
+	recorded := func(name string, want bool) {
+		t.Helper()
+		if records, err := os.ReadDir(filepath.Join(s.images.Root(), "unpacked")); err != nil || (len(records) > 0) != want {
+			t.Errorf("%d records, %v; want some: %v", len(records), err, want)
+		}
+		if img, _, err := unpacked.Find(s.images.Root(), name); (err == nil) != want || err == nil && img.Chain != string(tops[1]) {
+			t.Errorf("record of %s: %+v, %v; want one: %v", name, img, err, want)
+		}
+	}
+	recorded("y", true)
 	// A container stands on x: its layers stay although the image goes.
 	if _, err := s.layers.Prepare("container", tops[0]); err != nil {
 		t.Fatal(err)
@@ -275,6 +286,7 @@ func TestRootPrune(t *testing.T) {
 	prune(0)
 	pin.Close()
 	prune(2)
+	recorded("y", false)
 	if got := s.chains(t); len(got) != 0 {
 		t.Errorf("layers left: %v", got)
 	}

@@ -19,8 +19,8 @@ type arrows struct {
 // an error: new packages get a line here and a place there.
 var graph = []arrows{
 	{
-		"cmd/minirun", "cgroups container imagestore internal/demo internal/initprog internal/jsonread internal/linux runtime runtime/bundle", "",
-		"flags, output and exit codes; cgroups, initprog and imagestore for the types of their errors and images",
+		"cmd/minirun", "cgroups container imagestore/reference imagestore/unpacked internal/demo internal/initprog internal/jsonread internal/linux runtime runtime/bundle", "",
+		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
 		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
@@ -28,18 +28,21 @@ var graph = []arrows{
 	},
 
 	{
-		"container", "imagestore internal/linux internal/seccomp overlay runtime runtime/bundle", "",
+		"container", "imagestore/unpacked internal/jsonread internal/linux internal/seccomp overlay runtime runtime/bundle", "",
 		"composes one container; the packages it composes do not know each other",
 	},
 	{
-		"container/unpack", "imagestore imagestore/decompress overlay overlay/apply", "imagestore/archive imagestore/imagetest",
+		"container/unpack", "imagestore imagestore/decompress imagestore/unpacked overlay overlay/apply", "imagestore/archive imagestore/imagetest",
 		"from blobs to layers; apart from container, because minirun must not link decompressors and archive/tar",
 	},
 
-	{"imagestore", "internal/linux", "imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
+	{"imagestore", "imagestore/reference internal/linux", "imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
 	{"imagestore/archive", "imagestore imagestore/decompress internal/linux", "imagestore/imagetest", "images from files"},
 	{"imagestore/decompress", "", "imagestore/imagetest", "the only place that links a decompressor"},
 	{"imagestore/imagetest", "imagestore imagestore/decompress", "", "images for tests"},
+
+	{"imagestore/reference", "", "", "names of images and of content: what minirun needs of imagestore without what that links"},
+	{"imagestore/unpacked", "imagestore/reference internal/jsonread internal/linux", "imagestore imagestore/archive imagestore/imagetest", "what a start has to know of an image: written by minirund, read by minirun"},
 
 	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
 	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},

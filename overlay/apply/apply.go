@@ -26,7 +26,7 @@ func Layer(ctx context.Context, s *overlay.Store, parent overlay.ChainID, diffID
 	if !overlay.ValidDigest(diffID) {
 		return "", Result{}, &overlay.NameError{Kind: "diff ID", Name: diffID}
 	}
-	id := overlay.Chain(parent, diffID)
+	id := Chain(parent, diffID)
 	st, err := s.Stage(ctx, id, parent)
 	if err != nil {
 		return "", Result{}, fmt.Errorf("unpack layer %s: %w", diffID, err)

@@ -1,4 +1,7 @@
-package imagestore
+// Package reference reads the names of images and of content. It is apart from
+// imagestore because finding an image is part of starting a container, and
+// hashing and decoding JSON by reflection, which imagestore links, are not.
+package reference
 
 import (
 	"fmt"
@@ -13,14 +16,15 @@ type Reference struct {
 	Digest Digest // empty without "@digest"
 }
 
-// ReferenceError reports a name that is not a valid reference.
-type ReferenceError struct{ Name, Reason string }
+// Error reports a name that is not a valid reference.
+type Error struct{ Name, Reason string }
 
-func (e *ReferenceError) Error() string {
-	return fmt.Sprintf("image reference %q: %s", clip(e.Name), e.Reason)
+func (e *Error) Error() string {
+	return fmt.Sprintf("image reference %q: %s", Clip(e.Name), e.Reason)
 }
 
-func clip(s string) string {
+// Clip shortens text from outside for an error.
+func Clip(s string) string {
 	if len(s) > 300 {
 		return s[:300] + "..."
 	}
@@ -30,7 +34,7 @@ func clip(s string) string {
 // maxRepository is the longest repository path docker accepts, in bytes.
 const maxRepository = 255
 
-// ParseReference reads a name as docker does: "alpine" is
+// Parse reads a name as docker does: "alpine" is
 // docker.io/library/alpine:latest, "minirun/demo" is
 // docker.io/minirun/demo:latest, and a first component that contains a dot, a
 // colon or an upper-case letter, or is "localhost", is a registry host. Of a
@@ -38,18 +42,18 @@ const maxRepository = 255
 //
 // One difference from github.com/distribution/reference: a digest must be a
 // sha256 or sha512 in lower case, because it is going to be looked up.
-func ParseReference(s string) (Reference, error) {
-	bad := func(reason string) (Reference, error) { return Reference{}, &ReferenceError{Name: s, Reason: reason} }
+func Parse(s string) (Reference, error) {
+	bad := func(reason string) (Reference, error) { return Reference{}, &Error{Name: s, Reason: reason} }
 	if s == "" {
 		return bad("it is empty")
 	}
-	if len(s) == 64 && isLowerHex(s) {
+	if len(s) == 64 && IsLowerHex(s) {
 		return bad("64 hexadecimal digits are an image ID and no name")
 	}
 	var r Reference
 	name := s
 	if at := strings.IndexByte(name, '@'); at >= 0 {
-		if !validDigest(name[at+1:]) {
+		if !ValidDigest(name[at+1:]) {
 			return bad("what follows @ is no sha256 or sha512 digest")
 		}
 		r.Digest = Digest(name[at+1:])
@@ -66,7 +70,7 @@ func ParseReference(s string) (Reference, error) {
 	r.Path = name
 	switch {
 	case !validDomain(r.Domain):
-		return bad("invalid registry host " + fmt.Sprintf("%q", clip(r.Domain)))
+		return bad("invalid registry host " + fmt.Sprintf("%q", Clip(r.Domain)))
 	case strings.ToLower(r.Path) != r.Path:
 		return bad("the repository name must be lower case")
 	case !validPath(r.Path):
@@ -82,7 +86,7 @@ func ParseReference(s string) (Reference, error) {
 
 // Normalize returns the full form of name, the key under which index.json has it.
 func Normalize(name string) (string, error) {
-	r, err := ParseReference(name)
+	r, err := Parse(name)
 	if err != nil {
 		return "", err
 	}
@@ -119,7 +123,7 @@ func (r Reference) Familiar() string {
 
 // Familiar shortens a normalised name and returns any other text as it is.
 func Familiar(name string) string {
-	r, err := ParseReference(name)
+	r, err := Parse(name)
 	if err != nil || r.String() != name {
 		return name
 	}
