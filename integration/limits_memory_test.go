@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,7 +157,7 @@ func TestVMLimitsSmallest(t *testing.T) {
 // Lack of memory during the set-up says so, and leaves nothing.
 func TestVMLimitsTooSmall(t *testing.T) {
 	setup(t)
-	for _, verb := range []string{"run", "create"} {
+	for _, verb := range slices.Repeat([]string{"run", "create"}, 3) {
 		b := newBox(t, limMemory(4096))
 		r := b.do(verb, "--bundle", b.bundle)
 		if r.Code != 1 && r.Code != 137 || !strings.Contains(r.Stderr, "out of memory") || !strings.Contains(r.Stderr, "4096") {

@@ -295,6 +295,9 @@ func (t *creation) open() error {
 			return t.explain(err)
 		}
 		t.o.Timing.Mark("wait for the init")
+		if err := t.alive(); err != nil {
+			return err
+		}
 		return renameState(t.dir)
 	}
 	if err := renameState(t.dir); err != nil {
@@ -325,6 +328,18 @@ func (t *creation) open() error {
 		err := t.c.runHooks("poststart", t.plan.Spec.Hooks.Poststart, Running, t.c.Pid, nil)
 		t.o.Timing.Mark("hooks after start")
 		return err
+	}
+	return nil
+}
+
+// alive returns an error if a memory limit has killed the init, which may have
+// been ready before the limit was set.
+func (t *creation) alive() error {
+	if t.group == nil || !limitsMemory(t.plan.Spec) {
+		return nil
+	}
+	if oom := oomOf(t.group, t.oom, false); oom != nil {
+		return &ProcessError{ID: t.c.ID, Err: oom, OOM: true}
 	}
 	return nil
 }
