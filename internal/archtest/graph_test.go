@@ -45,6 +45,7 @@ var graph = []arrows{
 	{"imagestore/unpacked", "imagestore/reference internal/jsonread internal/linux", "imagestore imagestore/archive imagestore/imagetest", "what a start has to know of an image: written by minirund, read by minirun"},
 
 	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
+	{"overlay/erofs", "", "internal/kfeature internal/linux", "a file format: knows no stores, layers or system calls"},
 	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
 
 	{
