@@ -203,10 +203,12 @@ func TestVMSystemd(t *testing.T) {
 
 	// A container that cannot start leaves no unit.
 	change(t, box.bundle, func(c map[string]any) { c["process"].(map[string]any)["args"] = []string{"/nonexistent"} })
-	if r := s.do(append(append([]string{"run"}, bundle...), id)...); r.Code != 127 {
-		t.Errorf("without a program: %+v", r)
+	for range 3 { // systemd may be ahead of us when it removes the group
+		if r := s.do(append(append([]string{"run"}, bundle...), id)...); r.Code != 127 {
+			t.Errorf("without a program: %+v", r)
+		}
+		gone("a failed run")
 	}
-	gone("a failed run")
 	change(t, box.bundle, func(c map[string]any) {
 		c["process"].(map[string]any)["args"] = []string{"true"}
 		c["annotations"] = map[string]string{"org.systemd.property.ExecStopPost": "[('/bin/touch', ['touch', '/run/pwned'], false)]"}

@@ -159,6 +159,13 @@ func (t *creation) applyLimits() error {
 	if t.plan.caller.rootless && errors.As(err, &filter) && unprivileged(filter.Err) {
 		return nil
 	}
+	// systemd removes the group of a unit without processes. Why the init has
+	// ended already is what there is to say.
+	if t.plan.unit != nil && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)) && readable(t.pidfd, killTimeout) {
+		if err = t.await(namespaces.Ready); err == nil {
+			err = errInitDied
+		}
+	}
 	return err
 }
 
