@@ -82,3 +82,25 @@ type UnsupportedError struct{ Object, Reason string }
 
 func (e *UnsupportedError) Error() string        { return e.Object + ": " + e.Reason }
 func (e *UnsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// ArtifactError reports content that is kept like an image and is none: it has
+// no file system that could be run. It is errors.ErrUnsupported.
+type ArtifactError struct {
+	Digest Digest
+	Type   string // artifactType, or else the media type of the config
+}
+
+func (e *ArtifactError) Error() string {
+	return fmt.Sprintf("manifest %s: it is an artifact of type %q and no container image", e.Digest, clip(e.Type))
+}
+func (e *ArtifactError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// InUseError reports an image that containers were made from.
+type InUseError struct {
+	Ref        string
+	Containers []string
+}
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("image %q is in use by %s", clip(e.Ref), strings.Join(e.Containers, ", "))
+}

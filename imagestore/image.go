@@ -140,7 +140,11 @@ func (s *Store) findID(x *Index, ref string) ([]*Descriptor, error) {
 			continue
 		}
 		if len(hits) == 0 || hits[0].Digest != d.Digest {
-			ids = append(ids, id.Short())
+			candidate := id.Short()
+			if name := entryName(d); name != "" {
+				candidate += " (" + Familiar(name) + ")"
+			}
+			ids = append(ids, candidate)
 		}
 		hits = append(hits, d)
 	}
@@ -193,7 +197,7 @@ func readImage(read blobReader, d Descriptor) (*Manifest, *Config, error) {
 		return nil, nil, &FormatError{Object: "manifest " + string(d.Digest), Err: err}
 	}
 	if !IsImageConfigType(m.Config.MediaType) {
-		return nil, nil, &UnsupportedError{Object: "manifest " + string(d.Digest), Reason: fmt.Sprintf("it is an artifact of type %q and no container image", clip(m.Config.MediaType))}
+		return nil, nil, &ArtifactError{Digest: d.Digest, Type: m.Kind()}
 	}
 	b, err = read("config", m.Config, MaxMetadata)
 	if err != nil {
@@ -241,7 +245,10 @@ func pick(read blobReader, target Descriptor, host Platform, strict bool) (Descr
 		}
 	}
 	if best < 0 {
-		if len(have) == 0 {
+		switch {
+		case len(have) == 0 && len(c.seen) > 0 && !strict:
+			return Descriptor{}, &ArtifactError{Digest: target.Digest, Type: target.MediaType} // of signatures, say
+		case len(have) == 0:
 			return Descriptor{}, &FormatError{Object: "index " + string(target.Digest), Err: fmt.Errorf("it holds no image")}
 		}
 		return Descriptor{}, &PlatformError{Host: host.String(), Have: have}

@@ -2,7 +2,6 @@ package imagestore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -24,12 +23,12 @@ type Ingest struct {
 	fd  *os.File // holds the flock
 }
 
-// pinFile names the image that an ingest directory keeps alive.
-const pinFile = "pin.json"
-
 // Begin creates the store if needed, removes what dead processes left in it and
 // returns a new Ingest. It must be closed, also after Publish.
-func (s *Store) Begin(ctx context.Context) (*Ingest, error) {
+func (s *Store) Begin(ctx context.Context) (*Ingest, error) { return s.BeginFor(ctx, "") }
+
+// BeginFor is Begin with a word for people who ask what keeps their disk full.
+func (s *Store) BeginFor(ctx context.Context, purpose string) (*Ingest, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -43,7 +42,7 @@ func (s *Store) Begin(ctx context.Context) (*Ingest, error) {
 	defer unlock()
 	// Under the lock nobody can take a directory that was made and is not
 	// locked yet for a dead one.
-	dead, err := s.removeDead()
+	dead, _, err := s.removeDead()
 	if err != nil {
 		return nil, err
 	}
@@ -59,12 +58,14 @@ func (s *Store) Begin(ctx context.Context) (*Ingest, error) {
 	fd, err := os.Open(dir)
 	if err == nil {
 		if err = flock(int(fd.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			return &Ingest{s: s, dir: dir, fd: fd}, nil
+			if err = writeLease(dir, purpose); err == nil {
+				return &Ingest{s: s, dir: dir, fd: fd}, nil
+			}
 		}
 		fd.Close()
 	}
-	_ = os.Remove(dir)
-	return nil, fmt.Errorf("lock %q: %w", dir, err)
+	_ = os.RemoveAll(dir)
+	return nil, fmt.Errorf("lease %q: %w", dir, err)
 }
 
 // Close removes the directory and whatever was not published. It may be called
@@ -81,10 +82,10 @@ func (g *Ingest) Close() error {
 
 // removeDead removes the ingest directories whose process is gone. The store's
 // lock must be held.
-func (s *Store) removeDead() (n int, err error) {
+func (s *Store) removeDead() (n int, freed int64, err error) {
 	names, err := readNames(s.path(ingestDir))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, name := range names {
 		dir := s.path(ingestDir, name)
@@ -92,12 +93,26 @@ func (s *Store) removeDead() (n int, err error) {
 		if err != nil || alive {
 			continue
 		}
+		blocks := blocksOf(dir)
 		if err := os.RemoveAll(dir); err != nil {
-			return n, err
+			return n, freed, err
 		}
+		freed += blocks
 		n++
 	}
-	return n, nil
+	return n, freed, nil
+}
+
+// blocksOf is what becomes free when an ingest directory is removed.
+func blocksOf(dir string) (n int64) {
+	files, _ := readNames(dir)
+	for _, f := range append(files, "") {
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(dir, f), &st) == nil && (st.Nlink == 1 || f == "") {
+			n += st.Blocks * 512
+		}
+	}
+	return n
 }
 
 func readNames(dir string) ([]string, error) {
@@ -290,7 +305,7 @@ func (s *Store) Pin(ctx context.Context, ref string) (*Image, *Ingest, error) {
 	if _, err := s.Resolve(ref); err != nil { // before a store is created
 		return nil, nil, err
 	}
-	g, err := s.Begin(ctx)
+	g, err := s.BeginFor(ctx, "unpack")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -323,36 +338,5 @@ func (g *Ingest) pin(ref string) (*Image, error) {
 	if err := g.Keep("config", Descriptor{Digest: img.ConfigDigest}); err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(img.Manifest)
-	if err != nil {
-		return nil, err
-	}
-	return img, os.WriteFile(filepath.Join(g.dir, pinFile), b, 0o600)
-}
-
-// pinned returns the images that live processes have pinned. The lock must be held.
-func (s *Store) pinned() ([]*Image, error) {
-	names, err := readNames(s.path(ingestDir))
-	if err != nil {
-		return nil, err
-	}
-	var images []*Image
-	for _, name := range names {
-		g := &Ingest{s: s, dir: s.path(ingestDir, name)}
-		b, err := os.ReadFile(filepath.Join(g.dir, pinFile))
-		if err != nil {
-			continue // no pin, or closed a moment ago
-		}
-		if alive, err := isLocked(g.dir); err != nil || !alive {
-			continue
-		}
-		var d Descriptor
-		if json.Unmarshal(b, &d) != nil {
-			continue
-		}
-		if img, err := loadFrom(g.ReadBlob, d, HostPlatform(), false); err == nil {
-			images = append(images, img)
-		}
-	}
-	return images, nil
+	return img, g.PinStaged(img)
 }

@@ -20,6 +20,10 @@ func (s *Store) List() ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.entries(x), nil
+}
+
+func (s *Store) entries(x *Index) []Entry {
 	list := make([]Entry, 0, len(x.Manifests))
 	for _, d := range x.Manifests {
 		e := Entry{Name: entryName(&d), Target: d}
@@ -27,7 +31,7 @@ func (s *Store) List() ([]Entry, error) {
 		list = append(list, e)
 	}
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Name < list[j].Name })
-	return list, nil
+	return list
 }
 
 // WithImages calls f with the images that the store holds or that work in
@@ -57,4 +61,21 @@ func (s *Store) WithImages(f func([]*Image) error) error {
 		return err
 	}
 	return f(append(images, pinned...))
+}
+
+// ID is what docker calls the image's ID; of an artifact, its digest; of an
+// image that cannot be read, the digest of its entry.
+func (e *Entry) ID() Digest {
+	if e.Image != nil {
+		return e.Image.ConfigDigest
+	}
+	return e.Target.Digest
+}
+
+// Artifact is what kind of artifact the entry is; empty for an image.
+func (e *Entry) Artifact() string {
+	if a, ok := e.Err.(*ArtifactError); ok {
+		return a.Type
+	}
+	return ""
 }

@@ -123,6 +123,7 @@ func (g *Ingest) publish(names []Naming, staged []Digest) (_ *Published, err err
 		return nil, err
 	}
 	added = nil // referred to from here on
+	s.reserve(len(b))
 	if err := syncDir(s.root); err != nil {
 		return nil, err
 	}
@@ -201,17 +202,27 @@ func (g *Ingest) reachable(names []Naming) ([]Digest, error) {
 type marker struct {
 	read             blobReader
 	marked, followed map[Digest]bool
+	onMark           func(Digest) // may be nil
 }
 
 func newMarker(read blobReader) *marker {
 	return &marker{read: read, marked: map[Digest]bool{}, followed: map[Digest]bool{}}
 }
 
+func (m *marker) add(d Digest) {
+	m.marked[d] = true
+	if m.onMark != nil {
+		m.onMark(d)
+	}
+}
+
 // mark follows d. Content of a kind that is not known is read as what it may
 // be, a manifest or an index: marking too much is harmless. A manifest that is
-// missing refers to nothing; one that is there and damaged is an error.
+// missing refers to nothing; one that is there and damaged is an error. The
+// subject of a manifest is not followed: what a signature is about does not stay
+// because of the signature, see [Index.referrers].
 func (m *marker) mark(d Descriptor, depth int) error {
-	m.marked[d.Digest] = true
+	m.add(d.Digest)
 	if m.followed[d.Digest] {
 		return nil
 	}
@@ -234,7 +245,6 @@ func (m *marker) mark(d Descriptor, depth int) error {
 		Layers    []Descriptor `json:"layers"`
 		Blobs     []Descriptor `json:"blobs"`
 		Manifests []Descriptor `json:"manifests"`
-		Subject   *Descriptor  `json:"subject"`
 	}
 	if err := json.Unmarshal(b, &body); err != nil {
 		if isManifestType(d.MediaType) || isIndexType(d.MediaType) {
@@ -248,11 +258,8 @@ func (m *marker) mark(d Descriptor, depth int) error {
 	}
 	for _, l := range leaves {
 		if validDigest(string(l.Digest)) {
-			m.marked[l.Digest] = true
+			m.add(l.Digest)
 		}
-	}
-	if body.Subject != nil {
-		body.Manifests = append(body.Manifests, *body.Subject)
 	}
 	for _, c := range body.Manifests {
 		if c.check() != nil {

@@ -5,22 +5,38 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sort"
+
+	"golang.org/x/sys/unix"
 )
 
 // Swept counts what a sweep removed.
 type Swept struct {
 	Blobs int
 	Bytes int64
+	// Disk are the bytes of blocks that became free, those of interrupted work
+	// included. Blocks that a lease still keeps are not.
+	Disk int64
 }
 
 // Removed says what Remove did.
 type Removed struct {
-	Name  string // the name that is gone, or the ID of an image without one
+	Name  string   // the first of Names
+	Names []string // what is gone: names, or the ID of an image without one
 	Swept Swept
 	// Kept is why blobs were left that may be unused: something else in the
 	// store is damaged, so it is not known what it needs.
 	Kept error
+}
+
+// RemoveOptions are optional.
+type RemoveOptions struct {
+	// AllNames removes every name of an image that an ID stands for.
+	AllNames bool
+	// Last is asked before the last name of an image goes, with the other images
+	// that stay. Its error keeps the image.
+	Last func(gone *Image, others []*Image) error
 }
 
 // Tag gives the image ref a further name and tells whether that name stood for
@@ -30,7 +46,7 @@ func (s *Store) Tag(ref, name string) (replaced bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	err = s.update(func(x *Index) error {
+	err = s.update(false, func(x *Index) error {
 		d, err := s.find(x, ref)
 		if err != nil {
 			return err
@@ -45,46 +61,87 @@ func (s *Store) Tag(ref, name string) (replaced bool, err error) {
 // names the image only if it has one name or none: otherwise the error is an
 // [*AmbiguousError].
 func (s *Store) Remove(ref string) (*Removed, error) {
-	r := &Removed{}
-	err := s.update(func(x *Index) error {
+	return s.RemoveWith(ref, RemoveOptions{})
+}
+
+// RemoveWith is Remove with options.
+func (s *Store) RemoveWith(ref string, o RemoveOptions) (*Removed, error) {
+	var r *Removed
+	err := s.update(true, func(x *Index) error {
+		r = &Removed{}
 		d, err := s.find(x, ref)
 		if err != nil {
 			return err
 		}
-		name, target := entryName(d), d.Digest
-		byName := name == ref
-		if p, err := ParseReference(ref); err == nil && (name == p.String() || p.Digest != "") {
+		gone := *d
+		name, byName := entryName(d), false
+		if p, err := ParseReference(ref); name == ref || err == nil && (name == p.String() || p.Digest != "") {
 			byName = true
 		}
-		if !byName {
-			var names []string
-			for i := range x.Manifests {
-				if x.Manifests[i].Digest == target {
-					names = append(names, Familiar(entryName(&x.Manifests[i])))
-				}
-			}
-			if len(names) > 1 {
-				sort.Strings(names)
-				return &AmbiguousError{Ref: ref, Names: names}
+		var names []string
+		for i := range x.Manifests {
+			if e := &x.Manifests[i]; e.Digest == gone.Digest && (!byName || entryName(e) == name) {
+				names = append(names, entryName(e))
 			}
 		}
+		if len(names) > 1 && !o.AllNames {
+			for i := range names {
+				names[i] = Familiar(names[i])
+			}
+			sort.Strings(names)
+			return &AmbiguousError{Ref: ref, Names: names}
+		}
+		before := *x
+		before.Manifests = slices.Clone(x.Manifests)
 		kept := x.Manifests[:0]
 		for _, e := range x.Manifests {
-			if entryName(&e) != name || e.Digest != target {
+			if e.Digest != gone.Digest || !slices.Contains(names, entryName(&e)) {
 				kept = append(kept, e)
 			}
 		}
 		x.Manifests = kept
-		r.Name = name
-		if name == "" {
-			r.Name = string(target)
+		if err := s.askLast(x, gone, o); err != nil {
+			return err
 		}
+		x.dropReferrers(s.ReadBlob, &before)
+		for i := range names {
+			if names[i] == "" {
+				names[i] = string(gone.Digest)
+			}
+		}
+		sort.Strings(names)
+		r.Names, r.Name = names, names[0]
 		return nil
-	}, func() { r.Swept, r.Kept = s.sweep() })
+	}, func() {
+		r.Swept, r.Kept = s.sweep()
+	})
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// askLast calls o.Last if x does not have the image any more.
+func (s *Store) askLast(x *Index, gone Descriptor, o RemoveOptions) error {
+	if o.Last == nil {
+		return nil
+	}
+	for _, e := range x.Manifests {
+		if e.Digest == gone.Digest {
+			return nil
+		}
+	}
+	img, err := s.load(gone, HostPlatform(), false)
+	if err != nil {
+		return nil // damaged, or an artifact: no container needs it
+	}
+	var others []*Image
+	for _, e := range x.Manifests {
+		if other, err := s.load(e, HostPlatform(), false); err == nil {
+			others = append(others, other)
+		}
+	}
+	return o.Last(img, others)
 }
 
 // GC removes what dead processes left and every blob that nothing refers to.
@@ -97,14 +154,17 @@ func (s *Store) GC() (Swept, error) {
 		return Swept{}, err
 	}
 	defer unlock()
-	if _, err := s.removeDead(); err != nil {
-		return Swept{}, err
+	_, residue, err := s.removeDead()
+	if err != nil {
+		return Swept{Disk: residue}, err
 	}
-	return s.sweep()
+	swept, err := s.sweep()
+	swept.Disk += residue
+	return swept, err
 }
 
 // update changes index.json under the lock and calls after while it is held.
-func (s *Store) update(change func(*Index) error, after ...func()) error {
+func (s *Store) update(removal bool, change func(*Index) error, after ...func()) error {
 	x, err := s.readIndex()
 	if err == nil {
 		err = change(x) // a trial: errors come before a lock file is made
@@ -123,7 +183,7 @@ func (s *Store) update(change func(*Index) error, after ...func()) error {
 	if err := change(x); err != nil {
 		return err
 	}
-	if err := s.writeIndex(x); err != nil {
+	if err := s.writeIndex(x, removal); err != nil {
 		return err
 	}
 	for _, f := range after {
@@ -135,9 +195,8 @@ func (s *Store) update(change func(*Index) error, after ...func()) error {
 // sweep removes the blobs that index.json does not lead to. Work in progress
 // has links of its own to what it needs. If something referred to is damaged
 // nothing is removed, because what that needs is not known. The lock must be held.
-func (s *Store) sweep() (Swept, error) {
+func (s *Store) sweep() (n Swept, err error) {
 	_ = os.Remove(s.path(indexTemp)) // of a process that died before its rename
-	var n Swept
 	x, err := s.readIndex()
 	if err != nil {
 		return n, err
@@ -148,26 +207,19 @@ func (s *Store) sweep() (Swept, error) {
 			return n, fmt.Errorf("image %q: %w", entryName(&d), err)
 		}
 	}
-	for _, algorithm := range []string{"sha256", "sha512"} {
-		names, err := readNames(s.path(blobsDir, algorithm))
-		if err != nil {
-			return n, err
+	err = s.eachBlob(func(d Digest, st *unix.Stat_t) error {
+		if m.marked[d] {
+			return nil
 		}
-		for _, name := range names {
-			d, err := ParseDigest(algorithm + ":" + name)
-			if err != nil || m.marked[d] {
-				continue
-			}
-			st, err := os.Lstat(s.blobPath(d))
-			if err != nil {
-				return n, err
-			}
-			if err := os.Remove(s.blobPath(d)); err != nil {
-				return n, err
-			}
-			n.Blobs++
-			n.Bytes += st.Size()
+		if err := os.Remove(s.blobPath(d)); err != nil {
+			return err
 		}
-	}
-	return n, nil
+		n.Blobs++
+		n.Bytes += st.Size
+		if st.Nlink == 1 {
+			n.Disk += st.Blocks * 512
+		}
+		return nil
+	}, func(string) {})
+	return n, err
 }

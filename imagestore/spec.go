@@ -138,3 +138,11 @@ func isManifestType(mediaType string) bool {
 func IsImageConfigType(mediaType string) bool {
 	return mediaType == MediaTypeConfig || mediaType == MediaTypeDockerConfig
 }
+
+// Kind is what an artifact says that it is.
+func (m *Manifest) Kind() string {
+	if m.ArtifactType != "" {
+		return m.ArtifactType
+	}
+	return m.Config.MediaType
+}

@@ -18,6 +18,7 @@ const (
 	layoutVersion = "1.0.0"
 	indexFile     = "index.json"
 	indexTemp     = ".index.json.new"
+	reserveFile   = "index.reserve"
 	blobsDir      = "blobs"
 	ingestDir     = "ingest"
 	lockFile      = "lock"
@@ -94,14 +95,14 @@ func (s *Store) create() error {
 		}
 		return fmt.Errorf("%q has an %s and no %s: not an image store", s.root, indexFile, layoutFile)
 	}
-	if err := s.writeIndex(&Index{}); err != nil {
+	if err := s.writeIndex(&Index{}, false); err != nil {
 		return err
 	}
 	return replaceFile(s.root, layoutFile, layoutFile+".new", []byte(`{"imageLayoutVersion":"`+layoutVersion+`"}`))
 }
 
 // lock takes the store's lock exclusively; it blocks. Everything done under it
-// is short, except for the removal of unpacked layers in [Store.WithImages].
+// is short.
 func (s *Store) lock() (unlock func(), err error) {
 	fd, err := linux.OpenAt(unix.AT_FDCWD, s.path(lockFile), unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -155,13 +156,44 @@ func parseStoreIndex(b []byte) (*Index, error) {
 	return &x, nil
 }
 
-// writeIndex replaces index.json. The lock must be held.
-func (s *Store) writeIndex(x *Index) error {
+// writeIndex replaces index.json. The lock must be held. For a removal, which
+// has to work on a full disk, it takes the blocks of the reserve.
+func (s *Store) writeIndex(x *Index, removal bool) error {
 	b, err := encodeIndex(x)
 	if err != nil {
 		return err
 	}
-	return replaceFile(s.root, indexFile, indexTemp, b)
+	temp := s.path(indexTemp)
+	if removal {
+		if err := os.Rename(s.path(reserveFile), temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := writeTemp(temp, b); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, s.path(indexFile)); err != nil {
+		return err
+	}
+	if err := syncDir(s.root); err != nil {
+		return err
+	}
+	s.reserve(len(b))
+	return nil
+}
+
+// reserve sets blocks aside for the index.json after this one, which has n bytes.
+// On a full disk it does without: the next removal makes room.
+func (s *Store) reserve(n int) {
+	path := s.path(reserveFile)
+	fd, err := linux.OpenAt(unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return
+	}
+	if err := unix.Fallocate(fd, 0, 0, int64(n+4095)&^4095); err != nil {
+		_ = os.Remove(path) // a file system that cannot keep blocks back, or a full one
+	}
+	linux.Close(fd)
 }
 
 func encodeIndex(x *Index) ([]byte, error) {
@@ -186,11 +218,15 @@ func replaceFile(dir, name, temp string, content []byte) error {
 
 // writeTemp writes and syncs the file at path, and removes it when that does not work.
 func writeTemp(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	// Not O_TRUNC: the file may bring the blocks for its content along.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
+	if err == nil {
+		err = f.Truncate(int64(len(content)))
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -188,7 +188,13 @@ func TestRootImageRemoveInUse(t *testing.T) {
 	h := imageSetup(t).base()
 	id := h.id()
 	h.must("run", "--detach", "--image", "base", id, "sh", "-c", "while ! [ -e /go ]; do sleep 0.01; done; cat /etc/passwd | head -1; exec sleep 1000")
-	h.must("image", "rm", "base")
+	r := h.do("image", "rm", "base")
+	if r.Code == 0 || !strings.Contains(r.Stderr, `image "base" is in use by `+id+"\n") || !strings.Contains(r.Stderr, "--force") {
+		t.Errorf("rm of an image in use: %+v", r)
+	}
+	h.must("image", "tag", "base", "second") // with another name, nothing is lost
+	h.must("image", "rm", "second")
+	h.must("image", "rm", "--force", "base")
 	if r := h.do("run", "--image", "base", h.id(), "true"); r.Code == 0 || !strings.Contains(r.Stderr, "hint: ") {
 		t.Errorf("run of a removed image: %+v", r)
 	}

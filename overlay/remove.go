@@ -28,33 +28,11 @@ func (s *Store) RemoveSnapshot(key string) error {
 // snapshot or a layer being unpacked stands on it, the error is an *InUseError.
 // A mount of it that [Store.MountView] made is not a user: close it before.
 func (s *Store) RemoveLayer(c ChainID) error {
-	if !c.Valid() {
-		return &NameError{"chain ID", string(c)}
-	}
-	lock, err := s.lockDir("layers", unix.LOCK_EX)
-	if err != nil {
+	d, err := s.DropLayer(c)
+	if err != nil || d == nil {
 		return err
 	}
-	tmp := randomName("trash")
-	by, err := s.user(c)
-	switch {
-	case err != nil:
-	case by != "":
-		err = &InUseError{c, by}
-	default:
-		err = s.toTrash(c.path(), tmp)
-	}
-	linux.Close(lock)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err == nil {
-		err = s.removeIn("staging", tmp)
-	}
-	if err != nil && by == "" {
-		return fmt.Errorf("remove layer %q: %w", string(c), err)
-	}
-	return err
+	return d.Delete()
 }
 
 // user names something that has the layer c as its direct parent, or "".

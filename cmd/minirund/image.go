@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/container/inventory"
 	"github.com/minirun/minirun/container/unpack"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
@@ -23,10 +25,14 @@ func imageCommand(u *ui) *cli.Command {
 		OnUsageError:    onUsageError,
 		Subcommands: []*cli.Command{
 			imageDemoCommand(u),
+			imageDUCommand(u),
 			imageGCCommand(u),
+			imageHistoryCommand(u),
 			imageImportCommand(u),
+			imageInspectCommand(u),
 			imageListCommand(u),
 			imageLoadCommand(u),
+			imagePruneCommand(u),
 			imageRemoveCommand(u),
 			imageTagCommand(u),
 			imageUnpackCommand(u),
@@ -55,6 +61,34 @@ func command(c *cli.Command, min, max int, action cli.ActionFunc) *cli.Command {
 	return c
 }
 
+// formatFlag is the --format of commands that list something.
+func formatFlag() cli.Flag {
+	return &cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` is table or json"}
+}
+
+func noTruncFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "no-trunc", Usage: "print IDs and texts in full"}
+}
+
+// wantsJSON checks --format.
+func wantsJSON(c *cli.Context) (bool, error) {
+	switch format := c.String("format"); format {
+	case "json":
+		return true, nil
+	case "table":
+		return false, nil
+	default:
+		return false, &usageError{text: fmt.Sprintf("unknown format %q, want table or json", format), command: c.Command.HelpName}
+	}
+}
+
+func (u *ui) json(v any) error {
+	enc := json.NewEncoder(u.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
 func openImages(c *cli.Context) (*imagestore.Store, error) {
 	return imagestore.Open(container.StoreDir(c.String("store")))
 }
@@ -79,21 +113,40 @@ func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, p 
 	return nil
 }
 
+// openStores opens the images and, if there are any, the unpacked layers beside
+// them. It creates nothing.
+func openStores(c *cli.Context) (s inventory.Stores, closeLayers func(), err error) {
+	if s.Images, err = openImages(c); err != nil {
+		return s, nil, err
+	}
+	return s, func() {
+		if s.Layers != nil {
+			s.Layers.Close()
+		}
+	}, addLayers(&s)
+}
+
+func addLayers(s *inventory.Stores) (err error) {
+	dir := container.OverlayDir(s.Images.Root())
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	s.Layers, err = overlay.OpenStore(dir)
+	return err
+}
+
 // prune removes unpacked layers that are not needed any more.
-func prune(c *cli.Context, images *imagestore.Store) (int, error) {
-	if _, err := os.Lstat(container.OverlayDir(images.Root())); errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+func prune(c *cli.Context, images *imagestore.Store) (*inventory.Collected, error) {
+	s := inventory.Stores{Images: images}
+	if err := addLayers(&s); err != nil || s.Layers == nil {
+		return &inventory.Collected{}, err
 	}
-	layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
-	if err != nil {
-		return 0, err
-	}
-	defer layers.Close()
-	removed, err := unpack.Prune(c.Context, images, layers)
+	defer s.Layers.Close()
+	collected, err := inventory.Prune(c.Context, s)
 	if err != nil {
 		err = fmt.Errorf("remove unused layers: %w", err)
 	}
-	return len(removed), err
+	return collected, err
 }
 
 // arrived finishes load, import and demo: it unpacks what came in and prints it.
@@ -115,7 +168,8 @@ func arrived(c *cli.Context, u *ui, images *imagestore.Store, word string, res *
 		if !c.Bool("no-unpack") {
 			err := unpackImage(c, u, images, ref, p)
 			var platform *imagestore.PlatformError
-			if errors.As(err, &platform) {
+			var artifact *imagestore.ArtifactError
+			if errors.As(err, &platform) || errors.As(err, &artifact) {
 				u.warn("%v", err) // kept: it may be on its way to another host
 			} else if err != nil {
 				errs = append(errs, err)

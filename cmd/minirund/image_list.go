@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -28,14 +27,20 @@ func listCommand(u *ui) *cli.Command {
 		Usage:     "list images",
 		ArgsUsage: "[NAME]",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` is table or json"},
+			formatFlag(),
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print IDs and nothing else"},
-			&cli.BoolFlag{Name: "no-trunc", Usage: "print IDs in full"},
+			noTruncFlag(),
+			&cli.BoolFlag{Name: "digests", Usage: "show the digests that names stand for"},
+			filterFlag("dangling=true|false, reference=PATTERN, label=NAME[=VALUE]"),
 		},
 	}, 0, 1, func(c *cli.Context) error {
-		format := c.String("format")
-		if format != "table" && format != "json" {
-			return &usageError{text: fmt.Sprintf("unknown format %q, want table or json", format), command: c.Command.HelpName}
+		asJSON, err := wantsJSON(c)
+		if err != nil {
+			return err
+		}
+		filters, err := parseFilters(c)
+		if err != nil {
+			return err
 		}
 		images, err := openImages(c)
 		if err != nil {
@@ -48,7 +53,7 @@ func listCommand(u *ui) *cli.Command {
 		rows := []listRow{}
 		for _, e := range entries {
 			r := newListRow(e)
-			if want := c.Args().First(); want == "" || r.matches(want) {
+			if want := c.Args().First(); (want == "" || r.matches(want)) && filters.match(&e) {
 				rows = append(rows, r)
 			}
 		}
@@ -60,12 +65,10 @@ func listCommand(u *ui) *cli.Command {
 				}
 			}
 			return nil
-		case format == "json":
-			enc := json.NewEncoder(u.out)
-			enc.SetIndent("", "  ")
-			return enc.Encode(rows)
+		case asJSON:
+			return u.json(rows)
 		}
-		return u.imageTable(rows, c.Bool("no-trunc"))
+		return u.imageTable(rows, c.Bool("no-trunc"), c.Bool("digests"))
 	})
 }
 
@@ -78,11 +81,16 @@ type listRow struct {
 	Created  string            `json:"created"`
 	Size     int64             `json:"size"`
 	Layers   int               `json:"layers"`
+	Artifact string            `json:"artifact,omitempty"`
 	Error    string            `json:"error,omitempty"`
 }
 
 func newListRow(e imagestore.Entry) listRow {
 	r := listRow{Name: e.Name, Digest: e.Target.Digest}
+	if r.Artifact = e.Artifact(); r.Artifact != "" {
+		r.ID, r.Size = e.ID(), e.Target.Size
+		return r
+	}
 	if e.Err != nil {
 		r.Error = e.Err.Error()
 		return r
@@ -118,20 +126,33 @@ func (r *listRow) id(full bool) string {
 	return r.ID.Short()
 }
 
-func (u *ui) imageTable(rows []listRow, full bool) error {
+func (u *ui) imageTable(rows []listRow, full, digests bool) error {
 	w := tabwriter.NewWriter(u.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tID\tPLATFORM\tCREATED\tSIZE")
+	column := func(r *listRow) string {
+		if !digests {
+			return ""
+		}
+		return string(r.Digest) + "\t"
+	}
+	fmt.Fprint(w, "NAME\t")
+	if digests {
+		fmt.Fprint(w, "DIGEST\t")
+	}
+	fmt.Fprintln(w, "ID\tPLATFORM\tCREATED\tSIZE")
 	for _, r := range rows {
 		name := imagestore.Familiar(r.Name)
 		if name == "" {
 			name = "<none>"
 		}
-		if r.Error != "" {
-			fmt.Fprintf(w, "%s\t-\t-\t-\tdamaged\n", printable(name))
+		switch {
+		case r.Artifact != "":
+			fmt.Fprintf(w, "%s\t%s%s\t%s\t-\t%s\n", printable(name), column(&r), r.id(full), printable("artifact "+r.Artifact), bytesText(r.Size))
+		case r.Error != "":
+			fmt.Fprintf(w, "%s\t%s-\t-\t-\tdamaged\n", printable(name), column(&r))
 			u.warn("%s: %s", name, r.Error)
-			continue
+		default:
+			fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\t%s\n", printable(name), column(&r), r.id(full), printable(r.Platform), createdText(r.Created), bytesText(r.Size))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", printable(name), r.id(full), printable(r.Platform), createdText(r.Created), bytesText(r.Size))
 	}
 	return w.Flush()
 }

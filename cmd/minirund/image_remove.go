@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/minirun/minirun/container/inventory"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/urfave/cli/v2"
 )
@@ -14,111 +15,126 @@ func imageRemoveCommand(u *ui) *cli.Command {
 		Aliases:   []string{"remove"},
 		Usage:     "remove images, and what nothing else needs of them",
 		ArgsUsage: "NAME|ID...",
-		Description: "Containers that were made from the image go on: the layers that they stand on are\n" +
-			"kept until they are gone.",
+		Description: "An image that containers were made from stays unless --force is given. The containers go\n" +
+			"on even then: the layers that they stand on are kept until they are gone.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "remove an image that containers use, and every name of an ID"},
+		},
 	}, 1, -1, func(c *cli.Context) error {
-		images, err := openImages(c)
+		s, closeLayers, err := openStores(c)
 		if err != nil {
 			return err
 		}
+		defer closeLayers()
 		var errs []error
 		removed := 0
 		for _, ref := range c.Args().Slice() {
-			r, err := images.Remove(ref)
-			if err != nil {
+			if err := removeImage(u, s, ref, c.Bool("force")); err != nil {
 				errs = append(errs, fmt.Errorf("remove: %w", err))
 				continue
 			}
 			removed++
-			if r.Kept != nil {
-				u.warn("unused blobs were kept: %v", r.Kept)
-			}
-			fmt.Fprintf(u.out, "removed %s, %s freed\n", imagestore.Familiar(r.Name), bytesText(r.Swept.Bytes))
 		}
 		if removed > 0 {
-			if _, err := prune(c, images); err != nil {
-				errs = append(errs, err)
+			if _, err := inventory.Prune(c.Context, s); err != nil {
+				errs = append(errs, fmt.Errorf("remove unused layers: %w", err))
 			}
 		}
 		return errors.Join(errs...)
 	})
 }
 
-func imageGCCommand(u *ui) *cli.Command {
+func removeImage(u *ui, s inventory.Stores, ref string, force bool) error {
+	o := imagestore.RemoveOptions{AllNames: force}
+	if !force {
+		o.Last = func(gone *imagestore.Image, others []*imagestore.Image) error {
+			users, err := inventory.Users(s.Layers, gone, others)
+			if err == nil && len(users) > 0 {
+				err = &imagestore.InUseError{Ref: ref, Containers: users}
+			}
+			return err
+		}
+	}
+	r, err := s.Images.RemoveWith(ref, o)
+	if err != nil {
+		return err
+	}
+	if r.Kept != nil {
+		u.warn("unused blobs were kept: %v", r.Kept)
+	}
+	for i, name := range r.Names {
+		freed := int64(0)
+		if i == len(r.Names)-1 {
+			freed = r.Swept.Bytes
+		}
+		fmt.Fprintf(u.out, "removed %s, %s freed\n", imagestore.Familiar(name), bytesText(freed))
+	}
+	return nil
+}
+
+func imagePruneCommand(u *ui) *cli.Command {
 	return command(&cli.Command{
-		Name:  "gc",
-		Usage: "remove what no image needs: blobs, unpacked layers, the rest of interrupted work",
+		Name:  "prune",
+		Usage: "remove images without a name, or with --all those that no container uses",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also images with names, unless a container was made from them"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "print what would be removed, and remove nothing"},
+			filterFlag("reference=PATTERN, label=NAME[=VALUE]"),
+		},
 	}, 0, 0, func(c *cli.Context) error {
-		images, err := openImages(c)
+		f, err := parseFilters(c)
 		if err != nil {
 			return err
 		}
-		swept, err := images.GC()
-		n, pruneErr := prune(c, images)
-		fmt.Fprintf(u.out, "removed %d blobs, %s, and %d unpacked layers\n", swept.Blobs, bytesText(swept.Bytes), n)
-		return errors.Join(err, pruneErr)
-	})
-}
-
-func imageTagCommand(u *ui) *cli.Command {
-	return command(&cli.Command{
-		Name:      "tag",
-		Usage:     "give an image a further name",
-		ArgsUsage: "NAME|ID NEW-NAME",
-	}, 2, 2, func(c *cli.Context) error {
-		images, err := openImages(c)
+		s, closeLayers, err := openStores(c)
 		if err != nil {
 			return err
 		}
-		replaced, err := images.Tag(c.Args().Get(0), c.Args().Get(1))
-		if err != nil {
-			return fmt.Errorf("tag: %w", err)
-		}
-		if replaced {
-			u.warn("%s stood for another image before", c.Args().Get(1))
-		}
-		return nil
-	})
-}
-
-func imageVerifyCommand(u *ui) *cli.Command {
-	return command(&cli.Command{
-		Name:      "verify",
-		Usage:     "read an image's blobs and compare them with their digests",
-		ArgsUsage: "NAME|ID...",
-	}, 1, -1, func(c *cli.Context) error {
-		images, err := openImages(c)
+		defer closeLayers()
+		entries, err := s.Images.List()
 		if err != nil {
 			return err
 		}
 		var errs []error
-		for _, ref := range c.Args().Slice() {
-			if err := images.Verify(c.Context, ref); err != nil {
-				errs = append(errs, fmt.Errorf("verify %q: %w", ref, err))
+		done := map[string]bool{}
+		for _, e := range entries {
+			// Artifacts without a name go with what they are about.
+			if e.Name == "" && e.Artifact() != "" || e.Name != "" && !c.Bool("all") || !f.match(&e) {
 				continue
 			}
-			fmt.Fprintf(u.out, "%s is complete\n", ref)
-		}
-		return errors.Join(errs...)
-	})
-}
-
-func imageUnpackCommand(u *ui) *cli.Command {
-	return command(&cli.Command{
-		Name:      "unpack",
-		Usage:     "unpack images, so that the first container starts at once",
-		ArgsUsage: "NAME|ID...",
-		Flags:     []cli.Flag{&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"}},
-	}, 1, -1, func(c *cli.Context) error {
-		images, err := openImages(c)
-		if err != nil {
-			return err
-		}
-		for _, ref := range c.Args().Slice() {
-			if err := unpackImage(c, u, images, ref, newProgress(u, c.Bool("quiet"))); err != nil {
-				return err
+			ref := e.Name
+			if ref == "" {
+				ref = string(e.Target.Digest)
+			}
+			if e.Image != nil {
+				users, err := inventory.Users(s.Layers, e.Image, nil)
+				if err != nil {
+					return err
+				}
+				if len(users) > 0 {
+					continue
+				}
+			}
+			if done[ref] {
+				continue
+			}
+			done[ref] = true
+			if c.Bool("dry-run") {
+				fmt.Fprintf(u.out, "would remove %s\n", imagestore.Familiar(ref))
+				continue
+			}
+			if err := removeImage(u, s, ref, false); err != nil {
+				var used *imagestore.InUseError
+				if !errors.As(err, &used) { // since we looked
+					errs = append(errs, fmt.Errorf("remove: %w", err))
+				}
 			}
 		}
-		return nil
+		if len(done) > 0 && !c.Bool("dry-run") {
+			if _, err := inventory.Prune(c.Context, s); err != nil {
+				errs = append(errs, fmt.Errorf("remove unused layers: %w", err))
+			}
+		}
+		return errors.Join(errs...)
 	})
 }

@@ -148,7 +148,7 @@ func TestLoadListRemove(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(store, "blobs/*/*")); len(left) != 0 {
 		t.Errorf("blobs left: %v", left)
 	}
-	if got := ok(t, store, "image", "gc"); got != "removed 0 blobs, 0 B, and 0 unpacked layers\n" {
+	if got := ok(t, store, "image", "gc"); got != "removed 0 blobs and 0 unpacked layers, 0 B freed\n" {
 		t.Errorf("gc prints %q", got)
 	}
 }

@@ -110,6 +110,7 @@ func hints(err error) []string {
 		noImage   *archive.NoImageError
 		notExist  *imagestore.NotExistError
 		ambiguous *imagestore.AmbiguousError
+		inUse     *imagestore.InUseError
 		platform  *imagestore.PlatformError
 		depth     *overlay.DepthError
 		hinter    interface{ Hint() string }
@@ -133,6 +134,8 @@ func hints(err error) []string {
 		return []string{"minirun image list shows the images that there are"}
 	case errors.As(err, &ambiguous):
 		return []string{"give the full name, or more digits of the ID"}
+	case errors.As(err, &inUse):
+		return []string{"delete these containers first, or remove the image with --force: they go on, and their layers stay until they are gone"}
 	case errors.As(err, &platform):
 		return []string{"use an image that was built for " + platform.Host}
 	case errors.As(err, &depth):

@@ -12,11 +12,14 @@ import (
 
 // Prune removes the layers that no image in images needs, those above first.
 // Layers that a snapshot stands on, or that are being unpacked, stay until they
-// are free and somebody prunes again. The images' records go first. No image can be added meanwhile, so none
-// can lose a layer that it was about to use. It also removes what dead
+// are free and somebody prunes again. The images' records go first. No image can
+// be added while the layers are taken out of their places, so none can lose a
+// layer that it was about to use; their files are deleted afterwards, while
+// everybody else works on. onDelete is called before each of these and may be
+// nil. Prune also removes what dead
 // processes left in the layer store.
-func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store) (removed []overlay.ChainID, err error) {
-	cleanupErr := layers.Cleanup()
+func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store, onDelete func(*overlay.Dropped)) (removed []overlay.ChainID, err error) {
+	var dropped []*overlay.Dropped
 	err = images.WithImages(func(list []*imagestore.Image) error {
 		used, recorded := map[overlay.ChainID]bool{}, map[imagestore.Digest]bool{}
 		for _, img := range list {
@@ -36,19 +39,26 @@ func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store)
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
 			}
-			err := layers.RemoveLayer(c)
+			d, err := layers.DropLayer(c)
 			var inUse *overlay.InUseError
 			switch {
-			case errors.As(err, &inUse):
+			case errors.As(err, &inUse), d == nil && err == nil:
 			case err != nil:
 				return err
 			default:
-				removed = append(removed, c)
+				dropped = append(dropped, d)
 			}
 		}
 		return nil
 	})
-	return removed, errors.Join(err, cleanupErr)
+	for _, d := range dropped {
+		if onDelete != nil {
+			onDelete(d)
+		}
+		err = errors.Join(err, d.Delete())
+		removed = append(removed, d.ID)
+	}
+	return removed, errors.Join(err, layers.Cleanup())
 }
 
 // unusedLayers returns the layers that are not used, a layer always before the

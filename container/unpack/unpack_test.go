@@ -240,7 +240,7 @@ func TestRootPrune(t *testing.T) {
 	}
 	prune := func(want int) {
 		t.Helper()
-		removed, err := unpack.Prune(context.Background(), s.images, s.layers)
+		removed, err := unpack.Prune(context.Background(), s.images, s.layers, nil)
 		if err != nil || len(removed) != want {
 			t.Fatalf("Prune removed %v, %v, want %d layers", removed, err, want)
 		}

@@ -23,13 +23,17 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/unpack imagestore imagestore/archive internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
+		"cmd/minirund", "container container/inventory container/unpack imagestore imagestore/archive internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest", "everything that need not start fast",
 	},
 
 	{
 		"container", "imagestore/unpacked internal/jsonread internal/linux internal/seccomp overlay runtime runtime/bundle", "",
 		"composes one container; the packages it composes do not know each other",
+	},
+	{
+		"container/inventory", "container/unpack imagestore overlay", "container imagestore/archive imagestore/decompress imagestore/imagetest",
+		"what a store holds, why, and on how much disk: sees both halves",
 	},
 	{
 		"container/unpack", "imagestore imagestore/decompress imagestore/unpacked overlay overlay/apply", "imagestore/archive imagestore/imagetest",

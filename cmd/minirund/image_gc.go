@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/minirun/minirun/container/inventory"
+	"github.com/minirun/minirun/imagestore"
+	"github.com/urfave/cli/v2"
+)
+
+func imageGCCommand(u *ui) *cli.Command {
+	return command(&cli.Command{
+		Name:  "gc",
+		Usage: "remove what no image needs: blobs, unpacked layers, the rest of interrupted work",
+		Description: "It may run at any time, beside everything. With --dry-run it tells for each object why it\n" +
+			"stays or that it goes.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "explain, and remove nothing"},
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of --dry-run: table or json"},
+			noTruncFlag(),
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing; with --dry-run, only what goes"},
+		},
+	}, 0, 0, func(c *cli.Context) error {
+		asJSON, err := wantsJSON(c)
+		if err != nil {
+			return err
+		}
+		s, closeLayers, err := openStores(c)
+		if err != nil {
+			return err
+		}
+		defer closeLayers()
+		if c.Bool("dry-run") {
+			p, err := inventory.NewPlan(s)
+			if err != nil {
+				return err
+			}
+			return u.plan(c, p, asJSON)
+		}
+		done, err := inventory.Collect(c.Context, s)
+		if !c.Bool("quiet") {
+			fmt.Fprintf(u.out, "removed %d blobs and %d unpacked layers, %s freed\n", done.Blobs, done.Layers, bytesText(done.Freed))
+		}
+		return err
+	})
+}
+
+func (u *ui) plan(c *cli.Context, p *inventory.Plan, asJSON bool) error {
+	if c.Bool("quiet") {
+		kept := p.Items[:0]
+		for _, i := range p.Items {
+			if !i.Keep {
+				kept = append(kept, i)
+			}
+		}
+		p.Items = kept
+	}
+	if p.Damaged != nil {
+		u.warn("no blob would be removed: %v", p.Damaged)
+	}
+	if asJSON {
+		if p.Items == nil {
+			p.Items = []inventory.Item{}
+		}
+		return u.json(p)
+	}
+	w := tabwriter.NewWriter(u.out, 0, 0, 2, ' ', 0)
+	for _, i := range p.Items {
+		word := "goes"
+		if i.Keep {
+			word = "stays"
+		}
+		name := i.Name
+		if d, err := imagestore.ParseDigest(name); err == nil && !c.Bool("no-trunc") {
+			name = d.Short()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", word, i.Kind, name, bytesText(i.Disk), printable(strings.Join(i.Why, "; ")))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(u.out, "%s would be freed\n", bytesText(p.Freed))
+	return nil
+}

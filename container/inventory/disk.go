@@ -1,0 +1,59 @@
+package inventory
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// disk is how much of the disk the parts of a store take, in bytes of blocks.
+type disk struct {
+	total int64
+	parts map[string]int64 // by path relative to the store, see partOf
+}
+
+// partOf is the part of a store that a path belongs to: a blob, a layer, a
+// snapshot, work in progress; "" is all the rest.
+func partOf(rel string) string {
+	f := strings.SplitN(rel, "/", 4)
+	switch {
+	case f[0] == "blobs" && len(f) == 3:
+		return rel
+	case (f[0] == "ingest" || f[0] == "unpacked") && len(f) > 1:
+		return f[0] + "/" + f[1]
+	case f[0] == "overlay" && len(f) > 2:
+		return strings.Join(f[:3], "/")
+	}
+	return ""
+}
+
+// measure walks root. What vanishes meanwhile is not there; a file with several
+// names counts where it is found first, and blobs come first.
+func measure(root string) (*disk, error) {
+	d := &disk{parts: map[string]int64{}}
+	type inode struct{ dev, ino uint64 }
+	seen := map[inode]bool{}
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err == nil {
+			var st unix.Stat_t
+			err = unix.Lstat(path, &st)
+			if id := (inode{st.Dev, st.Ino}); err == nil && !seen[id] {
+				if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+					seen[id] = true
+				}
+				n := st.Blocks * 512
+				d.total += n
+				rel := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
+				d.parts[partOf(rel)] += n
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	})
+	return d, err
+}

@@ -1,0 +1,276 @@
+package inventory
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/overlay"
+)
+
+// Kind is what an item is.
+type Kind string
+
+// The kinds of items.
+const (
+	Blob     Kind = "blob"
+	Layer    Kind = "layer"
+	Snapshot Kind = "snapshot"
+	Record   Kind = "record" // of an unpacked image, package unpacked
+	Work     Kind = "work" // in progress, or what is left of it
+)
+
+// Item is one thing in a store that stays or goes.
+type Item struct {
+	Kind Kind   `json:"kind"`
+	Name string `json:"name"` // digest, chain ID, key, directory
+	Disk int64  `json:"disk"` // bytes
+	// Keep says that a collection leaves it, and Why for whom or why not.
+	Keep bool     `json:"keep"`
+	Why  []string `json:"why"`
+
+	roots []imagestore.Digest // images that it belongs to
+}
+
+// Plan is what a collection would do at this moment.
+type Plan struct {
+	Items []Item `json:"items"`
+	// Freed are the bytes of what goes.
+	Freed int64 `json:"freed"`
+	// Damaged says why no blob goes: it is not known what an image needs.
+	Damaged error `json:"-"`
+
+	survey *imagestore.Survey
+	disk   *disk
+}
+
+// Stores are the two halves of a store of images. Layers is nil when nothing was
+// unpacked yet.
+type Stores struct {
+	Images *imagestore.Store
+	Layers *overlay.Store
+}
+
+// NewPlan looks at everything and changes nothing.
+func NewPlan(s Stores) (*Plan, error) {
+	if _, err := os.Lstat(s.Images.Root()); errors.Is(err, fs.ErrNotExist) {
+		return &Plan{survey: &imagestore.Survey{}, disk: &disk{}}, nil
+	}
+	survey, err := s.Images.Survey()
+	if err != nil {
+		return nil, err
+	}
+	d, err := measure(s.Images.Root())
+	if err != nil {
+		return nil, fmt.Errorf("measure %q: %w", s.Images.Root(), err)
+	}
+	p := &Plan{survey: survey, disk: d, Damaged: survey.Damaged}
+	p.blobs()
+	p.ingest()
+	if s.Layers != nil {
+		if err := p.layers(s.Layers); err != nil {
+			return nil, err
+		}
+		p.records()
+	}
+	for _, i := range p.Items {
+		if !i.Keep {
+			p.Freed += i.Disk
+		}
+	}
+	return p, nil
+}
+
+func (p *Plan) add(i Item) {
+	if i.Why == nil {
+		i.Why = []string{"nothing needs it"}
+	}
+	p.Items = append(p.Items, i)
+}
+
+func (p *Plan) blobs() {
+	for _, b := range p.survey.Blobs {
+		i := Item{Kind: Blob, Name: string(b.Digest), Disk: b.Disk, Keep: len(b.Why) > 0, Why: b.Why, roots: b.Roots}
+		switch {
+		case i.Keep:
+		case p.Damaged != nil:
+			i.Keep, i.Why = true, []string{"perhaps needed by an image that is damaged"}
+		case len(b.Leases) > 0:
+			// The name goes, the bytes when the lease ends.
+			i.Disk = 0
+			i.Why = []string{"nothing in the store needs it; its bytes stay for the " + strings.Join(b.Leases, ", ")}
+		}
+		p.add(i)
+	}
+}
+
+func (p *Plan) ingest() {
+	for _, l := range p.survey.Leases {
+		i := Item{Kind: Work, Name: "ingest/" + l.Dir, Disk: p.disk.parts["ingest/"+l.Dir], Keep: l.Live, Why: []string{l.String()}}
+		if !l.Live {
+			i.Why = []string{"left by a process that is gone: " + l.String()}
+		}
+		p.add(i)
+	}
+}
+
+// records decides about the records of unpacked images.
+func (p *Plan) records() {
+	names := map[string][]string{}
+	roots := map[string][]imagestore.Digest{}
+	note := func(img *imagestore.Image, reason string) {
+		d := img.Target.Digest
+		name := "unpacked/" + d.Algorithm() + "-" + d.Hex()
+		names[name] = append(names[name], reason)
+		roots[name] = []imagestore.Digest{d}
+	}
+	for _, e := range p.survey.Entries {
+		if e.Err == nil {
+			note(e.Image, nameOf(&e))
+		}
+	}
+	for _, l := range p.survey.Leases {
+		for _, img := range l.Images {
+			if l.Live {
+				note(img, l.String())
+			}
+		}
+	}
+	var all []string
+	for part := range p.disk.parts {
+		if strings.HasPrefix(part, "unpacked/") {
+			all = append(all, part)
+		}
+	}
+	slices.Sort(all)
+	for _, part := range all {
+		p.add(Item{Kind: Record, Name: part, Disk: p.disk.parts[part], Keep: len(names[part]) > 0, Why: names[part], roots: roots[part]})
+	}
+}
+
+// nameOf is the reason that an entry of index.json is.
+func nameOf(e *imagestore.Entry) string {
+	if e.Name == "" {
+		return "image " + e.Target.Digest.Short() + " without a name"
+	}
+	return "name " + imagestore.Familiar(e.Name)
+}
+
+// layers decides as [unpack.Prune] does.
+func (p *Plan) layers(layers *overlay.Store) error {
+	all, err := layers.Layers()
+	if err != nil {
+		return err
+	}
+	snapshots, err := layers.Snapshots()
+	if err != nil {
+		return err
+	}
+	staged, err := layers.Staging()
+	if err != nil {
+		return err
+	}
+	why := map[overlay.ChainID][]string{}
+	roots := map[overlay.ChainID][]imagestore.Digest{}
+	note := func(c overlay.ChainID, reason string) {
+		if !slices.Contains(why[c], reason) {
+			why[c] = append(why[c], reason)
+		}
+	}
+	image := func(img *imagestore.Image, reason string) {
+		for n := range img.DiffIDs {
+			c := overlay.ChainID(img.ChainID(n + 1))
+			note(c, reason)
+			if !slices.Contains(roots[c], img.Target.Digest) {
+				roots[c] = append(roots[c], img.Target.Digest)
+			}
+		}
+	}
+	for _, e := range p.survey.Entries {
+		if e.Err != nil {
+			continue
+		}
+		image(e.Image, nameOf(&e))
+	}
+	for _, l := range p.survey.Leases {
+		for _, img := range l.Images {
+			if l.Live {
+				for n := range img.DiffIDs {
+					note(overlay.ChainID(img.ChainID(n+1)), l.String())
+				}
+			}
+		}
+	}
+	parent := map[overlay.ChainID]overlay.ChainID{}
+	for _, l := range all {
+		parent[l.ID] = l.Parent
+	}
+	below := func(c overlay.ChainID, reason string) {
+		for n := 0; c != "" && n <= len(all); n++ {
+			note(c, reason)
+			c = parent[c]
+		}
+	}
+	for _, s := range snapshots {
+		below(s.Parent, "container "+ContainerOf(s.Key))
+	}
+	for _, s := range staged {
+		if s.Live {
+			below(s.Parent, "work in progress (staging/"+s.Name+")")
+		}
+	}
+	for _, l := range all {
+		name := strings.TrimPrefix(string(l.ID), "sha256:")
+		p.add(Item{Kind: Layer, Name: string(l.ID), Disk: p.disk.parts["overlay/layers/"+name], Keep: len(why[l.ID]) > 0, Why: why[l.ID], roots: roots[l.ID]})
+	}
+	for _, s := range snapshots {
+		// Only the container's record knows when it goes.
+		p.add(Item{Kind: Snapshot, Name: s.Key, Disk: p.disk.parts["overlay/snapshots/"+s.Key], Keep: true, Why: []string{"container " + ContainerOf(s.Key)}})
+	}
+	for _, s := range staged {
+		i := Item{Kind: Work, Name: "overlay/staging/" + s.Name, Disk: p.disk.parts["overlay/staging/"+s.Name], Keep: s.Live, Why: []string{"work in progress"}}
+		if !s.Live {
+			i.Why = []string{"left by a process that is gone"}
+		}
+		p.add(i)
+	}
+	return nil
+}
+
+// ContainerOf is the ID of the container that a snapshot was made for: its key
+// has a random word behind it.
+func ContainerOf(key string) string {
+	if i := strings.LastIndexByte(key, '.'); i > 0 {
+		return key[:i]
+	}
+	return key
+}
+
+// Users are the containers that stand on the image, unless one of the others has
+// the same layers: then they stand on that.
+func Users(layers *overlay.Store, img *imagestore.Image, others []*imagestore.Image) ([]string, error) {
+	top := overlay.ChainID(img.TopChainID())
+	if layers == nil || top == "" {
+		return nil, nil
+	}
+	for _, o := range others {
+		if overlay.ChainID(o.TopChainID()) == top {
+			return nil, nil
+		}
+	}
+	snapshots, err := layers.Snapshots()
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, s := range snapshots {
+		if s.Parent == top {
+			ids = append(ids, ContainerOf(s.Key))
+		}
+	}
+	return ids, nil
+}
