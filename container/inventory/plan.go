@@ -21,7 +21,7 @@ const (
 	Layer    Kind = "layer"
 	Snapshot Kind = "snapshot"
 	Record   Kind = "record" // of an unpacked image, package unpacked
-	Work     Kind = "work" // in progress, or what is left of it
+	Work     Kind = "work"   // in progress, or what is left of it
 )
 
 // Item is one thing in a store that stays or goes.
