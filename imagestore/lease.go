@@ -200,9 +200,7 @@ func (g *Ingest) hold(refs []string) ([]Descriptor, error) {
 		if err := m.mark(*d, 0); err != nil {
 			return nil, fmt.Errorf("image %q: %w", clip(ref), err)
 		}
-		for _, r := range x.referrers(g.s.ReadBlob, m) {
-			entries = append(entries, r)
-		}
+		entries = append(entries, x.referrers(g.s.ReadBlob, m)...)
 		for d := range m.marked {
 			err := g.Keep("blob", Descriptor{Digest: d})
 			if _, missing := err.(*MissingError); err != nil && !missing {
