@@ -23,18 +23,28 @@ func (e *PathError) Error() string {
 // Hint says what to do about it.
 func (e *PathError) Hint() string { return e.Way }
 
+// defaultName is the name of a container's group without a linux.cgroupsPath. An
+// ID may be as long as a name of a file can be, and has no room for more then.
+func defaultName(id string) string {
+	if name := "minirun-" + id; len(name) <= 255 {
+		return name
+	}
+	return id
+}
+
 // CleanPath turns linux.cgroupsPath of the container id into an absolute path
-// in the cgroup v2 hierarchy: "" means /minirun-ID, a relative path begins at
-// the root of the hierarchy as in runc, doubled and trailing slashes and "."
-// go away. Refused, with a *PathError: "..", NUL and newline, the root itself,
-// and the form slice:prefix:name, which only the systemd driver understands.
+// in the cgroup v2 hierarchy: "" means /minirun-ID, or /ID where that is longer
+// than a name can be; a relative path begins at the root of the hierarchy as in
+// runc, doubled and trailing slashes and "." go away. Refused, with a *PathError:
+// "..", NUL and newline, the root itself, and the form slice:prefix:name, which
+// only the systemd driver understands.
 func CleanPath(cgroupsPath, id string) (string, error) {
 	path := cgroupsPath
 	if path == "" {
 		if id == "" || strings.Contains(id, "/") {
 			return "", &PathError{Path: id, Reason: "the container's id is no file name", Way: "give the container another id, or set linux.cgroupsPath"}
 		}
-		path = "/minirun-" + id
+		path = "/" + defaultName(id)
 	}
 	if !strings.Contains(path, "/") && strings.Count(path, ":") == 2 {
 		return "", &PathError{

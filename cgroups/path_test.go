@@ -29,6 +29,8 @@ func TestCleanPath(t *testing.T) {
 		{"", "a/b", "!file name"},
 		{"", "..", "/minirun-.."},
 		{"./.", "", "!root"},
+		{"", strings.Repeat("x", 247), "/minirun-" + strings.Repeat("x", 247)},
+		{"", strings.Repeat("x", 248), "/" + strings.Repeat("x", 248)},
 	}
 	for _, tt := range tests {
 		got, err := CleanPath(tt.path, tt.id)

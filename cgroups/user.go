@@ -21,7 +21,7 @@ func UserPath(mount, id string) (group, own string) {
 		// Both are needed: to make the group, and to be born in it.
 		dir := path.Clean(mount + parent)
 		if writable(dir) && writable(dir+"/cgroup.procs") {
-			return path.Join(parent, "minirun-"+id), own
+			return path.Join(parent, defaultName(id)), own
 		}
 		if own == "/" {
 			break

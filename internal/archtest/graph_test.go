@@ -71,7 +71,7 @@ var graph = []arrows{
 	{"internal/denials", "internal/linux internal/seccomp", "", "reports what a filter denies; linked into minirund alone"},
 	{"internal/doctor", "internal/kfeature", "", "what the host can do"},
 	{
-		"internal/features", "internal/kfeature internal/seccomp namespaces rootfs runtime", "",
+		"internal/features", "cgroups internal/kfeature internal/seccomp namespaces rootfs runtime", "",
 		"asks those who read config.json what they know; linked into minirund alone",
 	},
 	{"internal/initprog", "internal/linux", "", "programs of system calls: knows no plan and no specification"},

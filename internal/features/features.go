@@ -8,9 +8,12 @@ package features
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	goruntime "runtime"
 	"slices"
+	"strings"
 
+	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/internal/kfeature"
 	"github.com/minirun/minirun/internal/seccomp"
 	"github.com/minirun/minirun/namespaces"
@@ -25,7 +28,9 @@ const (
 	AnnotationVersion = "io.github.minirun.version"
 	AnnotationCommit  = "io.github.minirun.commit"
 	// AnnotationHost is what was probed: a JSON object with the name of each
-	// kernel feature and true, false or, where the kernel did not tell, null.
+	// kernel feature, of cgroup v2 and its controllers, and of systemd, and true,
+	// false or, where the kernel did not tell, null. The document itself says
+	// what minirun can do where it finds that.
 	AnnotationHost = "io.github.minirun.host"
 	// AnnotationCheckpoint is the name that runc and crun use.
 	AnnotationCheckpoint = "org.opencontainers.runc.checkpoint.enabled"
@@ -196,5 +201,21 @@ func probed() map[string]*bool {
 			m[f.Name] = nil
 		}
 	}
+	mount, err := cgroups.Mount()
+	m["cgroup v2"] = is(err == nil)
+	if err == nil {
+		list, _ := os.ReadFile(mount + "/cgroup.controllers")
+		for _, c := range []string{"cpu", "cpuset", "hugetlb", "io", "memory", "pids", "rdma"} {
+			m["controller "+c] = is(slices.Contains(strings.Fields(string(list)), c))
+		}
+	}
+	m["systemd"] = is(exists("/run/systemd/system"))
+	user := os.Getenv("XDG_RUNTIME_DIR")
+	m["systemd of the user"] = is(user != "" && exists(user+"/systemd/private"))
 	return m
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -105,5 +106,29 @@ func TestGet(t *testing.T) {
 		if got != nil && *got != (k.Supported() == nil) {
 			t.Errorf("%s: %v, want %v", k.Name, *got, k.Supported())
 		}
+	}
+
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := host["cgroup v2"]; got == nil || *got != strings.Contains(string(b), " - cgroup2 ") {
+		t.Errorf("cgroup v2: %v", got)
+	}
+	for _, name := range []string{"systemd", "systemd of the user"} {
+		if host[name] == nil {
+			t.Errorf("%s is not in the annotation", name)
+		}
+	}
+	runtimeDir := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", runtimeDir)
+	if *probed()["systemd of the user"] {
+		t.Error("a systemd where there is none")
+	}
+	if err := os.MkdirAll(runtimeDir+"/systemd/private", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if !*probed()["systemd of the user"] {
+		t.Error("the user's systemd is not seen")
 	}
 }
