@@ -452,10 +452,11 @@ func TestRootAttackHookInput(t *testing.T) {
 }
 
 // A hook is not stopped by the terminal's signals for minirun's group, and has
-// none of ours: it is in a group of its own.
+// none of ours: it is in another group, as leader of none, so that setsid(2) works.
 func TestRootHooksProcessGroup(t *testing.T) {
 	setup(t)
-	b := newBox(t, script("exit 0"), hooked("createRuntime", `read -r _ _ _ _ pgrp _ < /proc/$$/stat; [ $pgrp = $$ ] && echo own`))
+	b := newBox(t, script("exit 0"), hooked("createRuntime", `read -r _ _ _ _ pgrp _ < /proc/$$/stat; read -r _ _ _ _ theirs _ < /proc/$PPID/stat
+[ $pgrp != $theirs ] && [ $pgrp != $$ ] && echo own`))
 	cmd := exec.Command(testenv.Binary(t), "--root", testenv.StateRoot(t), "create", "--bundle", b.bundle, b.id)
 	if r := testenv.RunCmd(t, cmd); r.Code != 0 {
 		t.Fatalf("%+v", r)

@@ -144,6 +144,9 @@ type hookRun struct {
 	state []byte        // for its standard input
 	limit time.Duration // without a timeout of its own; <= 0: none
 	dir   string        // working directory, on the host
+	// signals end it, if not nil.
+	signals  *Signals
+	fallback string // see newHookGuard
 	// inside, if not nil, starts it in the container.
 	inside func(stdio [3]int, hook *specs.Hook) (pid, pidfd int, err error)
 }
@@ -151,7 +154,7 @@ type hookRun struct {
 // run runs the hook to its end. Of a hook that fails nothing stays: what it has
 // left in its process group is killed.
 func (h *hookRun) run() error {
-	w := &hookWatch{limit: h.limit}
+	w := &hookWatch{limit: h.limit, signals: h.signals}
 	if h.hook.Timeout != nil {
 		w.limit = time.Duration(*h.hook.Timeout) * time.Second
 	}
@@ -190,9 +193,17 @@ func (h *hookRun) start(w *hookWatch) (syscall.WaitStatus, error) {
 	// The hook dies with us. That is the death of the thread that started it.
 	goruntime.LockOSThread()
 	defer goruntime.UnlockOSThread()
-	start := h.outside
-	if h.inside != nil {
-		start = h.inside
+	start := h.inside
+	if start == nil {
+		guard, err := newHookGuard(h.fallback)
+		if err != nil {
+			linux.Close(in)
+			linux.Close(out[1])
+			return 0, err
+		}
+		defer guard.end()
+		w.group = guard.pid
+		start = func(stdio [3]int, hook *specs.Hook) (int, int, error) { return h.outside(stdio, hook, guard.pid) }
 	}
 	pid, pidfd, err := start([3]int{in, out[1], out[1]}, h.hook)
 	linux.Close(in)
@@ -203,8 +214,8 @@ func (h *hookRun) start(w *hookWatch) (syscall.WaitStatus, error) {
 	return w.wait(pid, pidfd, out[0])
 }
 
-// outside starts a hook in our own namespaces, in a process group of its own.
-func (h *hookRun) outside(stdio [3]int, hook *specs.Hook) (pid, pidfd int, err error) {
+// outside starts a hook in our own namespaces, in the process group of its guard.
+func (h *hookRun) outside(stdio [3]int, hook *specs.Hook, group int) (pid, pidfd int, err error) {
 	// What our caller has left open, a pipe whose end it waits for, say, is not
 	// the hook's.
 	if err := unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -216,7 +227,7 @@ func (h *hookRun) outside(stdio [3]int, hook *specs.Hook) (pid, pidfd int, err e
 	}
 	attr := syscall.ProcAttr{
 		Dir: dir, Env: hook.Env, Files: []uintptr{uintptr(stdio[0]), uintptr(stdio[1]), uintptr(stdio[2])},
-		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, PidFD: &pidfd},
+		Sys: &syscall.SysProcAttr{Setpgid: true, Pgid: group, Pdeathsig: unix.SIGKILL, PidFD: &pidfd},
 	}
 	pid, err = syscall.ForkExec(hook.Path, hookArgs(hook), &attr)
 	return pid, pidfd, err
@@ -252,8 +263,10 @@ func stateFD(state []byte) (int, error) {
 
 // hookWatch waits for a hook.
 type hookWatch struct {
-	limit  time.Duration
-	output []byte
+	limit   time.Duration
+	signals *Signals
+	group   int // its process group, if that is not its own
+	output  []byte
 }
 
 // wait reads what the hook writes until it ends. Its end is that of its process:
@@ -261,7 +274,13 @@ type hookWatch struct {
 func (w *hookWatch) wait(pid, pidfd, out int) (ws syscall.WaitStatus, err error) {
 	defer linux.Close(pidfd)
 	deadline := time.Now().Add(w.limit)
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(out), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(out), Events: unix.POLLIN}, {Fd: -1, Events: unix.POLLIN}}
+	if w.signals != nil {
+		fds[2].Fd = int32(w.signals.FD)
+	}
+	if w.group == 0 {
+		w.group = pid
+	}
 	for fds[0].Revents == 0 {
 		timeout := -1
 		if w.limit > 0 {
@@ -279,10 +298,16 @@ func (w *hookWatch) wait(pid, pidfd, out int) (ws syscall.WaitStatus, err error)
 		if fds[1].Revents != 0 && !w.read(out) {
 			fds[1].Fd = -1 // everybody has closed it
 		}
+		if fds[2].Revents != 0 && fds[0].Revents == 0 {
+			if sig := w.signals.ending(); sig != 0 {
+				err = &InterruptError{sig}
+				break
+			}
+		}
 	}
 	if err != nil {
 		// As long as the leader is not reaped, the number of the group is its own.
-		_ = unix.Kill(-pid, unix.SIGKILL)
+		_ = unix.Kill(-w.group, unix.SIGKILL)
 		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 		if !ended(pidfd, killTimeout) {
 			return 0, fmt.Errorf("%w; process %d does not end: it hangs in the kernel, see /proc/%d/stack", err, pid, pid)
@@ -291,7 +316,7 @@ func (w *hookWatch) wait(pid, pidfd, out int) (ws syscall.WaitStatus, err error)
 	for i := 0; i < 64 && w.read(out); i++ { // what is in the pipe, and no more
 	}
 	if !linux.ExitedZero(pid) {
-		_ = unix.Kill(-pid, unix.SIGKILL)
+		_ = unix.Kill(-w.group, unix.SIGKILL)
 	}
 	ws, e := reap(pid)
 	if err == nil && e != nil {
@@ -318,11 +343,21 @@ func (c *Container) runHooks(kind string, hooks []specs.Hook, status Status, pid
 	if len(hooks) == 0 {
 		return nil
 	}
+	signals, release := c.store.signals()
+	defer release()
 	state := c.appendState(make([]byte, 0, 512), status, pid)
 	for i := range hooks {
-		h := hookRun{kind: kind, index: i, hook: &hooks[i], state: state, limit: c.store.hookTimeout(), dir: c.Bundle, inside: inside}
+		h := hookRun{
+			kind: kind, index: i, hook: &hooks[i], state: state, limit: c.store.hookTimeout(), dir: c.Bundle, inside: inside,
+			signals: signals, fallback: c.Dir(),
+		}
 		if err := h.run(); err != nil {
 			return err
+		}
+	}
+	if signals != c.store.Signals { // nobody else would hear of one that came while the last hook ended
+		if sig := signals.ending(); sig != 0 {
+			return &InterruptError{sig}
 		}
 	}
 	return nil
@@ -366,9 +401,14 @@ func (c *Container) runPoststop(spec *specs.Spec) {
 	if spec.Hooks == nil {
 		return
 	}
+	signals, release := c.store.signals()
+	defer release()
 	state := c.appendState(make([]byte, 0, 512), Stopped, 0)
 	for i := range spec.Hooks.Poststop {
-		h := hookRun{kind: "poststop", index: i, hook: &spec.Hooks.Poststop[i], state: state, limit: c.store.hookTimeout(), dir: c.Bundle}
+		h := hookRun{
+			kind: "poststop", index: i, hook: &spec.Hooks.Poststop[i], state: state, limit: c.store.hookTimeout(), dir: c.Bundle,
+			signals: signals, fallback: c.Dir(),
+		}
 		if err := h.run(); err != nil {
 			c.store.warn("container " + strconv.Quote(c.ID) + ": " + err.Error())
 		}

@@ -123,3 +123,27 @@ func TestHookInput(t *testing.T) {
 		}
 	}
 }
+
+// Of the signals that come while hooks run one that is to end us is taken out,
+// the others stay for the container's process.
+func TestSignals(t *testing.T) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	s := &Signals{FD: pipe[0]}
+	if sig := s.ending(); sig != 0 || s.Kept() || len(s.Read()) != 0 {
+		t.Errorf("nothing has come, and there is %d", sig)
+	}
+	if _, err := unix.Write(pipe[1], []byte{byte(unix.SIGUSR1), byte(unix.SIGINT), byte(unix.SIGWINCH), byte(unix.SIGTERM)}); err != nil {
+		t.Fatal(err)
+	}
+	if a, b, c := s.ending(), s.ending(), s.ending(); a != unix.SIGINT || b != unix.SIGTERM || c != 0 {
+		t.Errorf("those that end us are %d, %d, %d", a, b, c)
+	}
+	if rest := s.Read(); !s.Kept() && string(rest) != string([]byte{byte(unix.SIGUSR1), byte(unix.SIGWINCH)}) {
+		t.Errorf("left are %v", rest)
+	}
+}

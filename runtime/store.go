@@ -38,6 +38,9 @@ type Store struct {
 	// HookTimeout is the limit for hooks that have none of their own: < 0 is no
 	// limit, 0 is DefaultHookTimeout.
 	HookTimeout time.Duration
+	// Signals, if not nil, are those sent to this process. Otherwise those that
+	// would end it are caught while hooks run, and end the hook.
+	Signals *Signals
 	// Warn, if not nil, is told what goes wrong without being an error.
 	Warn func(text string)
 }

@@ -99,10 +99,10 @@ func (a *app) exec(args []string) error {
 		}
 		return tty.socket[1]
 	}
-	signals := -1
+	signals := &runtime.Signals{FD: -1}
 	if !o.detach {
 		// Before the process can tell anybody that it runs.
-		if signals, err = linux.RelaySignals(); err != nil {
+		if signals.FD, err = linux.RelaySignals(); err != nil {
 			return &execFailure{err}
 		}
 	}

@@ -53,6 +53,7 @@ func run(args []string) int {
 	err := a.dispatch(args)
 	var status exitStatus
 	var execErr *runtime.ExecError
+	var interrupted *runtime.InterruptError
 	switch {
 	case err == nil:
 		return 0
@@ -69,6 +70,8 @@ func run(args []string) int {
 		return 255
 	case errors.As(err, &execErr):
 		return execErr.ExitCode()
+	case errors.As(err, &interrupted):
+		return interrupted.ExitCode()
 	}
 	return 1
 }

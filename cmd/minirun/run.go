@@ -83,6 +83,8 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 		l.undo()
 		return err
 	}
+	waiting := &runtime.Signals{FD: signals}
+	l.store.Signals = waiting
 	c, err := l.store.Run(l.options)
 	if err != nil {
 		return err
@@ -90,7 +92,7 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 	a.warnings(c.Warnings)
 	notify := &readiness{a, l.options.Notifier, c}
 	defer notify.Close()
-	status, err := attend(c.PidFD(), signals, tty, notify, c.Wait)
+	status, err := attend(c.PidFD(), waiting, tty, notify, c.Wait)
 	if err != nil {
 		return err
 	}
@@ -113,16 +115,19 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 }
 
 // attend passes signals and terminal input on to a process until it ends.
-// signals is what linux.RelaySignals returned.
-func attend(pidfd, signals int, tty *terminalRelay, notify *readiness, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
+// signals are those of linux.RelaySignals.
+func attend(pidfd int, signals *runtime.Signals, tty *terminalRelay, notify *readiness, wait func() (syscall.WaitStatus, error)) (syscall.WaitStatus, error) {
 	if tty != nil {
 		if err := tty.start(); err != nil {
 			return 0, err
 		}
 	}
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(signals), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(signals.FD), Events: unix.POLLIN}}
 	if notify != nil && notify.FD() >= 0 {
 		fds = append(fds, unix.PollFd{Fd: int32(notify.FD()), Events: unix.POLLIN})
+	}
+	if signals.Kept() { // they came while hooks ran
+		forward(signals, pidfd, tty)
 	}
 	for {
 		_, err := unix.Poll(fds, -1)
@@ -148,10 +153,8 @@ func attend(pidfd, signals int, tty *terminalRelay, notify *readiness, wait func
 }
 
 // forward sends the signals that have reached us to the process.
-func forward(signals, pidfd int, tty *terminalRelay) {
-	var buf [64]byte
-	n, _ := linux.Read(signals, buf[:])
-	for _, sig := range buf[:n] {
+func forward(signals *runtime.Signals, pidfd int, tty *terminalRelay) {
+	for _, sig := range signals.Read() {
 		if unix.Signal(sig) == unix.SIGWINCH && tty != nil {
 			tty.resize()
 			continue

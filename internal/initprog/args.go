@@ -104,6 +104,8 @@ func signature(nr uint32) string {
 		return "sVE"
 	case unix.SYS_EXIT_GROUP:
 		return "n"
+	case unix.SYS_KILL:
+		return "nn"
 	case unix.SYS_SETSID:
 		return ""
 	}

@@ -1,6 +1,10 @@
 package initprog
 
-import "golang.org/x/sys/unix"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // JoinSessionKeyring gives the process a session keyring of its own; see
 // keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
@@ -25,6 +29,12 @@ func (b *Builder) InterfaceUp(fd Value, name string) Ref {
 	copy(req[:unix.IFNAMSIZ-1], name)
 	req[unix.IFNAMSIZ] = unix.IFF_UP
 	return b.Ioctl(fd, unix.SIOCSIFFLAGS, b.Bytes(req[:])).Detail("SIOCSIFFLAGS")
+}
+
+// KillGroup sends a signal to all processes of the caller's process group, itself
+// among them.
+func (b *Builder) KillGroup(sig syscall.Signal) Ref {
+	return b.add(unix.SYS_KILL, "process group", Const(0), Const(uint64(sig)))
 }
 
 // ClockRealtime stores the time of day in the struct timespec at address a.

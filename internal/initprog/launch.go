@@ -24,6 +24,7 @@ type Options struct {
 	Cloneflags uintptr
 	CgroupFD   int    // directory of the cgroup to start in (CLONE_INTO_CGROUP, Linux 5.7); < 0: ours
 	Fallback   string // directory for the image where executing a memfd is forbidden
+	Setpgid    bool   // start as the leader of a process group of its own
 
 	noMemfd bool // tests: as if memfd_create(2) were forbidden
 }
@@ -60,7 +61,7 @@ func (m *Image) Start(o Options) (pid, pidfd int, err error) {
 		args = []string{Name}
 	}
 	attr := syscall.ProcAttr{Files: files, Sys: &syscall.SysProcAttr{
-		Cloneflags: o.Cloneflags, UseCgroupFD: o.CgroupFD >= 0, CgroupFD: o.CgroupFD, PidFD: &pidfd,
+		Cloneflags: o.Cloneflags, UseCgroupFD: o.CgroupFD >= 0, CgroupFD: o.CgroupFD, PidFD: &pidfd, Setpgid: o.Setpgid,
 	}}
 	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(exe), args, &attr)
 	if err != nil {

@@ -90,6 +90,7 @@ func everyCall(b *Builder) {
 	b.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_KILL, 0, 0)
 	b.Prctl(unix.PR_SET_MM, 1, 2, 3, 4)
 	b.Setsid().Ignore(syscall.EPERM)
+	b.KillGroup(syscall.SIGKILL)
 	b.Umask(0o22)
 	b.Sethostname("web")
 	b.Setdomainname("example")

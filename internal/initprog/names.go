@@ -110,6 +110,8 @@ func SyscallName(nr uint32) string {
 		return "execve"
 	case unix.SYS_EXIT_GROUP:
 		return "exit_group"
+	case unix.SYS_KILL:
+		return "kill"
 	case pseudoValue:
 		return "value"
 	case pseudoCountdown:

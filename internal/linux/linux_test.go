@@ -226,3 +226,42 @@ func TestRelaySignals(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Signals that end a program are caught, and end it again after restore; one that
+// is ignored stays so.
+func TestCatchEnding(t *testing.T) {
+	ignored := sigaction{handler: sigIgnore, flags: saRestorer, restorer: relayRestorer()}
+	var before, after sigaction
+	if err := rtSigaction(unix.SIGHUP, &ignored, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer rtSigaction(unix.SIGHUP, &before, nil)
+	if err := rtSigaction(unix.SIGTERM, nil, &before); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		fd, restore, err := CatchEnding()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGTERM} {
+			if err := unix.Kill(os.Getpid(), sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for n := 0; n != 1; {
+			if n, err = unix.Poll(fds, 60000); n == 0 || err != nil && err != unix.EINTR {
+				t.Fatalf("no signal arrived: %v", err)
+			}
+		}
+		var b [8]byte
+		if n, err := Read(fd, b[:]); n != 1 || unix.Signal(b[0]) != unix.SIGTERM {
+			t.Errorf("read %v, %v, want SIGTERM alone", b[:max(n, 0)], err)
+		}
+		restore()
+		if err := rtSigaction(unix.SIGTERM, nil, &after); err != nil || after != before {
+			t.Errorf("afterwards the action is %+v, was %+v (%v)", after, before, err)
+		}
+	}
+}

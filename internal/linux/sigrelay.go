@@ -3,7 +3,6 @@ package linux
 import (
 	"os"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +22,7 @@ func RelaySignals() (int, error) {
 		return -1, os.NewSyscallError("pipe2", err)
 	}
 	relayFD = uint64(pipe[1])
-	act := sigaction{handler: relayHandler(), flags: saOnStack | saRestart | saRestorer, restorer: relayRestorer(), mask: ^uint64(0)}
+	act := relayAction()
 	for sig := 1; sig <= 64; sig++ {
 		switch syscall.Signal(sig) {
 		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE,
@@ -31,9 +30,8 @@ func RelaySignals() (int, error) {
 			32, 33: // of C libraries
 			continue
 		}
-		_, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0)
-		if e != 0 {
-			return -1, os.NewSyscallError("rt_sigaction", e)
+		if err := rtSigaction(syscall.Signal(sig), &act, nil); err != nil {
+			return -1, err
 		}
 	}
 	return pipe[0], nil
