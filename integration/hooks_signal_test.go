@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
 )
 
 // hanging is a hook that leaves something in the background and hangs, the first
