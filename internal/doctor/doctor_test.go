@@ -84,6 +84,8 @@ root:200000:65536
 0:200000:65536
 == /usr/bin/newuidmap
 == /usr/bin/newgidmap
+== /usr/bin/ps
+== /usr/bin/criu
 `
 
 const hybrid = `
@@ -369,6 +371,41 @@ func TestRootHost(t *testing.T) {
 	for _, c := range Checks() {
 		if c.Required && c.State != OK {
 			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// What an ordinary user needs beside that.
+func TestUser(t *testing.T) {
+	const found = healthy + `== /run/user/7/systemd/private
+== /proc/self/cgroup
+1:cpu:/
+0::/user.slice/mine/leaf
+== /sys/fs/cgroup/user.slice/mine/cgroup.procs
+`
+	tests := []struct {
+		name, files string
+		env         map[string]string
+		want        string
+	}{
+		{"all", found, map[string]string{"XDG_RUNTIME_DIR": "/run/user/7"}, "XDG_RUNTIME_DIR ok, systemd of the user ok, cgroup of the user ok: groups can be made in /sys/fs/cgroup/user.slice/mine"},
+		{"a bus", found, map[string]string{"XDG_RUNTIME_DIR": "/elsewhere", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/x"}, "XDG_RUNTIME_DIR ok, systemd of the user unknown, cgroup of the user ok: groups can be made in /sys/fs/cgroup/user.slice/mine"},
+		{"nothing", healthy + "== /proc/self/cgroup\n0::/elsewhere\n", nil, "XDG_RUNTIME_DIR missing, systemd of the user missing, cgroup of the user missing: no group can be made beside or below ours"},
+		{"no cgroup", healthy, nil, "XDG_RUNTIME_DIR missing, systemd of the user missing, cgroup of the user unknown: open /proc/self/cgroup: no such file or directory"},
+	}
+	for _, tt := range tests {
+		h := &host{root: files(t, tt.files), release: "6.18.1-test", arch: "amd64", uid: 7, env: tt.env, probe: probes(7, 0, nil)}
+		var got []string
+		for _, c := range h.all() {
+			if c.Name == "XDG_RUNTIME_DIR" || strings.HasSuffix(c.Name, "of the user") {
+				got = append(got, c.Name+" "+string(c.State))
+				if c.Name == "cgroup of the user" {
+					got[len(got)-1] += ": " + c.Detail
+				}
+			}
+		}
+		if text := strings.Join(got, ", "); text != tt.want {
+			t.Errorf("%s:\n%s, want\n%s", tt.name, text, tt.want)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func use(f *kfeature.Feature) (required bool, lost, hint string) {
 	case kfeature.PidfdGetfd:
 		return false, "the supervisor cannot get descriptors back from monitors after its restart", newer
 	case kfeature.PidfdInfo, kfeature.PidfdExitInfo:
-		return false, "exit statuses come from the monitor's record only", newer
+		return false, "minirun wait does not know the exit status; start reports success for an init that is killed before it executes the process, if its parent reaps it at once", newer
 	case kfeature.CloseRangeCloexec:
 		return false, "descriptors are closed one by one before a container starts", newer
 	case kfeature.MemPolicy:

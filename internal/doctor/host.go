@@ -22,6 +22,7 @@ type host struct {
 	release string // uname -r
 	arch    string // GOARCH
 	uid     int
+	env     map[string]string // in place of the environment, if root is not ""
 	probe   func(*kfeature.Feature) error
 
 	checks []Check
@@ -45,6 +46,7 @@ func (h *host) all() []Check {
 	h.cgroups()
 	h.modules()
 	h.users()
+	h.commands()
 	h.features()
 	return h.checks
 }
