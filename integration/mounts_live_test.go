@@ -288,6 +288,54 @@ func TestRootAttackMountsRemove(t *testing.T) {
 	}
 }
 
+// When one of several mounts fails those before it are taken back, also where the
+// container has moved them, and in one that is paused.
+func TestRootMountsLiveRollback(t *testing.T) {
+	setup(t)
+	source := idmapSource(t)
+	for _, tt := range []struct {
+		name string
+		box  func(*specs.Spec)
+	}{{"plain", func(*specs.Spec) {}}, {"user namespace", withUser}} {
+		b := newBox(t, forever, writable, tt.box)
+		b.places("m", "m/a", "m/a/sub", "m/all", "m/id", "m/cu")
+		writeFile(t, b.rootfs("m/file"), "file\n")
+		b.up()
+		before := b.execOut("cat", "/proc/self/mountinfo")
+		list := []specs.Mount{
+			{Destination: "/m/a", Type: "tmpfs", Source: "tmpfs"},
+			{Destination: "/m/a/sub", Source: source, Options: []string{"bind"}},
+			{Destination: "/m/a/sub", Source: source, Options: []string{"bind", "ro"}}, // a second one at the same place
+			{Destination: "/m/all", Source: source, Options: []string{"rbind"}},
+			{Destination: "/m/id", Source: source, Options: []string{"bind"}, UIDMappings: mapped(5, 7, 1), GIDMappings: mapped(6, 8, 1)},
+			{Destination: "/m/cu", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}},
+			{Destination: "/m/file", Source: filepath.Join(source, "f"), Options: []string{"bind"}},
+			{Destination: "/m/all", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=nonsense"}},
+		}
+		for _, paused := range []bool{false, true} {
+			if paused {
+				b.must("pause")
+			}
+			if r := b.mounts("add", list...); r.Code != 1 || !strings.Contains(r.Stderr, "size") || strings.Contains(r.Stderr, "taken back") {
+				t.Errorf("%s: %+v", tt.name, r)
+			}
+			if paused {
+				b.must("resume")
+			}
+			if after := b.execOut("cat", "/proc/self/mountinfo"); after != before {
+				t.Errorf("%s: mounts have changed:\n%swere\n%s", tt.name, after, before)
+			}
+		}
+		// Without the one that fails they are all added.
+		if r := b.mounts("add", list[:len(list)-1]...); r.Code != 0 {
+			t.Errorf("%s: %+v", tt.name, r)
+		}
+		if m := b.info(); m["/m/a/sub"].fstype == "" || m["/m/file"].fstype == "" || m["/m/cu"].fstype != "tmpfs" {
+			t.Errorf("%s: %v", tt.name, m)
+		}
+	}
+}
+
 // minirun is killed at its system calls while it adds mounts. The container does
 // not notice, and can be deleted.
 func TestRootMountsLiveCrash(t *testing.T) {
@@ -310,8 +358,10 @@ func TestRootMountsLiveCrash(t *testing.T) {
 		t.Errorf("only %d crash points", points)
 	}
 	// The same for the program that does it.
-	if r := b.mounts("remove", specs.Mount{Destination: "/m"}); r.Code != 0 {
-		t.Errorf("%+v", r)
+	for b.info()["/m"].fstype != "" { // one for each that was added before minirun was killed
+		if r := b.mounts("remove", specs.Mount{Destination: "/m"}); r.Code != 0 {
+			t.Fatalf("%+v", r)
+		}
 	}
 	writeFile(t, file, `[{"destination":"/m","type":"tmpfs","source":"tmpfs"}]`)
 	points = 0
@@ -326,6 +376,9 @@ func TestRootMountsLiveCrash(t *testing.T) {
 		}
 		if points++; code != 1 {
 			t.Errorf("the program was killed at operation %d: exit status %d, want 1", n, code)
+		}
+		if m := b.info(); m["/m"].fstype != "" {
+			t.Errorf("the program was killed at operation %d, and /m is mounted", n)
 		}
 	}
 	if points < 10 {

@@ -20,6 +20,8 @@ type tree struct {
 	host    uint64         // propagation of the host's mounts: MS_SLAVE, MS_PRIVATE or MS_SHARED
 	userns  bool           // the container has a user namespace of its own
 	live    bool           // the container runs: the host's paths are out of reach of the steps
+	cmsg    initprog.Value // see announce
+	msg     initprog.Value // the same
 	frugal  bool           // close descriptors as soon as possible: there are many mounts
 }
 
@@ -115,9 +117,30 @@ func (t *tree) symlink(b *initprog.Builder, path, target string) {
 
 // attach puts the detached mount m onto the open place at.
 func (t *tree) attach(b *initprog.Builder, m, at initprog.Value) {
+	if t.live {
+		t.announce(b, m)
+	}
 	b.MoveMount(m, at)
 	t.release(b, at)
 	t.release(b, m)
+}
+
+// Attached is the word of the record with which a mount for a running container
+// is announced, right before it is attached. Its descriptor comes along.
+const Attached = 0x6d6f756e74
+
+// announce sends the mount to whoever started the program and takes it back if
+// a later one fails.
+func (t *tree) announce(b *initprog.Builder, m initprog.Value) {
+	if t.cmsg.IsZero() {
+		// struct cmsghdr with one descriptor, in a message with a record.
+		t.cmsg = b.Words(20, unix.SOL_SOCKET|unix.SCM_RIGHTS<<32, 0)
+		record := b.Words(0, Attached)
+		iov := b.Words(record.Bits(), initprog.RecordSize)
+		t.msg = b.Words(0, 0, iov.Bits(), 1, t.cmsg.Bits(), 24, 0)
+	}
+	b.Set(initprog.SlotAt(t.cmsg, 16), m)
+	b.Sendmsg(initprog.Sync(), t.msg)
 }
 
 // release closes a descriptor where that is worth a system call: all of them

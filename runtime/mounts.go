@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/minirun/minirun/internal/initprog"
@@ -15,8 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AddMounts adds mounts to a running container, in order. One that fails ends
-// it; those before it stay.
+// AddMounts adds mounts to a running container, in order: all of them, or none.
 //
 // A program takes what is mounted from the host, detached, joins the container's
 // namespaces and attaches it there. It is not in the container's pid namespace,
@@ -53,7 +53,30 @@ func (c *Container) AddMounts(mounts []specs.Mount) error {
 	if err != nil {
 		return err
 	}
-	return l.run(before, steps)
+	if err = l.run(before, steps); err == nil {
+		return nil
+	}
+	var gone *StatusError
+	if e := l.takeBack(); e != nil && !errors.As(e, &gone) {
+		return fmt.Errorf("%w; mounts before it could not be taken back: %w", err, e)
+	}
+	return err
+}
+
+// takeBack unmounts what the program has attached, last first. Who made the
+// mounts says which they are: wherever the container may have moved one, and
+// whatever may have taken its place.
+func (l *live) takeBack() error {
+	if len(l.attached) == 0 {
+		return nil
+	}
+	slices.Reverse(l.attached)
+	back := &live{c: l.c, op: l.op, spec: l.spec, target: l.target, flags: l.flags, fds: l.attached}
+	step := &unmount{flags: l.flags, attached: true}
+	for range l.attached {
+		step.paths = append(step.paths, "mount that is taken back")
+	}
+	return back.run([]initprog.Step{&hostProc{step}}, []initprog.Step{step})
 }
 
 // RemoveMounts unmounts the destinations of mounts, in order. Only the
@@ -101,6 +124,8 @@ type live struct {
 	root   int // its root directory
 	flags  uint64
 	fds    []int // what the program gets, from liveFirst on
+	// attached are the mounts that the program has attached, or was about to.
+	attached []int
 }
 
 // openLive does without the container's lock: whoever holds that while the
@@ -152,7 +177,7 @@ func (l *live) open() (err error) {
 }
 
 func (l *live) close() {
-	for _, fd := range append(l.fds, l.root, l.target) {
+	for _, fd := range append(append(l.fds, l.attached...), l.root, l.target) {
 		linux.Close(fd)
 	}
 }
@@ -250,11 +275,7 @@ func (l *live) run(before, steps []initprog.Step) error {
 		return err
 	}
 	linux.Close(pidfd)
-	var buf [initprog.RecordSize]byte
-	n, err := linux.Read(pair[0], buf[:])
-	if err == nil && n != 0 {
-		err = image.Failure(initprog.ParseRecord(buf[:]))
-	}
+	err = l.listen(pair[0], image)
 	status, waitErr := reap(pid)
 	switch {
 	case err != nil && ended(l.target, dying(err)):
@@ -267,6 +288,34 @@ func (l *live) run(before, steps []initprog.Step) error {
 		return fmt.Errorf("container %q: cannot %s: the process that does it was killed", l.c.ID, l.op)
 	}
 	return nil
+}
+
+// listen reads what the program says until it ends or fails.
+func (l *live) listen(sync int, image *initprog.Image) error {
+	var buf [initprog.RecordSize]byte
+	var oob [64]byte
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(sync, buf[:], oob[:], unix.MSG_CMSG_CLOEXEC)
+		switch record := initprog.ParseRecord(buf[:]); {
+		case err == unix.EINTR:
+		case err != nil:
+			return os.NewSyscallError("recvmsg", err)
+		case n == 0:
+			return nil
+		case !record.Progress():
+			return image.Failure(record)
+		default: // rootfs.Attached
+			messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+			if err != nil || len(messages) != 1 {
+				return errors.New("the program has sent no descriptor of its mount")
+			}
+			fds, err := unix.ParseUnixRights(&messages[0])
+			if err != nil {
+				return err
+			}
+			l.attached = append(l.attached, fds...)
+		}
+	}
 }
 
 // dropFiles closes what the caller of minirun has left open.
@@ -302,9 +351,10 @@ func (s *enterMounts) Emit(b *initprog.Builder) {
 // unmount detaches the mounts at the descriptors from liveFirst on. umount2(2)
 // only takes paths; the host's procfs has one for each descriptor.
 type unmount struct {
-	flags uint64
-	paths []string
-	proc  initprog.Value
+	flags    uint64
+	paths    []string
+	proc     initprog.Value
+	attached bool // the mounts are our own; one may have been attached or not
 }
 
 func (s *unmount) Phase() string  { return "mounts" }
@@ -315,7 +365,10 @@ func (s *unmount) Emit(b *initprog.Builder) {
 	b.Fchdir(s.proc)
 	for i, p := range s.paths {
 		b.Object(p)
-		b.UmountDetach("self/fd/" + strconv.Itoa(liveFirst+i))
+		unmounted := b.UmountDetach("self/fd/" + strconv.Itoa(liveFirst+i))
+		if s.attached {
+			unmounted.Ignore(unix.EINVAL)
+		}
 	}
 }
 
