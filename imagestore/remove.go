@@ -158,8 +158,12 @@ func (s *Store) GC() (Swept, error) {
 	if err != nil {
 		return Swept{Disk: residue}, err
 	}
+	parts, err := s.dropPartials(0)
+	if err != nil {
+		return Swept{Disk: residue}, err
+	}
 	swept, err := s.sweep()
-	swept.Disk += residue
+	swept.Disk += residue + parts
 	return swept, err
 }
 

@@ -42,6 +42,9 @@ var commands = [...]command{
 var elsewhere = [...][2]string{
 	{"image", "import, load, list and remove images"},
 	{"images", "list images"},
+	{"pull", "fetch an image from a registry"},
+	{"login", "log in to a registry"},
+	{"logout", "forget the login to a registry"},
 	{"doctor", "check what this host can do for containers"},
 	{"checkpoint", "save a running container with criu, and stop it"},
 	{"restore", "make a container from what checkpoint has saved"},

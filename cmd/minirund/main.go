@@ -49,6 +49,9 @@ func newApp(u *ui) *cli.App {
 		Commands: []*cli.Command{
 			imageCommand(u),
 			imagesCommand(u),
+			pullCommand(u),
+			loginCommand(u),
+			logoutCommand(u),
 			doctorCommand(u),
 			checkpointCommand(u),
 			restoreCommand(u),

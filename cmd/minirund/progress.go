@@ -32,6 +32,11 @@ func newProgress(u *ui, quiet bool) *progress {
 
 // update shows "what: done of total". total 0 is not known. A nil progress is silent.
 func (p *progress) update(what string, done, total int64) {
+	p.line(func() string { return progressLine(what, done, total) })
+}
+
+// line shows what text returns, which is only asked when it is time.
+func (p *progress) line(text func() string) {
 	if p == nil {
 		return
 	}
@@ -40,7 +45,7 @@ func (p *progress) update(what string, done, total int64) {
 		return
 	}
 	p.last = now
-	line := progressLine(what, done, total)
+	line := text()
 	if !p.terminal {
 		fmt.Fprintln(p.u.err, line)
 		return

@@ -21,6 +21,7 @@ import (
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
+	"github.com/minirun/minirun/imagestore/registry"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
 	"github.com/urfave/cli/v2"
@@ -107,6 +108,7 @@ func hints(err error) []string {
 		usage     *usageError
 		own       *hinted
 		load      *archive.Error
+		pull      *registry.PullError
 		noImage   *archive.NoImageError
 		notExist  *imagestore.NotExistError
 		ambiguous *imagestore.AmbiguousError
@@ -116,7 +118,7 @@ func hints(err error) []string {
 		hinter    interface{ Hint() string }
 	)
 	switch {
-	case errors.As(err, &hinter):
+	case errors.As(err, &hinter) && hinter.Hint() != "":
 		return []string{hinter.Hint()}
 	case errors.As(err, &own):
 		return []string{own.hint}
@@ -144,6 +146,8 @@ func hints(err error) []string {
 		return []string{"free space in the store, for example with: minirun image rm NAME; nothing of this attempt was kept"}
 	case errors.As(err, &load) && isDamaged(err):
 		return []string{"the source is damaged or incomplete: make or fetch it again; nothing of it was kept"}
+	case errors.As(err, &pull) && isDamaged(err):
+		return []string{"the registry, or something on the way, sent what it should not; nothing of it was kept"}
 	case isDamaged(err):
 		return []string{"the stored image is damaged: remove it and load it again"}
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:

@@ -22,7 +22,7 @@ func partOf(rel string) string {
 	switch {
 	case f[0] == "blobs" && len(f) == 3:
 		return rel
-	case (f[0] == "ingest" || f[0] == "unpacked") && len(f) > 1:
+	case (f[0] == "ingest" || f[0] == "partial" || f[0] == "unpacked") && len(f) > 1:
 		return f[0] + "/" + f[1]
 	case f[0] == "overlay" && len(f) > 2:
 		return strings.Join(f[:3], "/")

@@ -71,6 +71,9 @@ func NewPlan(s Stores) (*Plan, error) {
 	p := &Plan{survey: survey, disk: d, Damaged: survey.Damaged}
 	p.blobs()
 	p.ingest()
+	if err := p.partials(s.Images); err != nil {
+		return nil, err
+	}
 	if s.Layers != nil {
 		if err := p.layers(s.Layers); err != nil {
 			return nil, err
@@ -116,6 +119,19 @@ func (p *Plan) ingest() {
 		}
 		p.add(i)
 	}
+}
+
+// partials decides about parts of blobs that transfers left.
+func (p *Plan) partials(images *imagestore.Store) error {
+	list, err := images.Partials()
+	for _, f := range list {
+		i := Item{Kind: Work, Name: "partial/" + f.Name, Disk: f.Disk, Keep: f.Live, Why: []string{"a pull that is at work"}}
+		if !f.Live {
+			i.Why = []string{"left by a pull that was interrupted, for the next one"}
+		}
+		p.add(i)
+	}
+	return err
 }
 
 // records decides about the records of unpacked images.

@@ -23,8 +23,8 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/inventory container/unpack imagestore imagestore/archive internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
-		"imagestore/decompress imagestore/imagetest", "everything that need not start fast",
+		"cmd/minirund", "container container/inventory container/unpack imagestore imagestore/archive imagestore/registry internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
+		"imagestore/decompress imagestore/imagetest imagestore/registrytest", "everything that need not start fast",
 	},
 
 	{
@@ -43,6 +43,8 @@ var graph = []arrows{
 	{"imagestore", "imagestore/reference internal/linux", "imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
 	{"imagestore/archive", "imagestore imagestore/decompress internal/linux", "imagestore/imagetest", "images from files"},
 	{"imagestore/decompress", "", "imagestore/imagetest", "the only place that links a decompressor"},
+	{"imagestore/registry", "imagestore", "imagestore/decompress imagestore/imagetest imagestore/registrytest", "images from and to registries; linked into minirund alone"},
+	{"imagestore/registrytest", "", "", "a registry for tests: knows nothing of the client that it tests"},
 	{"imagestore/imagetest", "imagestore imagestore/decompress", "", "images for tests"},
 
 	{"imagestore/reference", "", "", "names of images and of content: what minirun needs of imagestore without what that links"},
@@ -85,7 +87,7 @@ var graph = []arrows{
 	{"internal/testrun", "", "", "runs and counts the tests"},
 
 	{"benchmarks", "", "", "drives built binaries from outside"},
-	{"integration", "", "", "drives the built binaries from outside: it sees what users see"},
+	{"integration", "", "imagestore/registrytest", "drives the built binaries from outside: it sees what users see"},
 	{"integration/clients", "", "", "drives container engines of others that drive minirun"},
 	{"integration/vm", "integration/vm/guest", "", "a guest for tests"},
 	{"integration/vm/guest", "", "", "process 1 of the guest"},
@@ -178,6 +180,7 @@ var foreign = []struct{ path, users, why string }{
 	{"github.com/opencontainers/runtime-spec/", "", "types without code"},
 	{"golang.org/x/sys/", "", "system calls"},
 	{"github.com/klauspost/compress/", "imagestore/decompress imagestore/imagetest", "minirun must not link it"},
+	{"github.com/BurntSushi/toml", "imagestore/registry", "hosts.toml"},
 	{"github.com/urfave/cli/v2", "cmd/minirund", "its start costs more than minirun's"},
 	{"github.com/opencontainers/image-spec/", "none", "only tests compare our types with it"},
 	{"github.com/opencontainers/go-digest", "none", "compiles regular expressions at start"},
