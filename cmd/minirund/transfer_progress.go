@@ -80,14 +80,6 @@ func (t *transferProgress) update(p registry.Progress) {
 	t.show()
 }
 
-// unpacking is told by the unpacker.
-func (t *transferProgress) unpacking(done, total int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.unpacked, t.unpack = done, total
-	t.show()
-}
-
 func (t *transferProgress) show() {
 	if t.json != nil {
 		p := t.p

@@ -257,6 +257,5 @@ func (e *limitError) Error() string {
 }
 
 func pullScope(repo string) string { return "repository:" + repo + ":pull" }
-func pushScope(repo string) string { return "repository:" + repo + ":pull,push" }
 
 func trimSlash(s string) string { return strings.TrimSuffix(s, "/") }
