@@ -122,6 +122,27 @@ func TestRootRootlessRefused(t *testing.T) {
 	}
 }
 
+// Ids of mounts are mapped by those whose user namespace the file system belongs
+// to. A user has no right to that for a file system of the host, which is told;
+// nothing is left. Of a new file system it is the container's own.
+func TestRootRootlessIDMap(t *testing.T) {
+	setup(t)
+	maps := []specs.LinuxIDMapping{{ContainerID: 0, HostID: userID, Size: 1}, {ContainerID: 1, HostID: userFirst, Size: 1000}}
+	for _, tt := range []struct {
+		name  string
+		mount specs.Mount
+		want  []string
+	}{
+		{"the container's mapping", specs.Mount{Destination: "/mnt", Source: "/tmp", Options: []string{"bind", "idmap"}}, []string{"idmapped mount", "hint: "}},
+		{"one of its own", specs.Mount{Destination: "/mnt", Source: "/tmp", Options: []string{"bind"}, UIDMappings: mapped(0, 1, 1), GIDMappings: mapped(0, 1, 1)}, []string{"idmapped mount", "hint: "}},
+		{"a new file system", specs.Mount{Destination: "/mnt", Type: "tmpfs", Source: "tmpfs", UIDMappings: mapped(0, 1, 1), GIDMappings: mapped(0, 1, 1)}, []string{"idmapped mount", "hint: "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			newUserBox(t, maps, func(s *specs.Spec) { s.Mounts = append(s.Mounts, tt.mount) }).refused(tt.want...)
+		})
+	}
+}
+
 // The default of --root, and --rootless as engines give it.
 func TestRootRootlessDirectories(t *testing.T) {
 	setup(t)

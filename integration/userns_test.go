@@ -262,6 +262,52 @@ func TestRootTimeNamespace(t *testing.T) {
 	bad.gone()
 }
 
+// A time namespace that another container has made is joined by its path, by the
+// process and by those of exec; offsets of one's own are refused there.
+func TestRootTimeNamespaceJoin(t *testing.T) {
+	setup(t)
+	first := newBox(t, forever, func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000}}
+	}).up()
+	path := "/proc/" + strconv.Itoa(first.pid()) + "/ns/time"
+	want, err := os.Readlink(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const look = "readlink /proc/self/ns/time; readlink /proc/self/ns/time_for_children; cut -d. -f1 /proc/uptime"
+	check := func(what, out string) {
+		t.Helper()
+		got := lines(out)
+		if len(got) != 3 || got[0] != want || got[1] != want {
+			t.Fatalf("%s: namespaces %q, want %s", what, got, want)
+		}
+		if up, err := strconv.Atoi(got[2]); err != nil || up < 1000000 {
+			t.Errorf("%s: uptime %s, want that of the first container", what, got[2])
+		}
+	}
+	joined := func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: path})
+	}
+	check("run", newBox(t, script(look), joined).output())
+	second := newBox(t, forever, joined).up()
+	check("exec", second.execOut("sh", "-c", look))
+	refused := newBox(t, joined, func(s *specs.Spec) {
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 5}}
+	})
+	if r := refused.run(); r.Code != 1 || !strings.Contains(r.Stderr, "linux.timeOffsets") {
+		t.Errorf("offsets for a namespace that is joined: %+v", r)
+	}
+	refused.gone()
+	wrong := newBox(t, func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/proc/self/ns/ipc"})
+	})
+	if r := wrong.run(); r.Code != 1 || !strings.Contains(r.Stderr, "time namespace /proc/self/ns/ipc: setns: invalid argument") {
+		t.Errorf("a namespace of another type: %+v", r)
+	}
+	wrong.gone()
+}
+
 // A root with an id map of one id only has no right to setgroups(2): it must
 // still work, see user_namespaces(7).
 func TestRootUserNamespaceSingleID(t *testing.T) {

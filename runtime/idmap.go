@@ -146,8 +146,8 @@ func (e *IDMapError) Hint() string {
 		return "the kernel cannot map the ids of mounts of every file system: leave the mapping out or keep the data on another one, such as ext4, xfs, btrfs or, since Linux 6.3, tmpfs"
 	case errors.Is(e.Err, syscall.EPERM) && e.FS != "":
 		return "the ids of this mount are mapped already, or its file system was mounted in another user namespace than minirun's"
-	case errors.Is(e.Err, syscall.EPERM):
-		return "mappings to ids other than one's own take root"
+	case errors.Is(e.Err, syscall.EPERM), errors.Is(e.Err, syscall.EACCES):
+		return "mounts with mapped ids take root: leave the mappings and the options idmap and ridmap out"
 	}
 	return ""
 }
