@@ -340,3 +340,8 @@ func (g *Ingest) pin(ref string) (*Image, error) {
 	}
 	return img, g.PinStaged(img)
 }
+
+// HostImage is Image for this host alone.
+func (g *Ingest) HostImage(target Descriptor) (*Image, error) {
+	return loadFrom(g.ReadBlob, target, HostPlatform(), true)
+}

@@ -156,9 +156,16 @@ func (g *Ingest) PinStaged(img *Image) error {
 	return os.Rename(temp, filepath.Join(g.dir, pinPrefix+img.Manifest.Digest.Short()))
 }
 
-// Hold keeps everything that the references lead to until the Ingest is closed,
-// and returns their entries. Of an index, what is not there is left out.
-func (s *Store) Hold(ctx context.Context, purpose string, refs ...string) ([]Descriptor, *Ingest, error) {
+// Held is what Hold keeps of one reference.
+type Held struct {
+	Entry     Descriptor // as index.json has it
+	ByName    bool       // the reference is a name, and no ID
+	Referrers []Descriptor
+}
+
+// Hold keeps everything that the references lead to until the Ingest is closed.
+// Of an index, what is not there is left out.
+func (s *Store) Hold(ctx context.Context, purpose string, refs ...string) ([]Held, *Ingest, error) {
 	x, err := s.readIndex()
 	for _, ref := range refs { // before a store is created
 		if err == nil {
@@ -180,7 +187,7 @@ func (s *Store) Hold(ctx context.Context, purpose string, refs ...string) ([]Des
 	return entries, g, nil
 }
 
-func (g *Ingest) hold(refs []string) ([]Descriptor, error) {
+func (g *Ingest) hold(refs []string) ([]Held, error) {
 	unlock, err := g.s.lock()
 	if err != nil {
 		return nil, err
@@ -190,7 +197,7 @@ func (g *Ingest) hold(refs []string) ([]Descriptor, error) {
 	if err != nil {
 		return nil, err
 	}
-	var entries []Descriptor
+	var entries []Held
 	for _, ref := range refs {
 		d, err := g.s.find(x, ref)
 		if err != nil {
@@ -200,16 +207,23 @@ func (g *Ingest) hold(refs []string) ([]Descriptor, error) {
 		if err := m.mark(*d, 0); err != nil {
 			return nil, fmt.Errorf("image %q: %w", clip(ref), err)
 		}
-		entries = append(entries, x.referrers(g.s.ReadBlob, m)...)
+		h := Held{Entry: *d, ByName: refersByName(ref, entryName(d)), Referrers: x.referrers(g.s.ReadBlob, m)}
 		for d := range m.marked {
 			err := g.Keep("blob", Descriptor{Digest: d})
 			if _, missing := err.(*MissingError); err != nil && !missing {
 				return nil, err
 			}
 		}
-		entries = append(entries, *d)
+		entries = append(entries, h)
 	}
 	return entries, nil
+}
+
+// refersByName tells whether ref, which was found under name, is that name, or
+// its repository with a digest, and no ID.
+func refersByName(ref, name string) bool {
+	p, err := ParseReference(ref)
+	return name == ref || err == nil && (name == p.String() || p.Digest != "")
 }
 
 // Blobs are the digests of what the Ingest has, in order.

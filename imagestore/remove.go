@@ -74,10 +74,8 @@ func (s *Store) RemoveWith(ref string, o RemoveOptions) (*Removed, error) {
 			return err
 		}
 		gone := *d
-		name, byName := entryName(d), false
-		if p, err := ParseReference(ref); name == ref || err == nil && (name == p.String() || p.Digest != "") {
-			byName = true
-		}
+		name := entryName(d)
+		byName := refersByName(ref, name)
 		var names []string
 		for i := range x.Manifests {
 			if e := &x.Manifests[i]; e.Digest == gone.Digest && (!byName || entryName(e) == name) {

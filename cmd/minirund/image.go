@@ -37,6 +37,7 @@ func imageCommand(u *ui) *cli.Command {
 			imagePruneCommand(u),
 			pullCommand(u),
 			imageRemoveCommand(u),
+			imageSaveCommand(u),
 			imageTagCommand(u),
 			imageUnpackCommand(u),
 			imageVerifyCommand(u),
@@ -168,11 +169,10 @@ func arrived(c *cli.Context, u *ui, images *imagestore.Store, word string, res *
 			replaced = true
 			u.warn("%s stood for another image before", imagestore.Familiar(img.Name))
 		}
-		if !c.Bool("no-unpack") {
+		if !c.Bool("no-unpack") && img.Artifact == "" {
 			err := unpackImage(c, u, images, ref, p)
 			var platform *imagestore.PlatformError
-			var artifact *imagestore.ArtifactError
-			if errors.As(err, &platform) || errors.As(err, &artifact) {
+			if errors.As(err, &platform) {
 				u.warn("%v", err) // kept: it may be on its way to another host
 			} else if err != nil {
 				errs = append(errs, err)
@@ -181,6 +181,8 @@ func arrived(c *cli.Context, u *ui, images *imagestore.Store, word string, res *
 		switch {
 		case c.Bool("quiet"):
 			fmt.Fprintln(u.out, img.ID)
+		case img.Artifact != "":
+			fmt.Fprintf(u.out, "%s artifact %s %s\n", word, img.ID.Short(), printable(imagestore.Familiar(img.Name)+" "+img.Artifact))
 		case img.Name == "":
 			fmt.Fprintf(u.out, "%s %s\n", word, img.ID.Short())
 		default:

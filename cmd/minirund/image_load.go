@@ -1,7 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/container/unpack"
+	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
+	"github.com/minirun/minirun/overlay"
 	"github.com/urfave/cli/v2"
 )
 
@@ -36,15 +44,44 @@ func imageLoadCommand(u *ui) *cli.Command {
 			return err
 		}
 		p := newProgress(u, c.Bool("quiet"))
-		res, err := archive.Load(c.Context, images, src, archive.LoadOptions{
+		o := archive.LoadOptions{
 			Stdin:    interruptible(c.Context, u.in),
 			Name:     c.String("name"),
 			Progress: func(done, total int64) { p.update("load", done, total) },
-		})
+		}
+		if !c.Bool("no-unpack") {
+			o.Unpack = stagedUnpacker(u, images, p)
+		}
+		res, err := archive.Load(c.Context, images, src, o)
 		p.clear()
 		if err != nil {
+			if o.Unpack != nil { // of an image that was fine, beside one that was not
+				_, pruneErr := prune(c, images)
+				err = errors.Join(err, pruneErr)
+			}
 			return err
 		}
 		return arrived(c, u, images, "loaded", res, p)
 	})
+}
+
+// stagedUnpacker unpacks an image before it becomes visible, so that its layers
+// are decompressed once: what checks them against the configuration is the
+// unpacking. When it fails, arrived tries again and says why.
+func stagedUnpacker(u *ui, images *imagestore.Store, p *progress) func(context.Context, *imagestore.Ingest, *imagestore.Image) ([]bool, error) {
+	return func(ctx context.Context, g *imagestore.Ingest, img *imagestore.Image) ([]bool, error) {
+		layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
+		if err != nil {
+			return nil, err
+		}
+		defer layers.Close()
+		name := string(img.ConfigDigest)
+		proved, warnings, err := unpack.Staged(ctx, g, layers, img, name, func(s unpack.Progress) {
+			p.update(fmt.Sprintf("unpack layer %d of %d", s.Layer, s.Layers), s.Done, s.Total)
+		})
+		for _, w := range warnings {
+			u.warn("image %s: %s", img.ConfigDigest.Short(), w)
+		}
+		return proved, err
+	}
 }

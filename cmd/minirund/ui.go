@@ -128,8 +128,6 @@ func hints(err error) []string {
 			command = "minirun"
 		}
 		return []string{command + " --help lists what there is"}
-	case errors.As(err, &noImage) && noImage.Repositories:
-		return []string{"save it again with a docker of this decade"}
 	case errors.As(err, &noImage):
 		return []string{"an archive of a root file system becomes an image with: minirun image import FILE NAME"}
 	case errors.As(err, &notExist):

@@ -93,10 +93,11 @@ func (l *loader) dockerImage(ctx context.Context, it dockerItem) (imagestore.Des
 		if err != nil {
 			return none, err
 		}
-		if err := checkLayer(c, i, fmt.Sprintf("layer %q", name), cfg.RootFS.DiffIDs[i]); err != nil {
-			return none, err
-		}
+		l.layers = append(l.layers, layerCheck{c: c, i: i, object: fmt.Sprintf("layer %q", name), want: cfg.RootFS.DiffIDs[i]})
 		m.Layers = append(m.Layers, imagestore.Descriptor{MediaType: layerType(c.format), Digest: c.digest, Size: c.size})
+	}
+	if err := imagestore.CheckKind(imagestore.Descriptor{Digest: c.digest}, &m, cfg); err != nil {
+		return none, err
 	}
 	b, err := json.Marshal(m)
 	if err != nil {

@@ -94,12 +94,12 @@ func importTar(ctx context.Context, s *imagestore.Store, r io.Reader, name strin
 	if err != nil {
 		return nil, err
 	}
-	g, err := s.Begin(ctx)
+	g, err := s.BeginFor(ctx, "image import")
 	if err != nil {
 		return nil, err
 	}
 	defer g.Close()
-	c, err := spool(ctx, g, "", r, checkTar)
+	c, err := spoolChecked(ctx, g, "", r, checkTar)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,10 @@ type LoadOptions struct {
 	Stdin    io.Reader // what the source "-" reads
 	Name     string    // the name of the image, in place of the archive's
 	Progress Progress
+	// Unpack may unpack an image for this host before anybody can see it, and
+	// tells of which layers that has proved the diff ID. It spares these the
+	// second decompression. An error is no reason not to keep the image.
+	Unpack func(ctx context.Context, g *imagestore.Ingest, img *imagestore.Image) (proved []bool, err error)
 }
 
 // Loaded is one image that was brought in.
@@ -30,7 +34,8 @@ type Loaded struct {
 	Name     string // normalised; empty if the archive had none
 	ID       imagestore.Digest
 	Target   imagestore.Descriptor
-	Replaced bool // the name stood for another image before
+	Replaced bool   // the name stood for another image before
+	Artifact string // what it is if it is no image; ID is its digest then
 }
 
 // Result says what came in. Warnings are for people.
@@ -53,14 +58,10 @@ func (e *Error) Error() string {
 }
 func (e *Error) Unwrap() error { return e.Err }
 
-// NoImageError reports an archive that is none of images. With Repositories it
-// was saved by a docker older than 1.10.
-type NoImageError struct{ Repositories bool }
+// NoImageError reports an archive that is none of images.
+type NoImageError struct{}
 
 func (e *NoImageError) Error() string {
-	if e.Repositories {
-		return "it was saved by a docker older than 1.10 and has no manifest.json"
-	}
 	return "it has neither index.json nor manifest.json: no image archive"
 }
 func (e *NoImageError) Is(target error) bool { return target == errors.ErrUnsupported }
@@ -98,6 +99,16 @@ type loader struct {
 	base string // what images are called that have only a tag
 	res  *Result
 	seen map[imagestore.Digest]bool
+	// layers are those whose diff ID has not been compared with the config's yet.
+	layers []layerCheck
+}
+
+type layerCheck struct {
+	c      *content
+	i      int // in its image
+	object string
+	want   imagestore.Digest
+	proved bool
 }
 
 func load(ctx context.Context, s *imagestore.Store, src string, o LoadOptions) (*Result, error) {
@@ -111,7 +122,7 @@ func load(ctx context.Context, s *imagestore.Store, src string, o LoadOptions) (
 			return nil, err
 		}
 	}
-	g, err := s.Begin(ctx)
+	g, err := s.BeginFor(ctx, "image load")
 	if err != nil {
 		return nil, err
 	}
@@ -129,12 +140,20 @@ func load(ctx context.Context, s *imagestore.Store, src string, o LoadOptions) (
 	if err != nil {
 		return nil, err
 	}
+	if err := l.checkLayers(ctx, names); err != nil {
+		return nil, err
+	}
 	for _, n := range names {
 		img, err := g.Image(n.Target)
-		if err != nil {
+		var artifact *imagestore.ArtifactError
+		switch {
+		case errors.As(err, &artifact):
+			l.res.Images = append(l.res.Images, Loaded{Name: n.Name, ID: n.Target.Digest, Target: n.Target, Artifact: artifact.Type})
+		case err != nil:
 			return nil, err
+		default:
+			l.res.Images = append(l.res.Images, Loaded{Name: n.Name, ID: img.ConfigDigest, Target: n.Target})
 		}
-		l.res.Images = append(l.res.Images, Loaded{Name: n.Name, ID: img.ConfigDigest, Target: n.Target})
 	}
 	return l.res, publish(ctx, g, names, l.res)
 }
@@ -157,8 +176,48 @@ func (l *loader) images(ctx context.Context) ([]imagestore.Naming, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	_, err = l.t.file("repositories")
-	return nil, &NoImageError{Repositories: err == nil}
+	b, err = l.t.file("repositories")
+	if err == nil {
+		return l.legacy(ctx, b)
+	}
+	return nil, &NoImageError{}
+}
+
+// checkLayers compares diff IDs with what layers decompress to: by unpacking
+// them if somebody does, else by decompressing them for nothing else.
+func (l *loader) checkLayers(ctx context.Context, names []imagestore.Naming) error {
+	done := map[imagestore.Digest]bool{}
+	for _, n := range names {
+		img, err := l.g.HostImage(n.Target)
+		if err != nil || l.o.Unpack == nil || done[img.Manifest.Digest] {
+			continue
+		}
+		done[img.Manifest.Digest] = true
+		proved, err := l.o.Unpack(ctx, l.g, img)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		for i := range l.layers {
+			c := &l.layers[i]
+			for j := range img.Layers {
+				if err == nil && j < len(proved) && proved[j] && img.Layers[j].Digest == c.c.digest && img.DiffIDs[j] == c.want {
+					c.proved = true
+				}
+			}
+		}
+	}
+	for _, c := range l.layers {
+		if c.proved {
+			continue
+		}
+		if err := c.c.plainDigest(ctx, l.g); err != nil {
+			return err
+		}
+		if err := checkLayer(c.c, c.i, c.object, c.want); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // layout reads an OCI image layout.
@@ -183,15 +242,27 @@ func (l *loader) layout(ctx context.Context, b []byte) ([]imagestore.Naming, err
 	if len(x.Manifests) == 0 {
 		return nil, &imagestore.FormatError{Object: "index.json", Err: errors.New("it lists no image")}
 	}
-	if l.o.Name != "" && len(x.Manifests) > 1 {
-		return nil, fmt.Errorf("it holds %d images, which cannot all be called %q", len(x.Manifests), l.o.Name)
-	}
-	var names []imagestore.Naming
-	for _, d := range x.Manifests {
-		if err := l.target(ctx, d); err != nil {
+	// What is about an image, and no image, takes no name from the command line or the file.
+	attached := make([]bool, len(x.Manifests))
+	images := 0
+	for i, d := range x.Manifests {
+		if attached[i], err = l.target(ctx, d); err != nil {
 			return nil, err
 		}
-		found, err := l.names(ctx, d, len(x.Manifests) == 1)
+		if !attached[i] {
+			images++
+		}
+	}
+	if l.o.Name != "" && images > 1 {
+		return nil, fmt.Errorf("it holds %d images, which cannot all be called %q", images, l.o.Name)
+	}
+	var names []imagestore.Naming
+	for i, d := range x.Manifests {
+		if attached[i] && images > 0 {
+			names = append(names, imagestore.Naming{Target: d})
+			continue
+		}
+		found, err := l.names(ctx, d, len(x.Manifests) == 1 || images == 1)
 		if err != nil {
 			return nil, err
 		}
@@ -219,45 +290,44 @@ func (l *loader) blob(ctx context.Context, what string, d imagestore.Descriptor)
 	return c, nil
 }
 
-// target checks what an entry of index.json leads to.
-func (l *loader) target(ctx context.Context, d imagestore.Descriptor) error {
+// target checks what an entry of index.json leads to, and tells whether it is an
+// artifact without a name that is about something else.
+func (l *loader) target(ctx context.Context, d imagestore.Descriptor) (attached bool, err error) {
+	named := d.Annotations[imagestore.AnnotationRefName] != "" || d.Annotations[imagestore.AnnotationContainerdName] != ""
 	switch d.MediaType {
 	case imagestore.MediaTypeIndex, imagestore.MediaTypeDockerList:
-		n, err := l.index(ctx, d, 1)
-		if err != nil {
-			return err
+		n, entries, err := l.index(ctx, d, 1)
+		if err == nil && n == 0 && entries == 0 {
+			err = &imagestore.FormatError{Object: "index " + string(d.Digest), Err: errors.New("the archive has none of its images")}
 		}
-		if n == 0 {
-			return &imagestore.FormatError{Object: "index " + string(d.Digest), Err: errors.New("the archive has none of its images")}
-		}
-		return nil
+		return false, err
 	case imagestore.MediaTypeManifest, imagestore.MediaTypeDockerImage:
 		m, err := l.manifest(ctx, d)
-		if err == nil && !imagestore.IsImageConfigType(m.Config.MediaType) {
-			err = &imagestore.UnsupportedError{Object: "manifest " + string(d.Digest), Reason: fmt.Sprintf("it is an artifact of type %q and no container image", m.Config.MediaType)}
+		if err != nil {
+			return false, err
 		}
-		return err
+		return !named && m.Subject != nil && !imagestore.IsImageConfigType(m.Config.MediaType), nil
 	}
-	return &imagestore.UnsupportedError{Object: "index.json", Reason: fmt.Sprintf("media type %q", d.MediaType)}
+	return false, &imagestore.UnsupportedError{Object: "index.json", Reason: imagestore.Unsupported(d.MediaType)}
 }
 
-// index checks the images of an index and counts the complete ones. Archives
-// are often made on a host that has one platform's content only.
-func (l *loader) index(ctx context.Context, d imagestore.Descriptor, depth int) (n int, err error) {
+// index checks what an index lists and counts the complete images and artifacts.
+// Archives are often made on a host that has one platform's content only.
+func (l *loader) index(ctx context.Context, d imagestore.Descriptor, depth int) (n, artifacts int, err error) {
 	object := "index " + string(d.Digest)
 	if depth > 3 {
-		return 0, &imagestore.FormatError{Object: object, Err: errors.New("indexes are nested more than 3 deep")}
+		return 0, 0, &imagestore.FormatError{Object: object, Err: errors.New("indexes are nested more than 3 deep")}
 	}
 	if _, err := l.blob(ctx, "index", d); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	b, err := l.g.ReadBlob("index", d, imagestore.MaxMetadata)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	x, err := imagestore.ParseIndex(b, d.MediaType)
 	if err != nil {
-		return 0, &imagestore.FormatError{Object: object, Err: err}
+		return 0, 0, &imagestore.FormatError{Object: object, Err: err}
 	}
 	for _, c := range x.Manifests {
 		if l.seen[c.Digest] {
@@ -266,25 +336,36 @@ func (l *loader) index(ctx context.Context, d imagestore.Descriptor, depth int) 
 		l.seen[c.Digest] = true
 		switch c.MediaType {
 		case imagestore.MediaTypeIndex, imagestore.MediaTypeDockerList:
-			sub, err := l.index(ctx, c, depth+1)
+			sub, more, err := l.index(ctx, c, depth+1)
 			if err != nil && !isMissing(err) {
-				return 0, err
+				return 0, 0, err
 			}
 			n += sub
+			artifacts += more
 		case imagestore.MediaTypeManifest, imagestore.MediaTypeDockerImage:
 			m, err := l.manifest(ctx, c)
 			switch {
 			case err == nil && imagestore.IsImageConfigType(m.Config.MediaType):
 				n++
+			case err == nil && (c.Platform == nil || c.Platform.OS != "unknown"): // but attestations
+				artifacts++
+			case err == nil:
+			case isUnsupported(err) && !isNative(c.Platform):
+				// Kept as far as it is there, for other hosts: Windows, say.
 			case isMissing(err) && (!isNative(c.Platform) || missingDigest(err) == c.Digest):
 				// Of another platform, or not there at all. One for this
 				// host of which a part is missing is a damaged archive.
 			case err != nil:
-				return 0, fmt.Errorf("%s: %w", object, err)
+				return 0, 0, fmt.Errorf("%s: %w", object, err)
 			}
 		}
 	}
-	return n, nil
+	return n, artifacts, nil
+}
+
+func isUnsupported(err error) bool {
+	var u *imagestore.UnsupportedError
+	return errors.As(err, &u)
 }
 
 func isMissing(err error) bool { return missingDigest(err) != "" }
@@ -321,26 +402,34 @@ func (l *loader) manifest(ctx context.Context, d imagestore.Descriptor) (*images
 	}
 	isImage := imagestore.IsImageConfigType(m.Config.MediaType)
 	var cfg *imagestore.Config
+	var refused error // only after all of it was kept
 	if isImage {
 		if cfg, err = l.config(m.Config, len(m.Layers)); err != nil {
 			return nil, err
 		}
+		refused = imagestore.CheckKind(d, m, cfg)
 	}
+	var layers []layerCheck
 	for i, ld := range m.Layers {
 		c, err := l.blob(ctx, "layer", ld)
 		if err != nil {
+			if isMissing(err) && refused != nil {
+				err = refused
+			}
 			return nil, err
 		}
-		if !isImage {
+		if !isImage || refused != nil {
 			continue
 		}
-		if err := checkLayer(c, i, "layer "+string(ld.Digest), cfg.RootFS.DiffIDs[i]); err != nil {
-			return nil, err
-		}
+		layers = append(layers, layerCheck{c: c, i: i, object: "layer " + string(ld.Digest), want: cfg.RootFS.DiffIDs[i]})
 		if said := typeFormat(ld.MediaType); said >= 0 && said != c.format {
 			l.res.Warnings = append(l.res.Warnings, fmt.Sprintf("layer %s: its media type says compression %s, its content is %s", ld.Digest.Short(), said, c.format))
 		}
 	}
+	if refused != nil {
+		return nil, refused
+	}
+	l.layers = append(l.layers, layers...)
 	return m, nil
 }
 
@@ -358,11 +447,11 @@ func (l *loader) config(d imagestore.Descriptor, layers int) (*imagestore.Config
 
 // checkLayer compares a layer's uncompressed digest with the config's.
 func checkLayer(c *content, i int, object string, want imagestore.Digest) error {
-	if c.err != nil {
-		return fmt.Errorf("%s: %w", object, c.err)
-	}
 	if want.Algorithm() != "sha256" {
 		return &imagestore.UnsupportedError{Object: object, Reason: "its diff ID is no sha256"}
+	}
+	if c.err != nil {
+		return fmt.Errorf("%s: %w", object, c.err)
 	}
 	if c.diffID != want {
 		return &imagestore.DigestError{Object: fmt.Sprintf("diff ID of layer %d (%s)", i+1, strings.TrimPrefix(object, "layer ")), Want: want, Got: c.diffID}

@@ -430,7 +430,7 @@ func TestLoad_Refuses(t *testing.T) {
 		{"docker: layer is an absolute link", append(drop(docker(), "manifest.json"), imagetest.File{Name: "evil", Link: "/etc/passwd"}), []string{"evil", "leads out"}},
 		{"docker: links in a circle", append(edit(docker(), "manifest.json", set(`[{"Config":"a","Layers":[]}]`)), imagetest.File{Name: "a", Link: "b"}, imagetest.File{Name: "b", Link: "a"}), []string{"config \"a\"", "symbolic links"}},
 		{"docker: a name twice", append(docker(), imagetest.File{Name: "./manifest.json", Body: []byte("[]")}), []string{"manifest.json", "twice"}},
-		{"docker: older than 1.10", drop(docker(), "manifest.json"), []string{"older than 1.10"}},
+		{"docker: repositories without a name", drop(docker(), "manifest.json"), []string{"repositories", "lists no image"}},
 		{"no image archive", []imagetest.File{{Name: "etc/passwd", Body: []byte("root")}}, []string{"no image archive"}},
 		{"huge manifest.json", []imagetest.File{{Name: "manifest.json", Body: bytes.Repeat([]byte(" "), imagestore.MaxMetadata+1)}}, []string{"manifest.json", "limit"}},
 	}

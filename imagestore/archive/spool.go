@@ -16,13 +16,53 @@ type content struct {
 	digest imagestore.Digest
 	size   int64
 	format decompress.Format
-	diffID imagestore.Digest // of the decompressed content
+	diffID imagestore.Digest // of the decompressed content; see plainDigest
 	err    error             // why it cannot be decompressed; matters for layers only
 }
 
-// spool writes r to a blob of g. With check the decompressed content also goes
-// to check, whose error counts as a decompression error.
-func spool(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Reader, check func(io.Reader) error) (*content, error) {
+// spool writes r to a blob of g and leaves it compressed: who unpacks the layer
+// decompresses it, and should be the only one.
+func spool(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Reader) (*content, error) {
+	w, err := g.Create(algorithm)
+	if err != nil {
+		return nil, err
+	}
+	br := bufio.NewReaderSize(imagestore.ContextReader(ctx, r), chunk)
+	head, err := br.Peek(6)
+	if err == nil || err == io.EOF {
+		_, err = io.CopyBuffer(onlyWriter{w}, onlyReader{br}, make([]byte, chunk))
+	}
+	if err != nil {
+		w.Abort()
+		return nil, err
+	}
+	c := &content{format: decompress.Sniff(head), digest: w.Digest(), size: w.Size()}
+	if c.format == decompress.None && c.digest.Algorithm() == "sha256" {
+		c.diffID = c.digest
+	}
+	return c, w.Commit(ctx, "")
+}
+
+// plainDigest fills in diffID, or err.
+func (c *content) plainDigest(ctx context.Context, g *imagestore.Ingest) error {
+	if c.diffID != "" || c.err != nil {
+		return nil
+	}
+	f, err := g.OpenBlob("layer", imagestore.Descriptor{Digest: c.digest, Size: c.size})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	c.diffID, c.err = diffID(imagestore.ContextReader(ctx, f), nil)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// spoolChecked writes r to a blob of g, decompresses it in passing, and has the
+// decompressed content read by check, whose error counts as a decompression error.
+func spoolChecked(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Reader, check func(io.Reader) error) (*content, error) {
 	w, err := g.Create(algorithm)
 	if err != nil {
 		return nil, err
@@ -34,28 +74,17 @@ func spool(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Rea
 		return nil, err
 	}
 	c := &content{format: decompress.Sniff(head)}
-	plainOnly := c.format == decompress.None && w.Digest().Algorithm() == "sha256" && check == nil
-	var dst io.Writer = w
-	var t *tee
-	if !plainOnly {
-		t = startTee(func(r io.Reader) error {
-			c.diffID, c.err = diffID(r, check)
-			return nil
-		})
-		dst = io.MultiWriter(w, t)
-	}
-	_, err = io.CopyBuffer(onlyWriter{dst}, onlyReader{br}, make([]byte, chunk))
-	if t != nil {
-		t.finish(err)
-	}
+	t := startTee(func(r io.Reader) error {
+		c.diffID, c.err = diffID(r, check)
+		return nil
+	})
+	_, err = io.CopyBuffer(onlyWriter{io.MultiWriter(w, t)}, onlyReader{br}, make([]byte, chunk))
+	t.finish(err)
 	if err != nil {
 		w.Abort()
 		return nil, err
 	}
 	c.digest, c.size = w.Digest(), w.Size()
-	if plainOnly {
-		c.diffID = c.digest
-	}
 	return c, w.Commit(ctx, "")
 }
 

@@ -117,7 +117,7 @@ func (s *spooled) add(ctx context.Context, g *imagestore.Ingest, h *tar.Header, 
 			s.top[name] = b
 			return nil
 		}
-		c, err := spool(ctx, g, algorithmOf(name), r, nil)
+		c, err := spool(ctx, g, algorithmOf(name), r)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, cutOff(err))
 		}
@@ -228,7 +228,7 @@ func (d *directory) entry(ctx context.Context, name string) (*content, error) {
 		return nil, err
 	}
 	defer f.Close()
-	c, err := spool(ctx, d.g, algorithmOf(name), f, nil)
+	c, err := spool(ctx, d.g, algorithmOf(name), f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
