@@ -65,6 +65,11 @@ func TestRootStaged_WrongDiffID(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if g, err := s.images.Begin(context.Background()); err != nil { // makes the directories
+			t.Fatal(err)
+		} else if err := g.Close(); err != nil {
+			t.Fatal(err)
+		}
 		b := imagetest.Build(t, good)
 		evil := imagetest.Compress(t, decompress.Gzip, imagetest.Files(t, "a", "evil"))
 		files := imagetest.DockerArchive(t, b)

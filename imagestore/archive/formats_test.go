@@ -29,10 +29,15 @@ func TestLoad_Legacy(t *testing.T) {
 	}
 	files := func() []imagetest.File {
 		return []imagetest.File{
-			v1(1, 0, `"container_config":{"Cmd":["/bin/sh","-c","#(nop) ADD base"]}`), {Name: id(1) + "/layer.tar", Body: base}, {Name: id(1) + "/VERSION", Body: []byte("1.0")},
-			v1(2, 1, `"container_config":{"Cmd":["CMD sh"]}`), {Name: id(2) + "/layer.tar", Body: make([]byte, 1024)},
-			v1(3, 2, `"config":{"Cmd":["sh"],"Env":["A=b"]},"author":"me"`), {Name: id(3) + "/layer.tar", Body: top},
-			v1(4, 3, `"config":{"Cmd":["again"]}`), {Name: id(4) + "/layer.tar", Link: "../" + id(3) + "/layer.tar"},
+			v1(1, 0, `"container_config":{"Cmd":["/bin/sh","-c","#(nop) ADD base"]}`),
+			{Name: id(1) + "/layer.tar", Body: base},
+			{Name: id(1) + "/VERSION", Body: []byte("1.0")},
+			v1(2, 1, `"container_config":{"Cmd":["CMD sh"]}`),
+			{Name: id(2) + "/layer.tar", Body: make([]byte, 1024)},
+			v1(3, 2, `"config":{"Cmd":["sh"],"Env":["A=b"]},"author":"me"`),
+			{Name: id(3) + "/layer.tar", Body: top},
+			v1(4, 3, `"config":{"Cmd":["again"]}`),
+			{Name: id(4) + "/layer.tar", Link: "../" + id(3) + "/layer.tar"},
 			{Name: "repositories", Body: []byte(`{"old/image":{"1":"` + id(3) + `","2":"` + id(4) + `"},"localhost:5000/x":{"latest":"` + id(3) + `"}}`)},
 		}
 	}
