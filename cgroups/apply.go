@@ -32,7 +32,7 @@ func (g *Group) Apply(l *Limits) error {
 	if l.Devices == nil {
 		return nil
 	}
-	if op, err := attachDevices(dir, l.Devices.Insns); err != nil {
+	if op, err := attachDevices(dir, l.Devices.Insns()); err != nil {
 		return &DeviceError{g.Path, op, err}
 	}
 	return nil

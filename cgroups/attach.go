@@ -25,7 +25,7 @@ func (g *Group) AttachDevices(p *DeviceProgram) error {
 		return err
 	}
 	defer linux.Close(dir)
-	op, err := attachDevices(dir, p.Insns)
+	op, err := attachDevices(dir, p.Insns())
 	if err != nil {
 		return &DeviceError{g.Path, op, err}
 	}

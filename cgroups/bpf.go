@@ -87,7 +87,7 @@ func (a *asm) bytes() []byte {
 // and major number and the comparisons are shared. That halves the program of a
 // usual container.
 func assembleFilter(rules []deviceRule, base bool) []byte {
-	a := &asm{insns: make([]insn, 0, 8+4*len(rules))}
+	a := &asm{insns: make([]insn, 0, 8+4*len(rules)), jumps: make([]struct{ at, label int }, 0, 4+3*len(rules)), place: make([]int, 0, 4+3*len(rules))}
 	if len(rules) > 0 {
 		a.emit(opLoad32, regAccess, regCtx, 0, 0)
 		a.emit(opMovReg, regType, regAccess, 0, 0)

@@ -28,8 +28,22 @@ func DefaultDevices() []specs.LinuxDeviceCgroup {
 
 // DeviceProgram is a program of type BPF_PROG_TYPE_CGROUP_DEVICE.
 type DeviceProgram struct {
-	Insns []byte   // struct bpf_insn[], in the byte order of this machine
-	Rules []string // what it does, "allow c 1:3 rwm"; the last that matches decides
+	rules []deviceRule // simplified
+	base  bool         // the verdict where none matches
+}
+
+// Insns assembles the program: struct bpf_insn[], in the byte order of this
+// machine. It cannot fail, so it is left for when the init is at work already.
+func (p *DeviceProgram) Insns() []byte { return assembleFilter(p.rules, p.base) }
+
+// Rules says what the program does, "allow c 1:3 rwm"; the last that matches decides.
+func (p *DeviceProgram) Rules() []string {
+	base := deviceRule{allow: p.base, access: accAll, major: wildcard, minor: wildcard}
+	list := append(make([]string, 0, len(p.rules)+1), base.String())
+	for i := range p.rules {
+		list = append(list, p.rules[i].String())
+	}
+	return list
 }
 
 // maxDeviceRules keeps the program within the verifier's limits.
@@ -59,8 +73,8 @@ func (r *deviceRule) covers(o *deviceRule) bool {
 		(r.major == wildcard || r.major == o.major) && (r.minor == wildcard || r.minor == o.minor)
 }
 
-// String returns the rule as "allow c 1:3 rwm". It is called for every rule of
-// every container, hence the buffer.
+// String returns the rule as "allow c 1:3 rwm". A plan has many, hence the
+// buffer.
 func (r *deviceRule) String() string {
 	var buf [48]byte
 	b := append(buf[:0], "deny "...)
@@ -107,7 +121,6 @@ func DeviceFilter(rules []specs.LinuxDeviceCgroup) (*DeviceProgram, error) {
 	if len(rules) > maxDeviceRules {
 		return nil, &FieldError{root + "devices", strconv.Itoa(len(rules)) + " rules", "are more than " + strconv.Itoa(maxDeviceRules), "use wildcards"}
 	}
-	p := &DeviceProgram{Rules: make([]string, 0, len(rules)+1)}
 	parsed := make([]deviceRule, len(rules))
 	for i := range rules {
 		if err := parsed[i].parse(&rules[i], i); err != nil {
@@ -115,13 +128,7 @@ func DeviceFilter(rules []specs.LinuxDeviceCgroup) (*DeviceProgram, error) {
 		}
 	}
 	parsed, allow := simplify(parsed)
-	base := deviceRule{allow: allow, access: accAll, major: wildcard, minor: wildcard}
-	p.Rules = append(p.Rules, base.String())
-	for i := range parsed {
-		p.Rules = append(p.Rules, parsed[i].String())
-	}
-	p.Insns = assembleFilter(parsed, allow)
-	return p, nil
+	return &DeviceProgram{parsed, allow}, nil
 }
 
 func (r *deviceRule) parse(o *specs.LinuxDeviceCgroup, i int) error {

@@ -115,12 +115,12 @@ func compare(t *testing.T, rules []specs.LinuxDeviceCgroup) {
 		for access := uint32(1); access <= accAll; access++ {
 			for _, major := range append(someNumbers, 77) {
 				for _, minor := range append(someNumbers, 77) {
-					got, err := runFilter(p.Insns, typ, access, uint32(major), uint32(minor))
+					got, err := runFilter(p.Insns(), typ, access, uint32(major), uint32(minor))
 					if err != nil {
-						t.Fatalf("%v\n%s", err, strings.Join(p.Rules, "\n"))
+						t.Fatalf("%v\n%s", err, strings.Join(p.Rules(), "\n"))
 					}
 					if want := evaluate(rules, typ, access, uint32(major), uint32(minor)); got != want {
-						t.Fatalf("type %d access %d device %d:%d: got %v, want %v, of\n%s", typ, access, major, minor, got, want, strings.Join(p.Rules, "\n"))
+						t.Fatalf("type %d access %d device %d:%d: got %v, want %v, of\n%s", typ, access, major, minor, got, want, strings.Join(p.Rules(), "\n"))
 					}
 				}
 			}
@@ -162,10 +162,10 @@ func TestDeviceFilter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Join(p.Rules, ", "); got != tt.want {
+			if got := strings.Join(p.Rules(), ", "); got != tt.want {
 				t.Errorf("rules\n %s\nwant\n %s", got, tt.want)
 			}
-			if n := len(p.Insns) / 8; n > tt.max {
+			if n := len(p.Insns()) / 8; n > tt.max {
 				t.Errorf("%d instructions, want at most %d", n, tt.max)
 			}
 		})

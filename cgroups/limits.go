@@ -60,7 +60,7 @@ func (l *Limits) String() string {
 		b.WriteByte('\n')
 	}
 	if l.Devices != nil {
-		for _, r := range l.Devices.Rules {
+		for _, r := range l.Devices.Rules() {
 			b.WriteString("devices: ")
 			b.WriteString(r)
 			b.WriteByte('\n')

@@ -654,7 +654,7 @@ func TestRootDevicesMany(t *testing.T) {
 	defer unix.Close(fd)
 	for _, minor := range []int64{3, 5, 7} {
 		p, _ := DeviceFilter([]specs.LinuxDeviceCgroup{rule(true, "c", 1, minor, "rw")})
-		if err := attachBeside(fd, p.Insns); err != nil {
+		if err := attachBeside(fd, p.Insns()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -695,12 +695,12 @@ func TestRootDevicesLarge(t *testing.T) {
 		}
 		began := time.Now()
 		if err := g.AttachDevices(p); err != nil {
-			t.Errorf("%s: %d instructions: %v", name, len(p.Insns)/8, err)
+			t.Errorf("%s: %d instructions: %v", name, len(p.Insns())/8, err)
 		}
 		if d := time.Since(began); d > time.Minute {
-			t.Errorf("%s: %d instructions took %v", name, len(p.Insns)/8, d)
+			t.Errorf("%s: %d instructions took %v", name, len(p.Insns())/8, d)
 		} else {
-			t.Logf("%s: %d instructions took %v", name, len(p.Insns)/8, d)
+			t.Logf("%s: %d instructions took %v", name, len(p.Insns())/8, d)
 		}
 	}
 }

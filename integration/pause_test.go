@@ -184,8 +184,11 @@ func TestRootExecIgnorePaused(t *testing.T) {
 		}
 		select {
 		case r := <-done:
-			if r.Code != 255 && r.Code != 137 || r.Stdout != "" {
-				t.Errorf("exec into a container that was killed while it was paused: %+v", r)
+			// kill is for the init alone, and thaws: whoever else is in the
+			// container goes on until the kernel has ended its pid namespace.
+			raced := verb == "kill" && r.Code == 0 && r.Stdout == "at last\n"
+			if !raced && (r.Code != 255 && r.Code != 137 || r.Stdout != "" && verb != "kill") {
+				t.Errorf("exec into a container that met %s while it was paused: %+v", verb, r)
 			}
 		case <-time.After(testenv.Timeout(20 * time.Second)):
 			t.Fatalf("exec hangs after %s", verb)

@@ -27,7 +27,11 @@ type flag struct {
 	hidden bool
 }
 
-func newFlags(command string) *flagSet { return &flagSet{command: command} }
+// newFlags returns an empty set. It has room for the flags of any command: each
+// time it grew it would touch memory of another size.
+func newFlags(command string) *flagSet {
+	return &flagSet{command: command, flags: make([]flag, 0, 56)}
+}
 
 func (f *flagSet) add(name string, letter byte, value, help string, set func(string) error) {
 	f.flags = append(f.flags, flag{name: name, letter: letter, value: value, help: help, set: set})

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"time"
 
+	_ "github.com/minirun/minirun/internal/bigstack" // first of all packages
 	"github.com/minirun/minirun/internal/demo"
 	"github.com/minirun/minirun/runtime"
 )

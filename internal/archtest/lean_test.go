@@ -102,6 +102,9 @@ func TestPackageInit(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
+		if first := regexp.MustCompile(`(?m)^init (\S+/bigstack|math|errors|sync|syscall|time|os) `).FindStringSubmatch(string(out)); first == nil || first[1] != module+"/internal/bigstack" {
+			t.Fatalf("internal/bigstack is not the first package to initialize:\n%s", out)
+		}
 		sum, n, most, mostTime := 0.0, 0, "", 0.0
 		// init os @0.60 ms, 0.025 ms clock, 432 bytes, 9 allocs
 		for _, m := range regexp.MustCompile(`(?m)^init (\S+) @\S+ ms, (\S+) ms clock`).FindAllStringSubmatch(string(out), -1) {

@@ -2,6 +2,7 @@ package initprog
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -65,14 +66,25 @@ type opMeta struct {
 	detail        string // completes the system call's name in errors: "size=64k"
 }
 
+// memory is for the first program of a process: that of the container. It is large
+// enough for the default configuration, and costs nothing before it is touched.
+// On the heap, each slice would be a span of its own.
+var memory struct {
+	taken    atomic.Bool
+	ops      [384]op
+	meta     [384]opMeta
+	labels   [256]int32
+	data     [12 << 10]byte
+	subjects [128]subject
+}
+
 // NewBuilder returns an empty program that reports failures to descriptor sync.
 func NewBuilder(sync int) *Builder {
-	b := &Builder{
-		ops:      make([]op, 0, 384),
-		meta:     make([]opMeta, 0, 384),
-		labels:   make([]int32, 1, 256),
-		data:     make([]byte, headerSize, 12<<10),
-		subjects: make([]subject, 1, 64),
+	b := &Builder{}
+	if m := &memory; m.taken.CompareAndSwap(false, true) {
+		b.ops, b.meta, b.labels, b.data, b.subjects = m.ops[:0], m.meta[:0], m.labels[:1], m.data[:headerSize], m.subjects[:1]
+	} else {
+		b.data, b.labels, b.subjects = make([]byte, headerSize, 2<<10), make([]int32, 1, 32), make([]subject, 1, 16)
 	}
 	binary.LittleEndian.PutUint64(b.data[headerSync-dataBase:], uint64(sync))
 	b.empty = b.address("")

@@ -34,7 +34,30 @@ func ReadAll(fd, limit int) ([]byte, error) {
 	if limit <= 0 {
 		limit = 64 << 20
 	}
-	b := make([]byte, 0, 4096)
+	// What procfs and cgroupfs say is short, and a page that is touched for
+	// the first time costs more than the call: a small file takes none.
+	var small [512]byte
+	b := small[:0]
+	for {
+		n, err := Read(fd, b[len(b):cap(b)])
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return append([]byte(nil), b...), nil // not small itself: it ends with this call
+		}
+		b = b[:len(b)+n]
+		if len(b) > limit {
+			return nil, unix.EFBIG
+		}
+		if len(b) == cap(b) {
+			return readMore(fd, limit, append(make([]byte, 0, 4096), b...))
+		}
+	}
+}
+
+// readMore goes on behind what b has.
+func readMore(fd, limit int, b []byte) ([]byte, error) {
 	for {
 		n, err := Read(fd, b[len(b):cap(b)])
 		if err != nil {

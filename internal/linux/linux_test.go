@@ -2,6 +2,7 @@ package linux
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -262,6 +263,27 @@ func TestCatchEnding(t *testing.T) {
 		restore()
 		if err := rtSigaction(unix.SIGTERM, nil, &after); err != nil || after != before {
 			t.Errorf("afterwards the action is %+v, was %+v (%v)", after, before, err)
+		}
+	}
+}
+
+// Around the buffers that ReadAll uses, and around the limit.
+func TestReadAll_Sizes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	for _, n := range []int{0, 1, 511, 512, 513, 4095, 4096, 4097, 8192, 20000} {
+		want := bytes.Repeat([]byte("0123456"), n/7+1)[:n]
+		if err := os.WriteFile(path, want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, limit := range []int{0, n, n + 1} {
+			if got, err := ReadFile(path, limit); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%d bytes, limit %d: %d bytes, %v", n, limit, len(got), err)
+			}
+		}
+		if n > 1 {
+			if got, err := ReadFile(path, n-1); !errors.Is(err, unix.EFBIG) || got != nil {
+				t.Errorf("%d bytes, limit %d: %d bytes, %v", n, n-1, len(got), err)
+			}
 		}
 	}
 }
