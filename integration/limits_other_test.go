@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,39 @@ func TestVMLimitsPids(t *testing.T) {
 }
 
 // A quota is what a container gets of the CPU, whatever it asks for.
+// Exec is two processes for a moment; where the limit leaves no room for them the
+// error names it.
+func TestVMLimitsPidsExec(t *testing.T) {
+	setup(t)
+	limit := int64(4)
+	b := newBox(t, forever, limited(func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: &limit} })).up()
+	for have := 1; have < 3; have++ { // with the init
+		execPid(t, b)
+	}
+	refused := func(have int) {
+		t.Helper()
+		r := b.exec("true")
+		if want := fmt.Sprintf("pids limit reached: the container has %d of at most 4 processes", have); r.Code != 255 || !strings.Contains(r.Stderr, want) ||
+			!strings.Contains(r.Stderr, "resource temporarily unavailable") || !strings.Contains(r.Stderr, "--pids-limit") {
+			t.Errorf("%+v, want %q", r, want)
+		}
+		if got := strings.TrimSpace(b.limRead("pids.current")); got != strconv.Itoa(have) {
+			t.Errorf("a refused exec leaves %s processes, want %d", got, have)
+		}
+	}
+	refused(3)
+	if r := testenv.Run(t, "update", "--pids-limit", "3", b.id); r.Code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	refused(3)
+	if r := testenv.Run(t, "update", "--pids-limit", "5", b.id); r.Code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.execOut("echo", "in"); got != "in\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestVMLimitsCPUQuota(t *testing.T) {
 	setup(t)
 	period := uint64(100000)

@@ -543,8 +543,8 @@ func (t *creation) writeOOMScore(pid int) error {
 	if t.plan.caller.rootless && unprivileged(err) {
 		return nil // as in runc
 	}
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		return errors.New("process.oomScoreAdj: lowering oom_score_adj to " + strconv.Itoa(*adj) + " takes CAP_SYS_RESOURCE: " + err.Error())
+	if unprivileged(err) {
+		return oomScoreRefused(strconv.Itoa(*adj), err)
 	}
 	return err
 }

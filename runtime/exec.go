@@ -157,7 +157,10 @@ func (e *execution) run() (*Process, error) {
 		p.group = e.c.group()
 		p.oom, _ = p.group.OOMCount()
 	}
-	restore := e.lendOOMScore()
+	restore, err := e.lend()
+	if err != nil {
+		return nil, err
+	}
 	err = e.launch(image, files, p)
 	restore()
 	if err != nil {
@@ -169,12 +172,6 @@ func (e *execution) run() (*Process, error) {
 	if plan.Set.All()&unix.CLONE_NEWPID != 0 {
 		if err := e.second(image, p); err != nil {
 			return nil, e.failed(err, p)
-		}
-	}
-	if adj := e.pr.OOMScoreAdj; adj != nil && os.Geteuid() == 0 {
-		err := writeHost("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", strconv.Itoa(*adj))
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) { // those: it has ended already
-			p.Warnings = append(p.Warnings, "process.oomScoreAdj: "+strconv.Itoa(*adj)+" is not in effect: "+err.Error())
 		}
 	}
 	if err = sendPidfd(pidfdSocket, p.PidFD, "setns"); err == nil {
@@ -216,6 +213,9 @@ func (e *execution) failed(err error, p *Process) error {
 			return why
 		}
 	}
+	if e.c.Cgroup != "" {
+		err = pidsLimit(err, e.c.group())
+	}
 	return &ProcessError{ID: e.c.ID, Err: err}
 }
 
@@ -241,6 +241,7 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	if e.hook != nil {
 		p.process.asHook(e.hook)
 	}
+	p.process.exec = e.hook == nil
 	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
 		&session{keyring: e.c.ID, skip: e.c.NoNewKeyring, join: true})
 	if e.pr.Terminal {

@@ -225,7 +225,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 // planProcess works out the part of the plan that becomes the user's process.
 func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root int, g gate) error {
 	userns := p.Set.All()&unix.CLONE_NEWUSER != 0
-	p.process = &process{spec: pr, gate: g, listen: initprog.FD(p.fds.listen), denied: userns || p.caller.rootless}
+	p.process = &process{spec: pr, linux: p.Spec.Linux, gate: g, listen: initprog.FD(p.fds.listen), denied: userns || p.caller.rootless}
 	if pr.Cwd == "" {
 		pr.Cwd = "/"
 	}
@@ -350,9 +350,7 @@ func unsupported(s *specs.Spec) error {
 	if l := s.Linux; l != nil {
 		no(l.IntelRdt != nil, "linux.intelRdt")
 		no(l.MountLabel != "", "linux.mountLabel")
-		no(l.Personality != nil, "linux.personality")
 		no(len(l.NetDevices) > 0, "linux.netDevices")
-		no(l.MemoryPolicy != nil, "linux.memoryPolicy")
 	}
 	if s.Process != nil {
 		errs = append(errs, unsupportedProcess(s.Process))
@@ -369,9 +367,6 @@ func unsupportedProcess(p *specs.Process) error {
 	}
 	no(p.SelinuxLabel != "", "process.selinuxLabel")
 	no(p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile")
-	no(p.Scheduler != nil, "process.scheduler")
-	no(p.IOPriority != nil, "process.ioPriority")
-	no(p.ExecCPUAffinity != nil, "process.execCPUAffinity")
 	return errors.Join(errs...)
 }
 

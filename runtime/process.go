@@ -34,6 +34,8 @@ type process struct {
 	denied  bool           // setgroups may be denied in the user namespace; then there are none to be set
 	file    string         // a hook's: executed in place of args[0]
 	mortal  bool           // a hook's: ends when we do
+	exec    bool           // it is added to a running container
+	linux   *specs.Linux   // of the container
 	path    initprog.Value // slot with the address of the executable's path, once found
 }
 
@@ -94,10 +96,11 @@ func planCaps(c *specs.LinuxCapabilities, userns bool) (capSets, []string) {
 
 // steps lists the process part of the plan.
 func (p *process) steps() []initprog.Step {
-	s := make([]initprog.Step, 0, 10)
+	s := make([]initprog.Step, 0, 16)
 	if len(p.spec.Rlimits) > 0 {
 		s = append(s, &rlimits{p.spec.Rlimits})
 	}
+	s = attributes(s, p.spec, p.linux, p.exec)
 	s = append(s, &workDir{p.spec.Cwd}, &identity{p})
 	s = append(s, &findExecutable{p})
 	if p.gate != gateNone {

@@ -236,19 +236,3 @@ func (e *RuntimeDirError) Error() string {
 func (*RuntimeDirError) Hint() string {
 	return "a login session sets it (loginctl enable-linger keeps it for others); or give a directory of your own with --root"
 }
-
-// lendOOMScore gives this process the oom_score_adj of the one that exec adds,
-// which inherits it: an ordinary user cannot write to the files of a process that
-// is not dumpable. restore takes it back. What the user may not set is left out,
-// as in create.
-func (e *execution) lendOOMScore() (restore func()) {
-	const own = "/proc/self/oom_score_adj"
-	if e.pr.OOMScoreAdj == nil || os.Geteuid() == 0 {
-		return func() {}
-	}
-	old, err := linux.ReadFile(own, 64)
-	if err != nil || writeHost(own, strconv.Itoa(*e.pr.OOMScoreAdj)) != nil {
-		return func() {}
-	}
-	return func() { _ = writeHost(own, string(old)) }
-}

@@ -176,6 +176,20 @@ func execHints(e *runtime.ExecError) []string {
 
 func stepHints(e *initprog.StepError) []string {
 	switch {
+	case e.Phase == "process.scheduler" && e.Err == syscall.EPERM:
+		return []string{"SCHED_FIFO, SCHED_RR, SCHED_DEADLINE and a nice value below the caller's take CAP_SYS_NICE on the host; SCHED_DEADLINE also takes all processors of its cpuset"}
+	case e.Phase == "process.scheduler" && e.Err == syscall.EBUSY:
+		return []string{"the processors have no time left for that runtime and period: see kernel.sched_rt_runtime_us"}
+	case e.Phase == "process.ioPriority" && e.Err == syscall.EPERM:
+		return []string{"IOPRIO_CLASS_RT takes CAP_SYS_NICE on the host"}
+	case e.Phase == "process.execCPUAffinity.final":
+		return []string{"at least one of the processors must be online and among those of the container's cpuset"}
+	case e.Phase == "linux.memoryPolicy" && e.Err == syscall.ENOSYS:
+		return []string{"this kernel has no NUMA memory policies"}
+	case e.Phase == "linux.memoryPolicy":
+		return []string{"a node must have memory and be in the caller's cpuset, see /sys/devices/system/node/has_memory; MPOL_PREFERRED_MANY needs Linux 5.15, MPOL_WEIGHTED_INTERLEAVE 6.9"}
+	case e.Phase == "linux.personality":
+		return []string{"this machine cannot run 32-bit programs"}
 	case e.Phase == "rlimits" && e.Err == syscall.EPERM:
 		return []string{"raising a hard limit takes CAP_SYS_RESOURCE, which this root does not have; lower the limit in process.rlimits"}
 	case e.Phase == "session" && e.Err == syscall.EDQUOT:

@@ -289,17 +289,6 @@ func (r *conformanceRow) refused() bool { return strings.HasPrefix(r.behaviour, 
 var conformanceSamples = []struct{ field, config, name string }{
 	{"process.apparmorProfile", `{"process":{"apparmorProfile":"docker-default"}}`, ""},
 	{"process.selinuxLabel", `{"process":{"selinuxLabel":"system_u:system_r:container_t:s0"}}`, ""},
-	{"process.scheduler.policy", `{"process":{"scheduler":{"policy":"SCHED_BATCH"}}}`, "process.scheduler"},
-	{"process.scheduler.nice", `{"process":{"scheduler":{"policy":"SCHED_OTHER","nice":5}}}`, "process.scheduler"},
-	{"process.scheduler.priority", `{"process":{"scheduler":{"policy":"SCHED_FIFO","priority":5}}}`, "process.scheduler"},
-	{"process.scheduler.flags", `{"process":{"scheduler":{"policy":"SCHED_BATCH","flags":["SCHED_FLAG_RESET_ON_FORK"]}}}`, "process.scheduler"},
-	{"process.scheduler.runtime", `{"process":{"scheduler":{"policy":"SCHED_DEADLINE","runtime":1000000,"deadline":2000000,"period":2000000}}}`, "process.scheduler"},
-	{"process.scheduler.deadline", `{"process":{"scheduler":{"policy":"SCHED_DEADLINE","runtime":1000000,"deadline":2000000,"period":2000000}}}`, "process.scheduler"},
-	{"process.scheduler.period", `{"process":{"scheduler":{"policy":"SCHED_DEADLINE","runtime":1000000,"deadline":2000000,"period":2000000}}}`, "process.scheduler"},
-	{"process.ioPriority.class", `{"process":{"ioPriority":{"class":"IOPRIO_CLASS_IDLE","priority":0}}}`, "process.ioPriority"},
-	{"process.ioPriority.priority", `{"process":{"ioPriority":{"class":"IOPRIO_CLASS_BE","priority":6}}}`, "process.ioPriority"},
-	{"process.execCPUAffinity.initial", `{"process":{"execCPUAffinity":{"initial":"0"}}}`, "process.execCPUAffinity"},
-	{"process.execCPUAffinity.final", `{"process":{"execCPUAffinity":{"final":"0"}}}`, "process.execCPUAffinity"},
 	{"hooks.prestart", `{"hooks":{"prestart":[{"path":"/bin/true"}]}}`, ""},
 	{"hooks.createRuntime", `{"hooks":{"createRuntime":[{"path":"/bin/true"}]}}`, ""},
 	{"hooks.createContainer", `{"hooks":{"createContainer":[{"path":"/bin/true"}]}}`, ""},
@@ -314,10 +303,6 @@ var conformanceSamples = []struct{ field, config, name string }{
 	{"linux.intelRdt.l3CacheSchema", `{"linux":{"intelRdt":{"l3CacheSchema":"L3:0=f"}}}`, "linux.intelRdt"},
 	{"linux.intelRdt.memBwSchema", `{"linux":{"intelRdt":{"memBwSchema":"MB:0=50"}}}`, "linux.intelRdt"},
 	{"linux.intelRdt.enableMonitoring", `{"linux":{"intelRdt":{"enableMonitoring":true}}}`, "linux.intelRdt"},
-	{"linux.memoryPolicy.mode", `{"linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0"}}}`, "linux.memoryPolicy"},
-	{"linux.memoryPolicy.nodes", `{"linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0"}}}`, "linux.memoryPolicy"},
-	{"linux.memoryPolicy.flags", `{"linux":{"memoryPolicy":{"mode":"MPOL_BIND","nodes":"0","flags":["MPOL_F_STATIC_NODES"]}}}`, "linux.memoryPolicy"},
-	{"linux.personality.domain", `{"linux":{"personality":{"domain":"LINUX32"}}}`, "linux.personality"},
 }
 
 // TestConformanceRefused tries what the table calls refused: a command is

@@ -82,6 +82,16 @@ func signature(nr uint32) string {
 		return "Cn"
 	case unix.SYS_CLOCK_GETTIME:
 		return "np"
+	case unix.SYS_SCHED_SETATTR:
+		return "nTn"
+	case unix.SYS_SCHED_SETAFFINITY:
+		return "nnm"
+	case unix.SYS_IOPRIO_SET:
+		return "nnx"
+	case unix.SYS_SET_MEMPOLICY:
+		return "xmn"
+	case unix.SYS_PERSONALITY:
+		return "x"
 	case unix.SYS_UMASK:
 		return "o"
 	case unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME:
@@ -236,6 +246,8 @@ func (l *lister) structure(kind byte, n uint64, o *Op) (string, bool) {
 		return l.words(n, 8, func(w []string, v []uint64) string {
 			return "{flags=" + flags('N', v[0]) + ", exit_signal=" + w[4] + "}"
 		})
+	case 'T', 'm':
+		return l.task(kind, n, o)
 	case 'L': // struct rlimit
 		return l.words(n, 2, func(w []string, v []uint64) string {
 			return "{soft=" + limit(v[0]) + ", hard=" + limit(v[1]) + "}"

@@ -101,6 +101,13 @@ func everyCall(b *Builder) {
 	b.Capset(1<<unix.CAP_KILL|1<<unix.CAP_BPF, 1<<unix.CAP_KILL|1<<unix.CAP_CHECKPOINT_RESTORE, 0)
 	b.Capset(^uint64(0), ^uint64(0), 1<<63)
 	b.SetKeyPermissions(b.JoinSessionKeyring("_ses.web").Result(), 0x3f1b0000)
+	b.SchedSetattr(&unix.SchedAttr{Policy: unix.SCHED_DEADLINE, Flags: 1, Runtime: 10, Deadline: 20, Period: 30})
+	b.SchedSetattr(&unix.SchedAttr{Policy: 3, Nice: -5})
+	b.SchedSetaffinity([]byte{0x0f, 0, 1, 0, 0, 0, 0, 0})
+	b.IoprioSet(2, 6)
+	b.SetMempolicy(unix.MPOL_BIND|unix.MPOL_F_STATIC_NODES, []byte{5, 0, 0, 0, 0, 0, 0, 0})
+	b.SetMempolicy(unix.MPOL_LOCAL, nil)
+	b.Personality(8)
 	b.SeccompFilter(make([]byte, 8*300), unix.SECCOMP_FILTER_FLAG_LOG)
 
 	b.Phase("exec")

@@ -84,6 +84,16 @@ func SyscallName(nr uint32) string {
 		return "setsid"
 	case unix.SYS_CLOCK_GETTIME:
 		return "clock_gettime"
+	case unix.SYS_SCHED_SETATTR:
+		return "sched_setattr"
+	case unix.SYS_SCHED_SETAFFINITY:
+		return "sched_setaffinity"
+	case unix.SYS_IOPRIO_SET:
+		return "ioprio_set"
+	case unix.SYS_SET_MEMPOLICY:
+		return "set_mempolicy"
+	case unix.SYS_PERSONALITY:
+		return "personality"
 	case unix.SYS_UMASK:
 		return "umask"
 	case unix.SYS_SETHOSTNAME:

@@ -184,5 +184,30 @@ func (c *checker) memoryPolicy(p *specs.LinuxMemoryPolicy) {
 			c.add("unknown flag "+strconv.Quote(string(flag))+": see set_mempolicy(2)", "linux.memoryPolicy.flags[%d]", i)
 		}
 	}
-	c.list(p.Nodes, "linux.memoryPolicy.nodes")
+	c.list(p.Nodes, "linux.memoryPolicy.nodes", maxNode)
+	balancing, static, relative := slices.Contains(p.Flags, specs.MpolFNumaBalancing), slices.Contains(p.Flags, specs.MpolFStaticNodes), slices.Contains(p.Flags, specs.MpolFRelativeNodes)
+	if static && relative {
+		c.add("MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other: remove one", "linux.memoryPolicy.flags")
+	}
+	// What set_mempolicy(2) would answer with EINVAL.
+	switch p.Mode {
+	case specs.MpolDefault, specs.MpolLocal:
+		if p.Nodes != "" {
+			c.add(string(p.Mode)+" has no nodes: remove them or change the mode", "linux.memoryPolicy.nodes")
+		}
+		if len(p.Flags) > 0 {
+			c.add(string(p.Mode)+" has no flags: remove them or change the mode", "linux.memoryPolicy.flags")
+		}
+	case specs.MpolBind, specs.MpolInterleave, specs.MpolWeightedInterleave, specs.MpolPreferredMany:
+		if p.Nodes == "" {
+			c.add(string(p.Mode)+" needs one node at least, such as 0", "linux.memoryPolicy.nodes")
+		}
+	case specs.MpolPreferred:
+		if p.Nodes == "" && (static || relative) {
+			c.add("without nodes MPOL_PREFERRED takes no flags: remove them or name nodes", "linux.memoryPolicy.flags")
+		}
+	}
+	if balancing && p.Mode != specs.MpolBind && p.Mode != specs.MpolPreferredMany {
+		c.add("MPOL_F_NUMA_BALANCING goes with MPOL_BIND and MPOL_PREFERRED_MANY only: remove it or change the mode", "linux.memoryPolicy.flags")
+	}
 }

@@ -125,6 +125,29 @@ var invalid = []struct {
 	{"readonly without mount", func(s *specs.Spec) { without("mount")(s); s.Linux.MaskedPaths = nil }, `linux.readonlyPaths: unable to restrict sys entries without a private MNT namespace`},
 	{"relative mask", func(s *specs.Spec) { s.Linux.MaskedPaths[2] = "proc/kcore" }, `linux.maskedPaths[2]: must be an absolute path`},
 	{"readonly NUL", func(s *specs.Spec) { s.Linux.ReadonlyPaths[0] = "/\x00" }, `linux.readonlyPaths[0]: holds a NUL byte`},
+	{"affinity initial", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0-"} }, `process.execCPUAffinity.initial: want a list of numbers and ranges such as 0-3,7, got "0-"`},
+	{"affinity final", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "1,,2"} }, `process.execCPUAffinity.final: want a list`},
+	{"affinity range", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Final: "3-1"} }, `process.execCPUAffinity.final: want a list`},
+	{"affinity number", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0-2147483647"} }, `process.execCPUAffinity.initial: the largest number is 8191, got 2147483647`},
+	{"memory nodes none", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolInterleave} }, `linux.memoryPolicy.nodes: MPOL_INTERLEAVE needs one node at least`},
+	{"memory nodes too many", func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolLocal, Nodes: "0"}
+	}, `linux.memoryPolicy.nodes: MPOL_LOCAL has no nodes`},
+	{"memory node number", func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "1024"}
+	}, `linux.memoryPolicy.nodes: the largest number is 1023, got 1024`},
+	{"memory flags of both kinds", func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes, specs.MpolFRelativeNodes}}
+	}, `linux.memoryPolicy.flags: MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other`},
+	{"memory flags of default", func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+	}, `linux.memoryPolicy.flags: MPOL_DEFAULT has no flags`},
+	{"memory balancing", func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolInterleave, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFNumaBalancing}}
+	}, `linux.memoryPolicy.flags: MPOL_F_NUMA_BALANCING goes with`},
+	{"memory preferred", func(s *specs.Spec) {
+		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolPreferred, Flags: []specs.MemoryPolicyFlagType{specs.MpolFRelativeNodes}}
+	}, `linux.memoryPolicy.flags: without nodes`},
 	{"mount label", func(s *specs.Spec) { s.Linux.MountLabel = "\x00" }, `linux.mountLabel: holds a NUL byte`},
 	{"cgroup ..", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/../../b" }, `linux.cgroupsPath: must not go up`},
 	{"cgroup NUL", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a\x00" }, `linux.cgroupsPath: holds a NUL byte`},
