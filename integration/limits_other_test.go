@@ -37,14 +37,15 @@ func TestVMLimitsPids(t *testing.T) {
 func TestVMLimitsPidsExec(t *testing.T) {
 	setup(t)
 	limit := int64(4)
-	b := newBox(t, forever, limited(func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: &limit} })).up()
+	sleep := func(s *specs.Spec) { s.Process.Args = []string{"sleep", "3600"} }
+	b := newBox(t, sleep, limited(func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: &limit} })).up()
 	for have := 1; have < 3; have++ { // with the init
 		execPid(t, b)
 	}
-	refused := func(have int) {
+	refused := func(have, limit int) {
 		t.Helper()
 		r := b.exec("true")
-		if want := fmt.Sprintf("pids limit reached: the container has %d of at most 4 processes", have); r.Code != 255 || !strings.Contains(r.Stderr, want) ||
+		if want := fmt.Sprintf("pids limit reached: the container has %d of at most %d processes", have, limit); r.Code != 255 || !strings.Contains(r.Stderr, want) ||
 			!strings.Contains(r.Stderr, "resource temporarily unavailable") || !strings.Contains(r.Stderr, "--pids-limit") {
 			t.Errorf("%+v, want %q", r, want)
 		}
@@ -52,11 +53,11 @@ func TestVMLimitsPidsExec(t *testing.T) {
 			t.Errorf("a refused exec leaves %s processes, want %d", got, have)
 		}
 	}
-	refused(3)
+	refused(3, 4)
 	if r := testenv.Run(t, "update", "--pids-limit", "3", b.id); r.Code != 0 {
 		t.Fatalf("%+v", r)
 	}
-	refused(3)
+	refused(3, 3)
 	if r := testenv.Run(t, "update", "--pids-limit", "5", b.id); r.Code != 0 {
 		t.Fatalf("%+v", r)
 	}
