@@ -190,6 +190,10 @@ const (
 	annotationPrefix = "org.opencontainers.image."
 	// StopSignal is the annotation with the signal that asks the container to end.
 	StopSignal = annotationPrefix + "stopSignal"
+	// ImageName and ImageManifest are the image that a container was made from:
+	// what it was called, and the digest of its manifest.
+	ImageName     = "io.minirun.image.name"
+	ImageManifest = "io.minirun.image.manifest"
 )
 
 // annotations describe the image. A label wins over what we would say under the
@@ -225,6 +229,12 @@ func annotations(image *unpacked.Image) map[string]string {
 	}
 	if sig, err := runtime.ParseSignal(c.Config.StopSignal); err == nil && sig != 0 { // 0 stops nothing
 		set("stopSignal", c.Config.StopSignal)
+	}
+	if image.Name != "" {
+		m[ImageName] = image.Name
+	}
+	if image.Manifest != "" {
+		m[ImageManifest] = string(image.Manifest)
 	}
 	return m
 }

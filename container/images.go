@@ -67,6 +67,13 @@ const maxKeyID = 200
 // an absolute path, and the key in it. Stores may be many; the record tells which.
 func snapshotRecord(store, key string) string { return key + "@" + store }
 
+// SnapshotOf says where the snapshot of a container is: the store's directory and
+// the key in it. ok is false for a container that was not made from an image.
+func SnapshotOf(c *runtime.Container) (store, key string, ok bool) {
+	key, store, ok = strings.Cut(c.Snapshot, "@")
+	return store, key, ok
+}
+
 // release removes a container's snapshot, named by its record.
 func release(record string) error {
 	key, store, ok := strings.Cut(record, "@")

@@ -177,17 +177,19 @@ func TestAnnotations(t *testing.T) {
 		Labels: map[string]string{
 			"maintainer": "somebody", "org.opencontainers.image.created": "from the label", "": "nothing",
 			StopSignal: "SIGKILL", "io.minirun.log": "x", "run.oci.handler": "x", "run.oci.hooks.stderr": "/etc/passwd",
-			"org.systemd.property.ExecStart": "x", "org.opencontainers.image.title": "t",
+			"org.systemd.property.ExecStart": "x", ImageName: "x", ImageManifest: "x", "org.opencontainers.image.title": "t",
 		},
 	})
 	img.Config.Created, img.Config.Author, img.Config.Variant, img.Config.OSVersion = "2020", "an author", "v3", "5"
 	img.Config.OSFeatures = []string{"f", "g"}
+	img.Manifest = "sha256:0123"
 	got := annotations(img)
 	const p = "org.opencontainers.image."
 	want := map[string]string{
 		"maintainer": "somebody", p + "title": "t",
 		p + "os": "linux", p + "architecture": "amd64", p + "variant": "v3", p + "os.version": "5", p + "os.features": "f,g",
 		p + "author": "an author", p + "created": "from the label", p + "exposedPorts": "443/tcp,53/udp,80/tcp", p + "stopSignal": "SIGQUIT",
+		ImageName: img.Name, ImageManifest: string(img.Manifest),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -45,6 +45,8 @@ var elsewhere = [...][2]string{
 	{"pull", "fetch an image from a registry"},
 	{"login", "log in to a registry"},
 	{"logout", "forget the login to a registry"},
+	{"commit", "make an image of what a container has changed"},
+	{"diff", "list what a container has changed in its image"},
 	{"doctor", "check what this host can do for containers"},
 	{"checkpoint", "save a running container with criu, and stop it"},
 	{"restore", "make a container from what checkpoint has saved"},

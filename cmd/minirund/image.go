@@ -24,8 +24,10 @@ func imageCommand(u *ui) *cli.Command {
 		HideHelpCommand: true,
 		OnUsageError:    onUsageError,
 		Subcommands: []*cli.Command{
+			imageCommitCommand(u),
 			imageDemoCommand(u),
 			imageDUCommand(u),
+			imageDiffCommand(u),
 			imageGCCommand(u),
 			imageHistoryCommand(u),
 			imageImportCommand(u),

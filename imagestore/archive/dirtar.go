@@ -27,6 +27,8 @@ import (
 type dirWriter struct {
 	ctx      context.Context // of one walk
 	tw       *tar.Writer
+	raw      io.Writer            // what tw writes to; for sparse files, which it cannot write
+	upper    bool                 // the directory is an upper one of overlayfs: see upper.go
 	links    map[[2]uint64]string // device and inode of files with several names
 	skipped  []string
 	progress Progress
@@ -37,12 +39,17 @@ type dirWriter struct {
 const maxTreeDepth = 256
 
 func (w *dirWriter) write(dir string) error {
-	w.links = map[[2]uint64]string{}
 	fd, err := linux.OpenAt(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer linux.Close(fd)
+	return w.writeFD(fd, dir)
+}
+
+// writeFD is write for an open directory; dir is what errors call it.
+func (w *dirWriter) writeFD(fd int, dir string) error {
+	w.links = map[[2]uint64]string{}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -90,7 +97,7 @@ func (w *dirWriter) entry(dir int, name, full string, depth int) error {
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("%q: %w", full, err)
 	}
-	if strings.HasPrefix(name, ".wh.") {
+	if strings.HasPrefix(name, whiteoutPrefix) {
 		return fmt.Errorf("%q: in a layer, names that begin with .wh. mean a removed file", full)
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -98,6 +105,9 @@ func (w *dirWriter) entry(dir int, name, full string, depth int) error {
 		w.skipped = append(w.skipped, fmt.Sprintf("left out the socket %q", full))
 		return nil
 	case unix.S_IFCHR:
+		if st.Rdev == 0 && w.upper {
+			return w.marker(strings.TrimSuffix(full, name) + whiteoutPrefix + name)
+		}
 		if st.Rdev == 0 {
 			return fmt.Errorf("%q: in a layer, a character device 0:0 means a removed file", full)
 		}
@@ -143,6 +153,11 @@ func (w *dirWriter) dir(dir int, name, full string, depth int, xattrs map[string
 	if err := w.header(&st, full+"/", "", xattrs); err != nil {
 		return err
 	}
+	if w.upper {
+		if err := w.opaque(fd, full+"/"); err != nil {
+			return fmt.Errorf("%q: %w", full, err)
+		}
+	}
 	return w.children(fd, full+"/", depth+1)
 }
 
@@ -160,6 +175,11 @@ func (w *dirWriter) file(dir int, name, full string, xattrs map[string]string) e
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%q changed while it was read", full)
+	}
+	if w.upper {
+		if done, err := w.sparse(f, &st, full, xattrs); done || err != nil {
+			return err
+		}
 	}
 	if err := w.header(&st, full, "", xattrs); err != nil {
 		return err

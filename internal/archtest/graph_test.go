@@ -23,7 +23,7 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/inventory container/unpack imagestore imagestore/archive imagestore/registry internal/criu internal/demo internal/denials internal/doctor internal/features internal/seccomp overlay overlay/apply runtime runtime/bundle",
+		"cmd/minirund", "container container/inventory container/unpack imagestore imagestore/archive imagestore/registry internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp overlay overlay/apply overlay/diff runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest imagestore/registrytest", "everything that need not start fast",
 	},
 
@@ -52,6 +52,7 @@ var graph = []arrows{
 
 	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
 	{"overlay/erofs", "", "internal/kfeature internal/linux", "a file format: knows no stores, layers or system calls"},
+	{"overlay/diff", "internal/linux internal/safepath", "", "compares trees; apart from overlay, because starting a container compares nothing"},
 	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
 
 	{
