@@ -354,7 +354,7 @@ func TestRootCommitConfig(t *testing.T) {
 	// The image is gone, the container is there: what it stands on has no archive
 	// any more.
 	for _, name := range []string{"base", "one", "two", "three", got} {
-		h.must("image", "rm", name)
+		h.must("image", "rm", "--force", name)
 	}
 	if r := h.do("commit", id, "n"); r.Code == 0 || !strings.Contains(r.Stderr, "was removed") || !strings.Contains(r.Stderr, "hint: load or pull") {
 		t.Errorf("commit without the image: %+v", r)
