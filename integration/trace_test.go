@@ -61,6 +61,9 @@ type tracer struct {
 	n      int
 	from   []uint64
 	stderr *string
+	// look, if not nil, is called with each process of containerInit that is at the
+	// entry of a system call.
+	look func(pid int, nr uint64)
 }
 
 // noise are calls that Go makes for itself.
@@ -136,6 +139,9 @@ func (x tracer) run(argv []string) (code int, reached bool, err error) {
 		case sig == unix.SIGTRAP|0x80: // a system call
 			entered[who] = !entered[who]
 			nr, entry := syscallAt(who)
+			if x.look != nil && entry && !threads[who] {
+				x.look(who, nr)
+			}
 			if entry && !reached && threads[who] == (x.target == minirunItself) {
 				counting = counting || slices.Contains(x.from, nr)
 				if counting && (x.target == containerInit || !slices.Contains(noise, nr)) {

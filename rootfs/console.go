@@ -17,7 +17,8 @@ type console struct {
 }
 
 // Console returns the step that gives a process added to a running container a
-// terminal. It runs inside the container's root.
+// terminal. It runs inside the container's root. The terminal is not the one that
+// controls the session yet: the process that will lead it has to make it so.
 func Console(socket initprog.Value, uid uint32, height, width uint16) initprog.Step {
 	return &console{socket: socket, uid: uid, height: height, width: width}
 }
@@ -61,7 +62,9 @@ func (s *console) Emit(b *initprog.Builder) {
 	msg := b.Words(0, 0, iov.Bits(), 1, cmsg.Bits(), 24, 0)
 	b.Sendmsg(s.socket, msg)
 	b.Object("terminal")
-	b.Ioctl(slave, unix.TIOCSCTTY, initprog.Const(0)).Detail("TIOCSCTTY")
+	if s.t != nil {
+		b.Ioctl(slave, unix.TIOCSCTTY, initprog.Const(0)).Detail("TIOCSCTTY")
+	}
 	for fd := range 3 {
 		b.Dup3(slave, fd)
 	}

@@ -475,6 +475,9 @@ func (t *creation) stage() error {
 	if err != nil {
 		return err
 	}
+	if r.Value == uint64(first) || !isChild(r.Value) {
+		return errForeignPid
+	}
 	t.c.Pid = int(r.Value)
 	linux.Close(t.pidfd)
 	if t.pidfd, err = unix.PidfdOpen(t.c.Pid, 0); err != nil {

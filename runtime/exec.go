@@ -251,7 +251,14 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 		}
 		p.Steps = append(p.Steps, rootfs.Console(initprog.FD(p.fds.console), e.pr.User.UID, h, w))
 	}
-	p.Steps = append(p.Steps, p.process.steps()...)
+	if set.All()&unix.CLONE_NEWPID != 0 {
+		p.Steps = append(p.Steps, p.process.stepsApart(p.fds.sync)...)
+	} else {
+		if e.pr.Terminal {
+			p.Steps = append(p.Steps, &controlTerminal{})
+		}
+		p.Steps = append(p.Steps, p.process.steps()...)
+	}
 	image, _, err := p.compile()
 	return p, image, err
 }

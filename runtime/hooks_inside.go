@@ -104,7 +104,11 @@ func (t *creation) createHooks() error {
 func (e *execution) planCreateContainer(of *Plan, hook *specs.Hook) (*Plan, *initprog.Image, error) {
 	p := &Plan{ID: of.ID, Bundle: of.Bundle, Set: of.Set, fds: layout(0)}
 	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(p.Set), p.fds.root},
-		&session{keyring: of.ID, skip: e.c.NoNewKeyring, join: true}, &dieWithParent{}, &hookProgram{hook, of.Rootfs})
+		&session{keyring: of.ID, skip: e.c.NoNewKeyring, join: true})
+	if p.Set.All()&unix.CLONE_NEWPID != 0 {
+		p.Steps = append(p.Steps, &appear{}, &leader{})
+	}
+	p.Steps = append(p.Steps, &dieWithParent{}, &hookProgram{hook, of.Rootfs})
 	image, _, err := p.compile()
 	return p, image, err
 }

@@ -98,7 +98,7 @@ func planCaps(c *specs.LinuxCapabilities, userns bool) (capSets, []string) {
 func (p *process) steps() []initprog.Step {
 	s := make([]initprog.Step, 0, 16)
 	if len(p.spec.Rlimits) > 0 {
-		s = append(s, &rlimits{p.spec.Rlimits})
+		s = append(s, &rlimits{limits: p.spec.Rlimits})
 	}
 	s = attributes(s, p.spec, p.linux, p.exec)
 	s = append(s, &workDir{p.spec.Cwd}, &identity{p})
@@ -113,7 +113,10 @@ func (p *process) steps() []initprog.Step {
 }
 
 // rlimits sets resource limits.
-type rlimits struct{ limits []specs.POSIXRlimit }
+type rlimits struct {
+	limits []specs.POSIXRlimit
+	room   bool // one process more than RLIMIT_NPROC, where that is possible
+}
 
 func (s *rlimits) Phase() string { return "rlimits" }
 func (s *rlimits) Why() string   { return "while there is still the privilege to raise one" }
@@ -127,9 +130,17 @@ func (s *rlimits) String() string {
 }
 
 func (s *rlimits) Emit(b *initprog.Builder) {
-	for _, r := range s.limits {
+	for i := range s.limits {
+		r := &s.limits[i]
 		b.Object(r.Type)
+		done := b.NewLabel()
+		if s.room && r.Type == rlimitNPROC {
+			exact := b.NewLabel()
+			b.Setrlimit(unix.RLIMIT_NPROC, oneMore(r.Soft), oneMore(r.Hard)).OnSuccess(done).On(syscall.EPERM, exact)
+			b.Place(exact)
+		}
 		b.Setrlimit(uint64(rlimitNumber(r.Type)), r.Soft, r.Hard)
+		b.Place(done)
 	}
 }
 

@@ -55,6 +55,9 @@ func (c *Container) Start() error {
 		return err
 	}
 	conn, err := dialAt(dir, startFile)
+	if c.startedBefore(pidfd, err) {
+		return &StatusError{ID: c.ID, Op: "start", Have: Running}
+	}
 	if err != nil {
 		return fmt.Errorf("container %q: it does not wait for start: %w", c.ID, err)
 	}
@@ -70,6 +73,9 @@ func (c *Container) Start() error {
 	n, err := linux.Read(conn, buf[:])
 	timing.Mark("filter and execve")
 	_ = unix.Unlinkat(dir, startFile, 0)
+	if c.startedBefore(pidfd, err) {
+		return &StatusError{ID: c.ID, Op: "start", Have: Running}
+	}
 	if err != nil {
 		return c.startFailure(fmt.Errorf("container init ended before it executed the process: %w", err))
 	}
@@ -83,6 +89,12 @@ func (c *Container) Start() error {
 		return nil
 	}
 	return &ProcessError{ID: c.ID, Err: c.pendingFailure(initprog.ParseRecord(buf[:]))}
+}
+
+// startedBefore reports whether err is that of a socket which is gone because
+// another start, killed right after it had connected, has opened the gate.
+func (c *Container) startedBefore(pidfd int, err error) bool {
+	return (errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ECONNREFUSED)) && hasExecuted(c.Pid, pidfd) == nil
 }
 
 // startFailure is the error of an init that ended without a word. A container

@@ -74,7 +74,7 @@ func signature(nr uint32) string {
 		return "s[u]"
 	case unix.SYS_CHROOT, unix.SYS_CHDIR:
 		return "s"
-	case unix.SYS_UNSHARE:
+	case unix.SYS_UNSHARE, unix.SYS_CLONE:
 		return "[N]"
 	case unix.SYS_SETNS:
 		return "d[N]"

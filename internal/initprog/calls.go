@@ -267,6 +267,12 @@ func (b *Builder) CloneSibling(flags uint64) Ref {
 	return b.add(unix.SYS_CLONE3, "", args, Const(64))
 }
 
+// Fork is CloneSibling by the older clone(2), which a system call filter can look
+// into: many allow it and not clone3(2).
+func (b *Builder) Fork() Ref {
+	return b.add(unix.SYS_CLONE, "", Const(unix.CLONE_PARENT), Const(0), Const(0), Const(0), Const(0))
+}
+
 // Prctl is prctl(2).
 func (b *Builder) Prctl(option uint64, args ...uint64) Ref {
 	v := [5]Value{Const(option)}

@@ -45,6 +45,7 @@ func everyCall(b *Builder) {
 	b.WriteWords(Sync(), record, 2)
 	b.ReadWords(Sync(), AddressOf(root), 1).OnZero(done).Retry(syscall.EINTR)
 	b.CloneSibling(unix.CLONE_NEWPID | unix.CLONE_NEWTIME).To(SlotAt(pid, 8)).OnZero(done)
+	b.Fork().OnZero(done)
 	b.WriteWords(Sync(), pid, 2)
 	b.Accept(FD(4)).To(Sync()).Retry(syscall.EINTR)
 	cmsg := b.Words(20, unix.SOL_SOCKET|unix.SCM_RIGHTS<<32, 0)

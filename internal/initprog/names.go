@@ -78,6 +78,8 @@ func SyscallName(nr uint32) string {
 		return "setns"
 	case unix.SYS_CLONE3:
 		return "clone3"
+	case unix.SYS_CLONE:
+		return "clone"
 	case unix.SYS_PRCTL:
 		return "prctl"
 	case unix.SYS_SETSID:

@@ -395,10 +395,19 @@ func TestRun_ManyOps(t *testing.T) {
 }
 
 func TestRun_CloneSibling(t *testing.T) {
+	for name, clone := range map[string]func(*Builder) Ref{
+		"clone3": func(b *Builder) Ref { return b.CloneSibling(0) },
+		"clone":  (*Builder).Fork,
+	} {
+		t.Run(name, func(t *testing.T) { testSibling(t, clone) })
+	}
+}
+
+func testSibling(t *testing.T, clone func(*Builder) Ref) {
 	_, out, ws := run(t, func(b *Builder) {
 		child := b.NewLabel()
 		rec := b.Words(0, 0)
-		b.CloneSibling(0).To(SlotAt(rec, 8)).OnZero(child)
+		clone(b).To(SlotAt(rec, 8)).OnZero(child)
 		b.WriteWords(Sync(), rec, 2)
 		b.ExitGroup(3)
 		b.Place(child)

@@ -32,6 +32,19 @@ func (d *data) word(off uint32) (uint32, error) {
 // bigEndian is decided by __AUDIT_ARCH_LE alone (include/uapi/linux/audit.h).
 func bigEndian(token uint32) bool { return token&0x40000000 == 0 }
 
+// Allows reports whether the filter lets a call of the machine's own ABI pass: it
+// is neither denied nor told to anybody.
+func (f *Filter) Allows(goarch string, nr uint32, args ...uint64) bool {
+	a := nativeArch(goarch)
+	if a == nil {
+		return false
+	}
+	d := data{nr: nr, arch: a.token}
+	copy(d.args[:], args)
+	action, _, err := simulate(f, d)
+	return err == nil && action&retActionMask == retAllow
+}
+
 // simulate runs a program as the kernel does and returns the action and the number of instructions executed. It refuses
 // what bpf_check_classic and seccomp_check_filter refuse.
 func simulate(f *Filter, d data) (action uint32, steps int, err error) {
