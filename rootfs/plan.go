@@ -19,7 +19,8 @@ type Options struct {
 	// HostCgroup is the directory that is bound where a user namespace may not
 	// mount a cgroup file system.
 	HostCgroup string
-	NoPivot    bool // move the root instead of pivot_root, for a root on ramfs
+	MountLabel string // SELinux label of the files of new file systems
+	NoPivot    bool   // move the root instead of pivot_root, for a root on ramfs
 	// Mount, if not zero, is the descriptor of a detached mount that becomes
 	// the root; Root is then only the directory it is attached to.
 	Mount initprog.Value
@@ -67,7 +68,7 @@ type Options struct {
 // order of the spec, then devices and links below /dev, the terminal, then
 // everything that takes access away, then the change of the root.
 func Plan(spec *specs.Spec, o Options) ([]initprog.Step, error) {
-	t := &tree{userns: o.UserNS, frugal: len(spec.Mounts) > 40}
+	t := &tree{label: o.MountLabel, userns: o.UserNS, frugal: len(spec.Mounts) > 40}
 	var linux specs.Linux
 	if spec.Linux != nil {
 		linux = *spec.Linux

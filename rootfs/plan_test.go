@@ -283,3 +283,21 @@ func FuzzIDMap(f *testing.F) {
 		}
 	})
 }
+
+// The label is one of each new file system, but those that label their files
+// themselves and those with one of their own; binds keep theirs.
+func TestPlan_MountLabel(t *testing.T) {
+	o := testOptions()
+	o.MountLabel = "system_u:object_r:container_file_t:s0:c1,c2"
+	golden(t, "label", listing(t, &specs.Spec{
+		Root: &specs.Root{Path: "rootfs"},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue"},
+			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"context=own:label"}},
+			{Destination: "/data", Source: "/host/dir", Options: []string{"bind"}},
+		},
+		Linux: &specs.Linux{MaskedPaths: []string{"/proc/kcore"}},
+	}, o))
+}

@@ -24,7 +24,7 @@ func (s *masks) Emit(b *initprog.Builder) {
 	b.Object("empty directory")
 	// One file system for all of them: every superblock costs memory and a
 	// lock that the whole host takes.
-	t.empty = newFS(b, "tmpfs", "tmpfs", []string{"nr_blocks=1", "nr_inodes=1"}, unix.MOUNT_ATTR_RDONLY)
+	t.empty = newFS(b, "tmpfs", "tmpfs", t.withLabel("tmpfs", []string{"nr_blocks=1", "nr_inodes=1"}), unix.MOUNT_ATTR_RDONLY)
 	for _, p := range s.paths {
 		b.Object("/" + p)
 		m := b.Slot(0)

@@ -26,7 +26,7 @@ func substitute(fstype string, o *Options) string {
 
 // newFS makes the mount's file system, or binds what stands in for it.
 func (s *mount) newFS(b *initprog.Builder, set uint64) initprog.Value {
-	params := append(s.options.superFlags, s.options.data...)
+	params := s.t.withLabel(s.fstype, append(s.options.superFlags, s.options.data...))
 	if s.instead == "" {
 		return newFS(b, s.fstype, s.source, params, set)
 	}

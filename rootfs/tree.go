@@ -17,6 +17,7 @@ type tree struct {
 	howReal initprog.Value // struct open_how: a directory, without symbolic links on the way
 	attrRO  initprog.Value // struct mount_attr: read-only
 	empty   initprog.Value // an empty read-only tmpfs, for masked directories
+	label   string         // SELinux label of new file systems
 	host    uint64         // propagation of the host's mounts: MS_SLAVE, MS_PRIVATE or MS_SHARED
 	userns  bool           // the container has a user namespace of its own
 	live    bool           // the container runs: the host's paths are out of reach of the steps

@@ -122,6 +122,8 @@ func stepFailure(err error) error {
 	switch s.Phase {
 	case phaseExec:
 		return &ExecError{Name: s.Object, Err: s.Err}
+	case phaseApparmor, phaseSelinux:
+		return labelFailure(s)
 	case phaseCwd:
 		return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", s.Object, s.Err)
 	}

@@ -113,7 +113,7 @@ func validateProcess(spec *specs.Spec, pr *specs.Process) error {
 	if err := bundle.ValidateProcess(pr); err != nil {
 		return err
 	}
-	return unsupportedProcess(pr)
+	return checkLabels(pr, nil)
 }
 
 type execution struct {
@@ -242,7 +242,9 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 		p.process.asHook(e.hook)
 	}
 	p.process.exec = e.hook == nil
-	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
+	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync})
+	p.Steps = append(p.Steps, labels(e.pr)...)
+	p.Steps = append(p.Steps, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
 		&session{keyring: e.c.ID, skip: e.c.NoNewKeyring, join: true})
 	if e.pr.Terminal {
 		var h, w uint16

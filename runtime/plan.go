@@ -90,6 +90,9 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if err := unsupported(spec); err != nil {
 		return nil, err
 	}
+	if err := checkLabels(spec.Process, spec.Linux); err != nil {
+		return nil, err
+	}
 	if spec.Process == nil {
 		return nil, &UnsupportedError{Field: "config without process"}
 	}
@@ -151,6 +154,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	var before []initprog.Step
 	steps := make([]initprog.Step, 0, 48)
 	steps = append(steps, &harden{p.ID, p.fds.sync})
+	steps = append(steps, labels(spec.Process)...)
 	joins := make([]initprog.Value, len(p.Set.Join))
 	for i := range joins {
 		joins[i] = initprog.FD(p.fds.join + i)
@@ -166,8 +170,8 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	}
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns || p.caller.userns, Host: userns && !p.caller.user, NoPivot: o.NoPivot,
-		HostCgroup: p.hostCgroup(),
-		Stat:       statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
+		HostCgroup: p.hostCgroup(), MountLabel: spec.Linux.MountLabel,
+		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
 		Destination: func(path string) string { return throughLinks(root, path) },
 		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
 		DirMode:     func(path string) (uint32, bool) { return dirMode(root, path) },
@@ -349,24 +353,8 @@ func unsupported(s *specs.Spec) error {
 	}
 	if l := s.Linux; l != nil {
 		no(l.IntelRdt != nil, "linux.intelRdt")
-		no(l.MountLabel != "", "linux.mountLabel")
 		no(len(l.NetDevices) > 0, "linux.netDevices")
 	}
-	if s.Process != nil {
-		errs = append(errs, unsupportedProcess(s.Process))
-	}
-	return errors.Join(errs...)
-}
-
-func unsupportedProcess(p *specs.Process) error {
-	var errs []error
-	no := func(set bool, field string) {
-		if set {
-			errs = append(errs, &UnsupportedError{Field: field})
-		}
-	}
-	no(p.SelinuxLabel != "", "process.selinuxLabel")
-	no(p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile")
 	return errors.Join(errs...)
 }
 

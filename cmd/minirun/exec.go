@@ -16,6 +16,7 @@ import (
 type execOptions struct {
 	console, cwd, user, process, pidFile string
 	cgroup, denials, pidfdSocket         string
+	label, apparmor                      string
 	timing                               timingOptions
 	env, caps, gids                      []string
 	tty, detach, noNewPrivs, ignorePause bool
@@ -38,6 +39,8 @@ func (o *execOptions) flags() *flagSet {
 	f.String(&o.pidFile, "pid-file", 0, "FILE", "write the pid of the process to FILE")
 	f.String(&o.pidfdSocket, "pidfd-socket", 0, "PATH", "unix socket that receives a pidfd of the process")
 	f.Bool(&o.noNewPrivs, "no-new-privs", 0, "the process cannot gain privileges")
+	f.String(&o.label, "process-label", 0, "LABEL", "SELinux label of the process")
+	f.String(&o.apparmor, "apparmor", 0, "PROFILE", "AppArmor profile of the process")
 	f.Strings(&o.caps, "cap", 'c', "CAP", "add a capability (repeatable)")
 	f.Int(&o.preserve, "preserve-fds", 0, "N", "pass N descriptors from 3 on to the process")
 	f.String(&o.cgroup, "cgroup", 0, "PATH", "run in this group below the container's cgroup")
@@ -156,6 +159,12 @@ func (o *execOptions) apply(p *specs.Process, args []string) (*specs.Process, er
 	p.Env = append(append(p.Env[:len(p.Env):len(p.Env)], o.env...), listenEnv()...)
 	if o.noNewPrivs {
 		p.NoNewPrivileges = true
+	}
+	if o.label != "" {
+		p.SelinuxLabel = o.label
+	}
+	if o.apparmor != "" {
+		p.ApparmorProfile = o.apparmor
 	}
 	if o.user != "" {
 		uid, gid, err := parseUser(o.user)

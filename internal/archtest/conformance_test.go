@@ -287,8 +287,6 @@ func (r *conformanceRow) refused() bool { return strings.HasPrefix(r.behaviour, 
 // field, the object to merge into config.json, and the name to look for when it
 // is not the field's own.
 var conformanceSamples = []struct{ field, config, name string }{
-	{"process.apparmorProfile", `{"process":{"apparmorProfile":"docker-default"}}`, ""},
-	{"process.selinuxLabel", `{"process":{"selinuxLabel":"system_u:system_r:container_t:s0"}}`, ""},
 	{"hooks.prestart", `{"hooks":{"prestart":[{"path":"/bin/true"}]}}`, ""},
 	{"hooks.createRuntime", `{"hooks":{"createRuntime":[{"path":"/bin/true"}]}}`, ""},
 	{"hooks.createContainer", `{"hooks":{"createContainer":[{"path":"/bin/true"}]}}`, ""},
@@ -297,7 +295,6 @@ var conformanceSamples = []struct{ field, config, name string }{
 	{"hooks.poststop", `{"hooks":{"poststop":[{"path":"/bin/true"}]}}`, ""},
 	{"linux.sysctl", `{"linux":{"sysctl":{"net.ipv4.ip_forward":"1"}}}`, ""},
 	{"linux.netDevices", `{"linux":{"netDevices":{"eth0":{"name":"net1"}}}}`, ""},
-	{"linux.mountLabel", `{"linux":{"mountLabel":"system_u:object_r:container_file_t:s0"}}`, ""},
 	{"linux.intelRdt.closID", `{"linux":{"intelRdt":{"closID":"one"}}}`, "linux.intelRdt"},
 	{"linux.intelRdt.schemata", `{"linux":{"intelRdt":{"schemata":["L3:0=f"]}}}`, "linux.intelRdt"},
 	{"linux.intelRdt.l3CacheSchema", `{"linux":{"intelRdt":{"l3CacheSchema":"L3:0=f"}}}`, "linux.intelRdt"},

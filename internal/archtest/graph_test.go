@@ -56,7 +56,7 @@ var graph = []arrows{
 	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
 
 	{
-		"runtime", "cgroups cgroups/systemd internal/initprog internal/jsonread internal/linux internal/seccomp namespaces rootfs runtime/bundle", "",
+		"runtime", "cgroups cgroups/systemd internal/initprog internal/jsonread internal/linux internal/rtnetlink internal/seccomp namespaces rootfs runtime/bundle", "",
 		"the OCI life cycle; never overlay or imagestore: a container from an image reaches it as a bundle and a descriptor",
 	},
 	{"runtime/bundle", "internal/jsonread internal/linux", "", "config.json: reading, checking, writing"},
@@ -82,6 +82,7 @@ var graph = []arrows{
 	{"internal/jsonread", "", "", "a reader and writer of JSON without reflection"},
 	{"internal/kfeature", "internal/linux", "", "kernel features as values"},
 	{"internal/linux", "", "", "system calls with plain descriptors; the bottom"},
+	{"internal/rtnetlink", "internal/linux", "", "a few requests about network interfaces; knows no containers"},
 	{"internal/safepath", "internal/linux", "", "paths in hostile trees"},
 	{"internal/seccomp", "", "", "a pure function from a profile to a filter"},
 	{"internal/seccomp/gen", "", "", "generates the tables of system calls"},
