@@ -82,6 +82,16 @@ func (u *userBox) bin() string { return u.bundle + "/minirun" }
 // command runs a program as the user.
 func (u *userBox) command(args ...string) testenv.Result {
 	u.t.Helper()
+	argv := u.argv(args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), u.env...)
+	return testenv.RunCmd(u.t, cmd)
+}
+
+// argv is a command that becomes the program, as the user.
+func (u *userBox) argv(args ...string) []string {
+	u.t.Helper()
 	etc := u.bundle
 	writeFile(u.t, etc+"/passwd", "root:x:0:0::/:/bin/sh\ntester:x:"+strconv.Itoa(userID)+":"+strconv.Itoa(userID)+"::/:/bin/sh\n")
 	writeFile(u.t, etc+"/subid", u.subordinate)
@@ -95,11 +105,11 @@ mount --bind "$1/subid" /etc/subgid
 uid=$3
 shift 3
 exec setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"`
-	argv := append([]string{"-m", "--propagation", "private", "sh", "-c", script, "sh", etc, u.cgroup, strconv.Itoa(userID)}, args...)
-	cmd := exec.Command("unshare", argv...)
-	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), u.env...)
-	return testenv.RunCmd(u.t, cmd)
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return append([]string{unshare, "-m", "--propagation", "private", "sh", "-c", script, "sh", etc, u.cgroup, strconv.Itoa(userID)}, args...)
 }
 
 // do runs minirun as the user.

@@ -31,6 +31,12 @@ const (
 // call was reached.
 func tracedRun(t *testing.T, target whom, n int, from []uint64, args ...string) (code int, reached bool) {
 	t.Helper()
+	return tracedCommand(t, target, n, from, testenv.Command(t, args...).Args)
+}
+
+// tracedCommand is tracedRun for a command that becomes minirun by execve.
+func tracedCommand(t *testing.T, target whom, n int, from []uint64, argv []string) (code int, reached bool) {
+	t.Helper()
 	type result struct {
 		code    int
 		reached bool
@@ -43,15 +49,15 @@ func tracedRun(t *testing.T, target whom, n int, from []uint64, args ...string) 
 		// traces is then let go.
 		runtime.LockOSThread()
 		var r result
-		r.code, r.reached, r.err = tracer{target: target, n: n, from: from, stderr: &stderr}.run(testenv.Command(t, args...).Args)
+		r.code, r.reached, r.err = tracer{target: target, n: n, from: from, stderr: &stderr}.run(argv)
 		done <- r
 	}()
 	r := <-done
 	if r.err != nil {
-		t.Fatalf("trace %q: %v", args, r.err)
+		t.Fatalf("trace %q: %v", argv, r.err)
 	}
 	if r.code > 0 && !r.reached {
-		t.Logf("%q under trace: %s", args, stderr)
+		t.Logf("%q under trace: %s", argv, stderr)
 	}
 	return r.code, r.reached
 }
