@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,61 @@ b77560f806f7b50b510a59bd03d69a94  -
 			t.Errorf("%s: what was written into the copy is in the original: %q", tt.name, text)
 		}
 		b.gone()
+	}
+}
+
+// Times, attributes of the user's and capabilities of programs are copied too.
+func TestRootTmpCopyUpTimesAndAttributes(t *testing.T) {
+	setup(t)
+	xattrs := true // tmpfs has user.* since Linux 6.6; the rootfs may be on one
+	b := newBox(t, writable, forever, func(s *specs.Spec) { s.Mounts = append(s.Mounts, copyUpMount("/data")) })
+	b.places("data", "data/d", "data/d/e")
+	writeFile(t, b.rootfs("data/d/f"), "x")
+	capability := []byte("\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00") // cap_net_raw=ep
+	if err := os.Symlink("f", b.rootfs("data/d/link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(b.rootfs("data/d/f"), "security.capability", capability, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"data/d", "data/d/f"} {
+		if err := unix.Setxattr(b.rootfs(name), "user.note", []byte("of "+name), 0); err != nil {
+			t.Logf("%s: %v", name, err)
+			xattrs = false
+		}
+	}
+	for i, name := range []string{"data/d/f", "data/d/link", "data/d/e", "data/d", "data"} {
+		when := []unix.Timespec{{Sec: 1000000000 + int64(i), Nsec: 5}, {Sec: 1100000000 + int64(i), Nsec: 7}}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, b.rootfs(name), when, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.up()
+	root := "/proc/" + strconv.Itoa(b.pid()) + "/root/"
+	for i, name := range []string{"data/d/f", "data/d/link", "data/d/e", "data/d", "data"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(root+name, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Mtim.Sec != 1100000000+int64(i) || st.Mtim.Nsec != 7 {
+			t.Errorf("%s was changed at %v", name, st.Mtim)
+		}
+	}
+	get := func(name, attribute string) string {
+		buf := make([]byte, 100)
+		n, err := unix.Lgetxattr(root+name, attribute, buf)
+		if err != nil {
+			return err.Error()
+		}
+		return string(buf[:n])
+	}
+	if got := get("data/d/f", "security.capability"); got != string(capability) {
+		t.Errorf("capabilities of the copy: %q", got)
+	}
+	for _, name := range []string{"data/d", "data/d/f"} {
+		if got := get(name, "user.note"); xattrs && got != "of "+name && got != unix.EOPNOTSUPP.Error() {
+			t.Errorf("%s has the attribute %q", name, got)
+		}
 	}
 }
 

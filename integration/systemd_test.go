@@ -93,11 +93,16 @@ exec env -i container=test PATH=/usr/bin:/bin SYSTEMD_UNIT_PATH="$1:/run/systemd
 // processes may come from outside (nsdelegate).
 func (s *innerSystemd) in(args ...string) testenv.Result {
 	s.t.Helper()
+	return testenv.RunCmd(s.t, s.command(args...))
+}
+
+func (s *innerSystemd) command(args ...string) *exec.Cmd {
+	s.t.Helper()
 	if err := os.Mkdir(s.group+"/tests", 0o755); err != nil && !os.IsExist(err) {
 		s.t.Fatal(err)
 	}
 	script := `echo $$ > "$1/tests/cgroup.procs"; pid=$2; shift 2; exec nsenter -t "$pid" -m -p -C -- "$@"`
-	return testenv.RunCmd(s.t, exec.Command("sh", append([]string{"-c", script, "sh", s.group, s.pid}, args...)...))
+	return exec.Command("sh", append([]string{"-c", script, "sh", s.group, s.pid}, args...)...)
 }
 
 // do runs minirun there.
@@ -232,4 +237,72 @@ func TestVMSystemd(t *testing.T) {
 	}
 	s.must("delete", "--force", id)
 	gone("a create that was killed")
+
+	// Killed as soon as the unit's group is there, or soon after.
+	change(t, box.bundle, func(c map[string]any) { delete(c, "hooks") })
+	for i := range 3 {
+		killed := s.killWhen(group, time.Duration(i)*20*time.Millisecond, append(append([]string{"create"}, bundle...), id)...)
+		t.Logf("create was killed by its signal: %v", killed)
+		s.must("delete", "--force", id)
+		gone("a create that was killed when its group was made")
+	}
+
+	// A container that is restored gets a unit, too.
+	testenv.Supervisor(t)
+	images, out := t.TempDir()+"/images", t.TempDir()+"/out"
+	detached := func(args ...string) {
+		t.Helper()
+		line := append([]string{"sh", "-c", `exec "$@" >>"$0" 2>&1 </dev/null`, out, testenv.Binary(t), "--root", testenv.StateRoot(t), "--systemd-cgroup"}, args...)
+		if r := s.in(line...); r.Code != 0 {
+			t.Fatalf("minirun %q: %+v\n%s", args, r, readFile(t, out))
+		}
+	}
+	detached(append(append([]string{"create"}, bundle...), id)...)
+	s.must("start", id)
+	if r := s.do("checkpoint", "--image-path", images, id); r.Code != 0 {
+		t.Fatalf("checkpoint: %+v", r)
+	}
+	gone("checkpoint")
+	detached(append(append([]string{"restore", "--detach", "--image-path", images}, bundle...), id)...)
+	if got := s.show(unit, "ActiveState,Slice,MemoryMax"); !strings.Contains(got, "ActiveState=active") || !strings.Contains(got, "Slice="+slice) || !strings.Contains(got, "MemoryMax=33554432") {
+		t.Errorf("after restore systemd shows %s", got)
+	}
+	if got := s.must("exec", id, "cat", "/proc/self/cgroup"); got != "0::/\n" || read("memory.max") != "33554432" {
+		t.Errorf("after restore exec is in cgroup %q, the limit is %s", got, read("memory.max"))
+	}
+	s.must("delete", "--force", id)
+	gone("delete of a restored container")
+}
+
+// killWhen starts minirun as do does, and kills it when the directory is there
+// and the time has passed. It reports whether minirun was still running.
+func (s *innerSystemd) killWhen(dir string, after time.Duration, args ...string) bool {
+	s.t.Helper()
+	cmd := s.command(append([]string{testenv.Binary(s.t), "--root", testenv.StateRoot(s.t), "--systemd-cgroup"}, args...)...)
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	for {
+		select {
+		case <-ended:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+		if _, err := os.Stat(dir); err == nil {
+			break
+		}
+	}
+	time.Sleep(after)
+	// nsenter waits for its child, which is minirun.
+	pid := strconv.Itoa(cmd.Process.Pid)
+	children, _ := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
+	for child := range strings.FieldsSeq(string(children)) {
+		if n, err := strconv.Atoi(child); err == nil {
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
+	}
+	<-ended
+	return cmd.ProcessState.ExitCode() != 0
 }

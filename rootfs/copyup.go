@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"strings"
+	"syscall"
 
 	"github.com/minirun/minirun/internal/initprog"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -15,9 +16,19 @@ type Entry struct {
 	UID, GID uint32 // on the host
 	Dev      uint64 // of a device node
 	Target   string // of a symbolic link
+	// Times of access and change, in seconds and nanoseconds.
+	Times  [4]uint64
+	Xattrs []Xattr // of a file or directory
 }
 
-// copyUpLimit bounds the program: a copy takes up to nine of its ops.
+// An Xattr is an extended attribute.
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+// copyUpLimit bounds the program: a copy takes up to nine of its ops, an extended
+// attribute counts as one.
 const copyUpLimit = 4000
 
 // planCopyUp lists what the tmpfs covers. The copies are made by the init, one
@@ -94,6 +105,7 @@ func (s *mount) emitCopyUp(b *initprog.Builder, at, m initprog.Value) {
 			if perm&special != 0 { // which a change of the owner takes away
 				b.Fchmod(to, perm)
 			}
+			setXattrs(b, to, e.Xattrs)
 			b.Close(from)
 			b.Close(to)
 		case kind == unix.S_IFDIR:
@@ -117,16 +129,33 @@ func (s *mount) emitCopyUp(b *initprog.Builder, at, m initprog.Value) {
 		}
 	}
 	for i := range s.copyUp { // at the end: what is made in a setgid directory inherits
-		if e := &s.copyUp[i]; e.Path != "" && e.Mode&unix.S_IFMT == unix.S_IFDIR && e.Mode&special != 0 {
+		if e := &s.copyUp[i]; e.Path != "" && e.Mode&unix.S_IFMT == unix.S_IFDIR && (e.Mode&special != 0 || len(e.Xattrs) > 0) {
 			b.Object("/" + s.dest + "/" + e.Path)
 			dir := b.Openat(m, e.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW).Result()
-			b.Fchmod(dir, e.Mode&^unix.S_IFMT)
+			if e.Mode&special != 0 {
+				b.Fchmod(dir, e.Mode&^unix.S_IFMT)
+			}
+			setXattrs(b, dir, e.Xattrs)
 			b.Close(dir)
+		}
+	}
+	for i := range s.copyUp { // and the times when nothing changes any more
+		if e := &s.copyUp[i]; !s.t.userns || e.Mode&unix.S_IFMT != unix.S_IFCHR && e.Mode&unix.S_IFMT != unix.S_IFBLK {
+			b.Object("/" + s.dest + "/" + e.Path)
+			b.Utimensat(m, e.Path, b.Words(e.Times[:]...))
 		}
 	}
 	b.Object("/" + s.dest)
 	if s.options.set&unix.MOUNT_ATTR_RDONLY != 0 && s.dest != "dev" {
 		b.MountSetattr(m, false, s.t.attrRO)
+	}
+}
+
+// setXattrs sets attributes as far as the tmpfs takes them: user.* since Linux
+// 6.6, and capabilities of files where root may set them.
+func setXattrs(b *initprog.Builder, fd initprog.Value, list []Xattr) {
+	for _, x := range list {
+		b.Fsetxattr(fd, x.Name, x.Value).Ignore(syscall.EOPNOTSUPP, syscall.EPERM)
 	}
 }
 

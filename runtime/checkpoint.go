@@ -103,6 +103,9 @@ func (t *creation) restore(restore func(*Restoration) (int, error)) (err error) 
 	if err = t.makeCgroup(); err != nil {
 		return err
 	}
+	if t.group == nil { // criu takes root
+		return &UnsupportedError{Field: "restore of a container of an ordinary user"}
+	}
 	// Before there is a process: what comes back is under limits and device rules.
 	if err = t.group.Apply(t.plan.Limits); err != nil {
 		return err
@@ -117,6 +120,7 @@ func (t *creation) restore(restore func(*Restoration) (int, error)) (err error) 
 	if t.pidfd, err = unix.PidfdOpen(c.Pid, 0); err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
+	t.releaseHolder()
 	info, err := statProcess(c.Pid)
 	if err != nil {
 		return err

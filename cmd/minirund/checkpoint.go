@@ -187,7 +187,7 @@ func restore(c *cli.Context, u *ui) error {
 	// From here on a signal is for the container.
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
-	box, err := s.Restore(runtime.CreateOptions{ID: c.Args().First(), Bundle: b, PidFile: c.String("pid-file"), Stdio: o.Streams},
+	box, err := s.Restore(runtime.CreateOptions{ID: c.Args().First(), Bundle: b, PidFile: c.String("pid-file"), Stdio: o.Streams, PlanOptions: runtime.PlanOptions{Systemd: c.Bool("systemd-cgroup")}},
 		func(r *runtime.Restoration) (int, error) {
 			o.Spec, o.Rootfs, o.Scratch = r.Spec, r.Rootfs, r.StateDir
 			o.Cgroup, o.CgroupDir, o.Path = r.Cgroup, r.CgroupDir, r.Path

@@ -116,6 +116,10 @@ func signature(nr uint32) string {
 		return "n"
 	case unix.SYS_KILL:
 		return "nn"
+	case unix.SYS_UTIMENSAT:
+		return "dsp[a]"
+	case unix.SYS_FSETXATTR:
+		return "dspnn"
 	case unix.SYS_SETSID:
 		return ""
 	}

@@ -31,6 +31,21 @@ func (b *Builder) InterfaceUp(fd Value, name string) Ref {
 	return b.Ioctl(fd, unix.SIOCSIFFLAGS, b.Bytes(req[:])).Detail("SIOCSIFFLAGS")
 }
 
+// Utimensat sets the times of name in dir, not following a symbolic link; of dir
+// itself without a name. times is a struct timespec[2], see [Builder.Words].
+func (b *Builder) Utimensat(dir Value, name string, times Value) Ref {
+	flags := uint64(unix.AT_SYMLINK_NOFOLLOW)
+	if name == "" {
+		flags |= emptyPath
+	}
+	return b.add(unix.SYS_UTIMENSAT, name, dir, b.String(name), times, Const(flags))
+}
+
+// Fsetxattr sets an extended attribute of an open file.
+func (b *Builder) Fsetxattr(fd Value, name string, value []byte) Ref {
+	return b.add(unix.SYS_FSETXATTR, name, fd, b.String(name), b.Bytes(value), Const(uint64(len(value))), Const(0))
+}
+
 // KillGroup sends a signal to all processes of the caller's process group, itself
 // among them.
 func (b *Builder) KillGroup(sig syscall.Signal) Ref {

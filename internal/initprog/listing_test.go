@@ -92,6 +92,8 @@ func everyCall(b *Builder) {
 	b.Prctl(unix.PR_SET_MM, 1, 2, 3, 4)
 	b.Setsid().Ignore(syscall.EPERM)
 	b.KillGroup(syscall.SIGKILL)
+	b.Utimensat(CWD(), "f", b.Words(1, 2, 3, 4))
+	b.Fsetxattr(FD(5), "user.x", []byte("value")).IgnoreAny()
 	b.Umask(0o22)
 	b.Sethostname("web")
 	b.Setdomainname("example")

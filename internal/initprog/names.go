@@ -124,6 +124,10 @@ func SyscallName(nr uint32) string {
 		return "exit_group"
 	case unix.SYS_KILL:
 		return "kill"
+	case unix.SYS_UTIMENSAT:
+		return "utimensat"
+	case unix.SYS_FSETXATTR:
+		return "fsetxattr"
 	case pseudoValue:
 		return "value"
 	case pseudoCountdown:
