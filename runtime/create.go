@@ -191,9 +191,12 @@ type creation struct {
 	first  int    // first process of a staged start, until it is reaped
 	early  uint64 // what the init said before its pid was known, or nobody waited for it
 	fds    []int  // to close at the end
+
+	devices *deviceMove // network devices that were moved
 }
 
 func (t *creation) close() {
+	t.devices.close()
 	t.plan.unit.close()
 	for _, fd := range append(t.fds, t.sync[0], t.sync[1], t.cgroup, t.pidfd, t.dir) {
 		linux.Close(fd)
@@ -264,6 +267,9 @@ func (t *creation) run() (err error) {
 	}
 	t.o.Timing.Mark("limits")
 	if err = sendPidfd(pidfdSocket, t.pidfd, "standard"); err != nil {
+		return err
+	}
+	if err = t.moveDevices(); err != nil {
 		return err
 	}
 	if err = t.createHooks(); err != nil {
@@ -621,6 +627,7 @@ func (t *creation) explain(err error) error {
 // undo removes everything that run has made.
 func (t *creation) undo() error {
 	var errs []error
+	errs = append(errs, t.devices.takeBack())
 	if t.group != nil {
 		errs = append(errs, t.group.Kill())
 	} else if t.pidfd >= 0 {

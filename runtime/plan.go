@@ -41,6 +41,7 @@ type Plan struct {
 	timing  *Timing
 	fds     fdLayout
 	maps    *mountMaps
+	devices []*netDevice
 }
 
 // fdLayout are the descriptor numbers inside the init. The standard streams and
@@ -206,6 +207,12 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	if p.Set.New&unix.CLONE_NEWUTS != 0 && (spec.Hostname != "" || spec.Domainname != "") {
 		steps = append(steps, &names{spec.Hostname, spec.Domainname})
 	}
+	if err := p.planNetDevices(spec.Linux.NetDevices); err != nil {
+		return err
+	}
+	if len(p.devices) > 0 {
+		steps = append(steps, &deviceGate{p.devices})
+	}
 	if atCreate(spec.Hooks) {
 		steps = append(steps, &hookGate{spec.Hooks})
 	}
@@ -353,7 +360,6 @@ func unsupported(s *specs.Spec) error {
 	}
 	if l := s.Linux; l != nil {
 		no(l.IntelRdt != nil, "linux.intelRdt")
-		no(len(l.NetDevices) > 0, "linux.netDevices")
 	}
 	return errors.Join(errs...)
 }

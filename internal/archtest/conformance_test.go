@@ -294,7 +294,6 @@ var conformanceSamples = []struct{ field, config, name string }{
 	{"hooks.poststart", `{"hooks":{"poststart":[{"path":"/bin/true"}]}}`, ""},
 	{"hooks.poststop", `{"hooks":{"poststop":[{"path":"/bin/true"}]}}`, ""},
 	{"linux.sysctl", `{"linux":{"sysctl":{"net.ipv4.ip_forward":"1"}}}`, ""},
-	{"linux.netDevices", `{"linux":{"netDevices":{"eth0":{"name":"net1"}}}}`, ""},
 	{"linux.intelRdt.closID", `{"linux":{"intelRdt":{"closID":"one"}}}`, "linux.intelRdt"},
 	{"linux.intelRdt.schemata", `{"linux":{"intelRdt":{"schemata":["L3:0=f"]}}}`, "linux.intelRdt"},
 	{"linux.intelRdt.l3CacheSchema", `{"linux":{"intelRdt":{"l3CacheSchema":"L3:0=f"}}}`, "linux.intelRdt"},

@@ -134,7 +134,10 @@ func (c *checker) netDevices(devices map[string]specs.LinuxNetDevice, ns nsSet) 
 		if !isInterface(host) || !isInterface(name) {
 			c.add("an interface name has 1 to 15 bytes, no space, no slash, no colon, and is not . or ..", keyPath("linux.netDevices", host))
 		}
-		if targets[name] {
+		if i := strings.IndexByte(name, '%'); i >= 0 && (!strings.HasPrefix(name[i:], "%d") || strings.Contains(name[i+1:], "%")) {
+			c.add("in a name for the container % is for one %d, a number that the kernel chooses", keyPath("linux.netDevices", host))
+		}
+		if targets[name] && !strings.Contains(name, "%") {
 			c.add("two devices would be called "+strconv.Quote(name)+" in the container: rename one", keyPath("linux.netDevices", host))
 		}
 		targets[name] = true

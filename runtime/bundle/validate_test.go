@@ -148,6 +148,9 @@ var invalid = []struct {
 	{"memory preferred", func(s *specs.Spec) {
 		s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolPreferred, Flags: []specs.MemoryPolicyFlagType{specs.MpolFRelativeNodes}}
 	}, `linux.memoryPolicy.flags: without nodes`},
+	{"device name template", func(s *specs.Spec) {
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {Name: "x%d%d"}, "b": {Name: "y%"}}
+	}, `linux.netDevices.a: in a name for the container % is for one %d`},
 	{"mount label", func(s *specs.Spec) { s.Linux.MountLabel = "\x00" }, `linux.mountLabel: holds a NUL byte`},
 	{"cgroup ..", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/../../b" }, `linux.cgroupsPath: must not go up`},
 	{"cgroup NUL", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a\x00" }, `linux.cgroupsPath: holds a NUL byte`},
