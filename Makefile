@@ -26,10 +26,13 @@ TOOL := go tool -modfile=tools/go.mod
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# A binary that does not build any more must not be tested in its old form.
+# A binary that does not build any more must not be tested in its old form. The
+# copies are for speed: the linker writes through a mapping, which leaves the file in
+# the page cache in single pages; a file written in one go is mapped in larger ones.
 build: ## Build bin/minirun and bin/minirund.
 	$(GOBUILD) -o bin/minirun ./cmd/minirun || { rm -f bin/minirun; exit 1; }
 	$(GOBUILD) -o bin/minirund ./cmd/minirund || { rm -f bin/minirund; exit 1; }
+	@for f in bin/minirun bin/minirund; do cp $$f $$f.new && mv $$f.new $$f || exit 1; done
 
 run: build ## Build, then show a short session: containers from start to end.
 	@./integration/demo.sh
