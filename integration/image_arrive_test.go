@@ -236,11 +236,11 @@ func TestRootImageDemo(t *testing.T) {
 	}
 }
 
-// An ID may be as long as the name of its cgroup, minirun-ID, can be.
+// An ID may be as long as a file name.
 func TestRootImageLongID(t *testing.T) {
 	h := imageSetup(t).base()
 	short := h.id()
-	for _, n := range []int{64, 128, 200, 201, 247} {
+	for _, n := range []int{64, 128, 200, 201, 247, 248, 255} {
 		id := short + strings.Repeat("x", n-len(short))
 		r := h.do("run", "--rm", "--image", "base", id, "hostname")
 		if r.Code != 0 || r.Stdout != id[:63]+"\n" {
@@ -248,6 +248,5 @@ func TestRootImageLongID(t *testing.T) {
 		}
 		h.clean("long ID")
 	}
-	h.refused("longer than 255 bytes", "run", "--image", "base", short+strings.Repeat("x", 255-len(short)), "true")
 	h.refused("invalid container ID", "run", "--image", "base", short+strings.Repeat("x", 256-len(short)), "true")
 }
