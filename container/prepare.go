@@ -40,7 +40,7 @@ func (i *Images) Find(ref string) (image *unpacked.Image, sure bool, err error) 
 		return nil, sure, err
 	}
 	defer layers.Close()
-	if !layers.HasLayer(overlay.ChainID(image.Chain)) {
+	if !layers.Ready(overlay.ChainID(image.Chain)) {
 		return nil, sure, &NotUnpackedError{Image: ref}
 	}
 	return image, sure, nil

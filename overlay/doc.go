@@ -1,4 +1,4 @@
-// Package overlay keeps extracted image layers and gives each container a
+// Package overlay keeps image layers and gives each container a
 // copy-on-write root file system over them, with overlayfs.
 //
 // # Words
@@ -12,6 +12,12 @@
 //
 //	<root>/layers/<hex of chain ID>/fs        the layer's files, whiteouts as overlayfs wants them
 //	                               /parents   chain IDs below it, nearest first, one per line
+//	<root>/layers/<hex of chain ID>.index/    the layer as an archive, see [Indexed]
+//	                               /tar       that archive, padded with zeros
+//	                               /sparse    content of sparse files, if any
+//	                               /entries   what is where in the two, for overlay/apply
+//	                               /image     EROFS: the whole chain, if it was asked for
+//	                               /parents
 //	<root>/snapshots/<key>/upper              what the container wrote
 //	                      /work               scratch space of overlayfs
 //	                      /rootfs             empty: where the caller may attach the mount

@@ -47,7 +47,16 @@ func (s *Store) DropLayer(c ChainID) (*Dropped, error) {
 		return nil, &InUseError{c, by}
 	}
 	if err == nil {
-		err = s.toTrash(c.path(), d.name)
+		err = s.toTrash(Extracted.Dir(c), d.name)
+		both := "/index" // within the other, if it is kept in both ways
+		if errors.Is(err, unix.ENOENT) {
+			both = ""
+		}
+		if err == nil || both == "" {
+			if ierr := s.toTrash(Indexed.Dir(c), d.name+both); both == "" || !errors.Is(ierr, unix.ENOENT) {
+				err = ierr
+			}
+		}
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,11 +29,11 @@ func (s *Store) Layers() ([]LayerInfo, error) {
 	slices.Sort(names)
 	var list []LayerInfo
 	for _, name := range names {
-		c := ChainID(prefix + name)
-		if !c.Valid() {
+		c := ChainID(prefix + strings.TrimSuffix(name, indexSuffix))
+		if !c.Valid() || len(list) > 0 && list[len(list)-1].ID == c {
 			continue
 		}
-		parents, err := s.readParents(c.path())
+		parents, err := s.readParents("layers/" + name)
 		if errors.Is(err, unix.ENOENT) { // removed meanwhile
 			continue
 		}

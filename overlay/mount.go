@@ -34,6 +34,7 @@ var options = [...][2]string{{"index", "off"}, {"metacopy", "off"}, {"redirect_d
 type stack struct {
 	s        *Store
 	lowers   []string // top first
+	lowerFD  int      // the only lower directory, if lowers is empty
 	upper    string   // "" for a read-only mount
 	work     string
 	volatile bool
@@ -56,12 +57,7 @@ func (sn *Snapshot) MountVolatile() (fd int, err error) { return sn.mount(true) 
 
 func (sn *Snapshot) mount(volatile bool) (int, error) {
 	st := stack{s: sn.s, upper: sn.path() + "/upper", work: sn.path() + "/work", volatile: volatile}
-	if len(sn.lowers) == 0 {
-		st.lowers = []string{sn.path() + "/lower"}
-	} else {
-		st.lowers = lowerPaths(sn.lowers)
-	}
-	fd, err := st.mount(byFD)
+	fd, err := sn.mountOver(&st)
 	if errors.Is(err, unix.EINVAL) && unix.Faccessat(sn.s.dir, st.work+"/work/incompat/volatile", unix.F_OK, 0) == nil {
 		err = &VolatileError{sn.key} // the kernel says so in its log only
 	}
@@ -71,14 +67,48 @@ func (sn *Snapshot) mount(volatile bool) (int, error) {
 	return fd, nil
 }
 
+// mountOver mounts st over what the snapshot stands on.
+func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
+	if len(sn.lowers) == 0 {
+		st.lowers = []string{sn.path() + "/lower"}
+		return st.mount(byFD)
+	}
+	if sn.image == nil {
+		if sn.image, err = sn.s.openImage(sn.lowers); err != nil {
+			return -1, err
+		}
+	}
+	if sn.image != nil {
+		st.lowerFD, err = sn.s.mountImage(sn.image)
+		if err == nil {
+			fd, err = st.mount(byFD)
+			linux.Close(st.lowerFD) // overlayfs has a clone of it
+			return fd, err
+		}
+		var no *IndexError
+		if !errors.As(err, &no) || !sn.s.Has(Extracted, sn.lowers[0]) {
+			return -1, err
+		}
+		// An older kernel than yesterday's: the directories show the same.
+	}
+	st.lowers = lowerPaths(sn.lowers)
+	return st.mount(byFD)
+}
+
 // MountView mounts the layers of a chain read-only and detached, without any
 // snapshot, to look into an image.
 func (s *Store) MountView(c ChainID) (fd int, err error) {
-	lowers, err := s.chain(c)
+	sn := Snapshot{s: s}
+	err = sn.stand(c)
+	lowers := sn.lowers
 	if err == nil && len(lowers) == 0 {
 		err = &NameError{"chain ID", ""}
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case sn.image != nil:
+		fd, err = s.mountImage(sn.image)
+	default:
 		st := stack{s: s, lowers: lowerPaths(lowers)}
 		if len(lowers) == 1 {
 			fd, err = st.bind() // overlayfs wants two directories at least
@@ -133,6 +163,9 @@ func (st *stack) mount(from way) (int, error) {
 			return fd, nil
 		}
 		var no *noWayError
+		if len(st.lowers) == 0 && errors.As(err, &no) {
+			return -1, &IndexError{err}
+		}
 		if w == lastWay || !errors.As(err, &no) {
 			return -1, err
 		}
@@ -153,6 +186,13 @@ func (st *stack) mountNew(w way) (int, error) {
 		return -1, os.NewSyscallError("fsopen", err)
 	}
 	defer linux.Close(fs)
+	if len(st.lowers) == 0 {
+		if err := unix.FsconfigSetFd(fs, "lowerdir+", st.lowerFD); err != nil {
+			// The kernel does not take descriptors (before 6.13), or not those
+			// of detached mounts.
+			return -1, &noWayError{fsError(fs, "fsconfig lowerdir+", "image", err)}
+		}
+	}
 	for i, dir := range st.lowers {
 		if err := st.setDir(fs, w, "lowerdir+", dir); err != nil {
 			// EINVAL is "not with a descriptor" (before 6.13), "unknown

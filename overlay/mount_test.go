@@ -42,7 +42,7 @@ func digestOf(s string) string {
 func addLayer(t testing.TB, s *Store, parent ChainID, seed string, files map[string]string) ChainID {
 	t.Helper()
 	c := Chain(parent, digestOf(seed))
-	st, err := s.Stage(t.Context(), c, parent)
+	st, err := s.Stage(t.Context(), Extracted, c, parent)
 	if err != nil || st == nil {
 		t.Fatalf("stage: %v, %v", st, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +57,7 @@ func (s *Store) user(c ChainID) (string, error) {
 			}
 			switch kind {
 			case "layers":
-				return fmt.Sprintf("layer %q", prefix+name), nil
+				return fmt.Sprintf("layer %q", prefix+strings.TrimSuffix(name, indexSuffix)), nil
 			case "snapshots":
 				return fmt.Sprintf("snapshot %q", name), nil
 			default:

@@ -17,6 +17,7 @@ type Snapshot struct {
 	s      *Store
 	key    string
 	lowers []ChainID // top first
+	image  *image    // of the chain, nil if it is extracted or was not looked at
 }
 
 // validKey reports whether key is [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 255
@@ -39,7 +40,7 @@ func validKey(key string) bool {
 
 // Prepare makes the snapshot key over the layer parent, or over nothing if parent
 // is empty. The new root directory has the owner, mode and extended attributes
-// of the top layer's. A key that exists is an *ExistError, a missing layer a
+// of the top layer's. Of a chain that is kept both ways the image is taken. A key that exists is an *ExistError, a missing layer a
 // *NotExistError.
 func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
 	if !validKey(key) {
@@ -52,7 +53,7 @@ func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
 		return nil, err
 	}
 	defer linux.Close(lock)
-	if sn.lowers, err = s.chain(parent); err != nil {
+	if err = sn.stand(parent); err != nil {
 		return nil, fmt.Errorf("prepare snapshot %q: %w", key, err)
 	}
 	name := randomName("snapshot")
@@ -72,6 +73,24 @@ func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
 		return nil, errors.Join(fmt.Errorf("prepare snapshot %q: %w", key, err), s.removeIn("staging", name))
 	}
 	return sn, nil
+}
+
+// stand finds the layers below and the image, if it is to be used.
+func (sn *Snapshot) stand(parent ChainID) (err error) {
+	if parent == "" {
+		return nil
+	}
+	if !parent.Valid() {
+		return &NameError{"chain ID", string(parent)}
+	}
+	if sn.s.HasImage(parent) {
+		if sn.lowers, err = sn.s.chain(Indexed, parent); err == nil {
+			sn.image, err = sn.s.openImage(sn.lowers)
+		}
+		return err
+	}
+	sn.lowers, err = sn.s.chain(Extracted, parent)
+	return err
 }
 
 // fill makes the content of a new snapshot in the directory dir.
@@ -95,6 +114,9 @@ func (sn *Snapshot) fill(dir int) error {
 			return err
 		}
 		return os.NewSyscallError("fchmod", unix.Fchmod(upper, 0o755))
+	}
+	if sn.image != nil {
+		return sn.image.giveTo(upper)
 	}
 	top, err := linux.OpenAt(sn.s.dir, sn.lowers[0].path()+"/fs", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -142,8 +164,8 @@ func (sn *Snapshot) UpperDir() string { return sn.s.root + "/" + sn.path() + "/u
 // path is relative to the store.
 func (sn *Snapshot) path() string { return "snapshots/" + sn.key }
 
-// OpenLayer opens the directory with the files of one layer alone, without those
-// below it (O_PATH).
+// OpenLayer opens the directory with the files of one extracted layer alone,
+// without those below it (O_PATH).
 func (s *Store) OpenLayer(c ChainID) (fd int, err error) {
 	if !c.Valid() {
 		return -1, &NameError{"chain ID", string(c)}

@@ -69,6 +69,11 @@ func waitLock(ctx context.Context, fd int) error {
 	}
 }
 
+// newStaged is openStaged for a name that nobody else uses.
+func (s *Store) newStaged(name string) (int, error) {
+	return s.openStaged(context.Background(), name, false)
+}
+
 // isAt reports whether the open directory fd is what path names.
 func (s *Store) isAt(fd int, path string) bool {
 	var a, b unix.Stat_t
@@ -80,35 +85,37 @@ func (s *Store) isAt(fd int, path string) bool {
 // before, Cleanup or the next Stage of the same layer deletes it.
 type Staged struct {
 	s       *Store
+	kind    Kind
 	id      ChainID
 	parents []ChainID
 	dir     int // staging/layer-<hex>, locked
-	fs      int // its fs directory, O_PATH
+	fs      int // its fs directory, O_PATH; -1 of an indexed layer
 }
 
-// Stage begins the layer c on top of parent ("" for none), which must exist.
+// Stage begins the layer c on top of parent ("" for none), which must exist, kept
+// in the same way.
 // While another process or goroutine makes the same layer, Stage waits for it.
 // When the layer exists, or came to exist while waiting, the result is nil
 // without an error.
-func (s *Store) Stage(ctx context.Context, c, parent ChainID) (*Staged, error) {
+func (s *Store) Stage(ctx context.Context, kind Kind, c, parent ChainID) (*Staged, error) {
 	if !c.Valid() {
 		return nil, &NameError{"chain ID", string(c)}
 	}
-	parents, err := s.chain(parent)
+	parents, err := s.chain(kind, parent)
 	if err != nil {
 		return nil, err
 	}
 	name := "layer-" + c.hex()
 	for {
-		if s.HasLayer(c) {
+		if s.Has(kind, c) {
 			return nil, nil
 		}
 		dir, err := s.openStaged(ctx, name, true)
 		if err != nil {
 			return nil, err
 		}
-		st := &Staged{s: s, id: c, parents: parents, dir: dir, fs: -1}
-		if s.HasLayer(c) {
+		st := &Staged{s: s, kind: kind, id: c, parents: parents, dir: dir, fs: -1}
+		if s.Has(kind, c) {
 			st.Abort()
 			return nil, nil
 		}
@@ -122,11 +129,10 @@ func (s *Store) Stage(ctx context.Context, c, parent ChainID) (*Staged, error) {
 		if err == nil {
 			err = writeFile(dir, "parents", formatParents(parents))
 		}
-		if err == nil {
-			err = safepath.MkdirAt(dir, "fs", 0o700)
-		}
-		if err == nil {
-			st.fs, err = safepath.OpenDirAt(dir, "fs", unix.O_PATH)
+		if err == nil && kind == Extracted {
+			if err = safepath.MkdirAt(dir, "fs", 0o700); err == nil {
+				st.fs, err = safepath.OpenDirAt(dir, "fs", unix.O_PATH)
+			}
 		}
 		if err != nil {
 			return nil, errors.Join(err, st.discard())
@@ -135,7 +141,11 @@ func (s *Store) Stage(ctx context.Context, c, parent ChainID) (*Staged, error) {
 	}
 }
 
-// FS returns the directory to fill (O_PATH). It belongs to st.
+// Dir returns the directory of the layer, where the files of an indexed one are
+// made. It belongs to st.
+func (st *Staged) Dir() int { return st.dir }
+
+// FS returns the directory to fill of an extracted layer (O_PATH). It belongs to st.
 func (st *Staged) FS() int { return st.fs }
 
 // Parents returns the chain IDs below the layer, nearest first.
@@ -145,7 +155,7 @@ func (st *Staged) Parents() []ChainID { return st.parents }
 // error after deleting it. The data is synced with syncfs(2): one call instead
 // of one fsync per file, at the price of flushing what others wrote to that
 // file system too; without it a power failure could leave a layer that is there
-// and empty.
+// and empty. Of an indexed layer the files must be synced already.
 func (st *Staged) Commit() error {
 	err := st.commit()
 	if err != nil {
@@ -156,7 +166,11 @@ func (st *Staged) Commit() error {
 }
 
 func (st *Staged) commit() error {
-	if err := unix.Syncfs(st.dir); err != nil {
+	if st.kind == Indexed {
+		if err := unix.Fsync(st.dir); err != nil {
+			return os.NewSyscallError("fsync", err)
+		}
+	} else if err := unix.Syncfs(st.dir); err != nil {
 		return os.NewSyscallError("syncfs", err)
 	}
 	lock, err := st.s.lockDir("layers", unix.LOCK_SH)
@@ -164,10 +178,10 @@ func (st *Staged) commit() error {
 		return err
 	}
 	defer linux.Close(lock)
-	if len(st.parents) > 0 && !st.s.HasLayer(st.parents[0]) {
+	if len(st.parents) > 0 && !st.s.Has(st.kind, st.parents[0]) {
 		return &NotExistError{"layer", string(st.parents[0])}
 	}
-	err = unix.Renameat2(st.s.dir, "staging/layer-"+st.id.hex(), st.s.dir, st.id.path(), unix.RENAME_NOREPLACE)
+	err = unix.Renameat2(st.s.dir, "staging/layer-"+st.id.hex(), st.s.dir, st.kind.Dir(st.id), unix.RENAME_NOREPLACE)
 	if err != nil {
 		return os.NewSyscallError("renameat2", err)
 	}
@@ -192,4 +206,64 @@ func (st *Staged) close() {
 	linux.Close(st.fs)
 	linux.Close(st.dir)
 	st.fs, st.dir = -1, -1
+}
+
+// OpenIndexed opens a file of an indexed layer for reading.
+func (s *Store) OpenIndexed(c ChainID, file string) (fd int, err error) {
+	if !c.Valid() {
+		return -1, &NameError{"chain ID", string(c)}
+	}
+	fd, err = linux.OpenAt(s.dir, Indexed.Dir(c)+"/"+file, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) && !s.Has(Indexed, c) {
+		err = &NotExistError{"layer", string(c)}
+	}
+	return fd, err
+}
+
+// MakeImage makes the image of the chain that ends with the indexed layer c: write
+// fills the file, which then appears complete and on disk. Whoever makes the same
+// one at the same time makes the same bytes; one of them stays.
+func (s *Store) MakeImage(ctx context.Context, c ChainID, write func(fd int) error) error {
+	if !s.Has(Indexed, c) {
+		return &NotExistError{"layer", string(c)}
+	}
+	name := randomName("image")
+	dir, err := s.openStaged(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(dir)
+	err = s.makeImage(name, dir, c, write)
+	if err != nil {
+		err = fmt.Errorf("make the image of layer %q: %w", string(c), err)
+	}
+	return errors.Join(err, s.removeIn("staging", name))
+}
+
+func (s *Store) makeImage(name string, dir int, c ChainID, write func(fd int) error) error {
+	fd, err := linux.OpenAt(dir, "image", unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o400)
+	if err != nil {
+		return err
+	}
+	if err = write(fd); err == nil {
+		err = os.NewSyscallError("fsync", unix.Fsync(fd))
+	}
+	linux.Close(fd)
+	if err != nil {
+		return err
+	}
+	lock, err := s.lockDir("layers", unix.LOCK_SH) // nobody removes the layer meanwhile
+	if err != nil {
+		return err
+	}
+	defer linux.Close(lock)
+	if err := unix.Renameat(s.dir, "staging/"+name+"/image", s.dir, Indexed.Dir(c)+"/image"); err != nil {
+		return os.NewSyscallError("rename", err)
+	}
+	layer, err := s.lockDir(Indexed.Dir(c), unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(layer)
+	return os.NewSyscallError("fsync", unix.Fsync(layer))
 }

@@ -78,35 +78,6 @@ func (s *Store) Close() {
 // Root returns the absolute path of the store.
 func (s *Store) Root() string { return s.root }
 
-// HasLayer reports whether the layer is in the store, complete.
-func (s *Store) HasLayer(c ChainID) bool {
-	return c.Valid() && unix.Faccessat(s.dir, c.path(), unix.F_OK, 0) == nil
-}
-
-// Parents returns the chain IDs below the layer c, nearest first.
-func (s *Store) Parents(c ChainID) ([]ChainID, error) {
-	if !c.Valid() {
-		return nil, &NameError{"chain ID", string(c)}
-	}
-	ids, err := s.readParents(c.path())
-	if errors.Is(err, unix.ENOENT) {
-		return nil, &NotExistError{"layer", string(c)}
-	}
-	return ids, err
-}
-
-// chain returns c and the layers below it, top first; nothing for the empty ID.
-func (s *Store) chain(c ChainID) ([]ChainID, error) {
-	if c == "" {
-		return nil, nil
-	}
-	below, err := s.Parents(c)
-	if err != nil {
-		return nil, err
-	}
-	return append([]ChainID{c}, below...), nil
-}
-
 func (s *Store) readParents(dir string) ([]ChainID, error) {
 	// A chain has at most MaxLayers lines, but older content should stay readable.
 	b, err := linux.ReadFileAt(s.dir, dir+"/parents", 1<<20)

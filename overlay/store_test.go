@@ -44,7 +44,7 @@ func TestBadNames(t *testing.T) {
 	}
 	for _, c := range []ChainID{"x", "sha256:..", ChainID("sha256:" + strings.Repeat("../", 21) + "x")} {
 		_, e1 := s.Prepare("k", c)
-		_, e2 := s.Stage(t.Context(), c, "")
+		_, e2 := s.Stage(t.Context(), Extracted, c, "")
 		_, e3 := s.Parents(c)
 		_, e4 := s.MountView(c)
 		_, e5 := s.OpenLayer(c)
@@ -133,7 +133,7 @@ func TestRemoveLayer(t *testing.T) {
 	if _, err := s.Prepare("k", b); err != nil {
 		t.Fatal(err)
 	}
-	st, err := s.Stage(t.Context(), Chain(b, digestOf("c")), b)
+	st, err := s.Stage(t.Context(), Extracted, Chain(b, digestOf("c")), b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestRemoveLayer(t *testing.T) {
 func TestCleanup(t *testing.T) {
 	s := openTemp(t)
 	a := addLayer(t, s, "", "a", nil)
-	dead, err := s.Stage(t.Context(), Chain(a, digestOf("dead")), a)
+	dead, err := s.Stage(t.Context(), Extracted, Chain(a, digestOf("dead")), a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestCleanup(t *testing.T) {
 	if err := os.Chmod(s.root+"/staging", 0o755); err != nil { // and the next open narrows it
 		t.Fatal(err)
 	}
-	alive, err := s.Stage(t.Context(), Chain(a, digestOf("alive")), a)
+	alive, err := s.Stage(t.Context(), Extracted, Chain(a, digestOf("alive")), a)
 	if err != nil {
 		t.Fatal(err)
 	}

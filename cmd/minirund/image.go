@@ -14,6 +14,7 @@ import (
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
 	"github.com/urfave/cli/v2"
 )
 
@@ -106,7 +107,7 @@ func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, p 
 		return err
 	}
 	defer layers.Close()
-	res, err := unpack.Image(c.Context, images, layers, ref, func(s unpack.Progress) {
+	res, err := unpack.ImageAs(c.Context, unpackerOf(c), images, layers, ref, func(s unpack.Progress) {
 		p.update(fmt.Sprintf("unpack layer %d of %d", s.Layer, s.Layers), s.Done, s.Total)
 	})
 	p.clear()
@@ -202,9 +203,29 @@ func arrived(c *cli.Context, u *ui, images *imagestore.Store, word string, res *
 // flags of load, import and demo.
 func arrivalFlags(more ...cli.Flag) []cli.Flag {
 	return append(more,
+		unpackerFlag(),
 		&cli.BoolFlag{Name: "no-unpack", Usage: "leave the unpacking to the first container"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print the image's ID and nothing else"},
 	)
+}
+
+// unpackerFlag is for commands that unpack.
+func unpackerFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name: "unpacker", Value: "auto", Usage: "`KIND` is index (keep layers as archives), extract (make directories of them) or auto",
+		Action: func(c *cli.Context, kind string) error {
+			if _, err := apply.ParseKind(kind); err != nil {
+				return &usageError{text: "--unpacker " + err.Error(), command: c.Command.HelpName}
+			}
+			return nil
+		},
+	}
+}
+
+// unpackerOf is the choice of that flag, auto for commands without it.
+func unpackerOf(c *cli.Context) apply.Kind {
+	kind, _ := apply.ParseKind(c.String("unpacker")) // which the flag has checked
+	return kind
 }
 
 // interruptible makes a read that waits for a pipe or a terminal end with ctx.

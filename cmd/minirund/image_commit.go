@@ -38,6 +38,7 @@ func newCommitCommand(u *ui) *cli.Command {
 			&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "`TEXT` for the image's history"},
 			&cli.StringFlag{Name: "author", Aliases: []string{"a"}, Usage: "`NAME` of who made it"},
 			&cli.BoolFlag{Name: "pause", Aliases: []string{"p"}, Value: true, Usage: "pause the container meanwhile"},
+			unpackerFlag(),
 			&cli.BoolFlag{Name: "no-unpack", Usage: "leave the unpacking to the first container"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print the image's ID and nothing else"},
 		},

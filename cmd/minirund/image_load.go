@@ -10,6 +10,7 @@ import (
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
 	"github.com/urfave/cli/v2"
 )
 
@@ -50,7 +51,7 @@ func imageLoadCommand(u *ui) *cli.Command {
 			Progress: func(done, total int64) { p.update("load", done, total) },
 		}
 		if !c.Bool("no-unpack") {
-			o.Unpack = stagedUnpacker(u, images, p)
+			o.Unpack = stagedUnpacker(u, images, unpackerOf(c), p)
 		}
 		res, err := archive.Load(c.Context, images, src, o)
 		p.clear()
@@ -68,7 +69,7 @@ func imageLoadCommand(u *ui) *cli.Command {
 // stagedUnpacker unpacks an image before it becomes visible, so that its layers
 // are decompressed once: what checks them against the configuration is the
 // unpacking. When it fails, arrived tries again and says why.
-func stagedUnpacker(u *ui, images *imagestore.Store, p *progress) func(context.Context, *imagestore.Ingest, *imagestore.Image) ([]bool, error) {
+func stagedUnpacker(u *ui, images *imagestore.Store, kind apply.Kind, p *progress) func(context.Context, *imagestore.Ingest, *imagestore.Image) ([]bool, error) {
 	return func(ctx context.Context, g *imagestore.Ingest, img *imagestore.Image) ([]bool, error) {
 		layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
 		if err != nil {
@@ -76,7 +77,7 @@ func stagedUnpacker(u *ui, images *imagestore.Store, p *progress) func(context.C
 		}
 		defer layers.Close()
 		name := string(img.ConfigDigest)
-		proved, warnings, err := unpack.Staged(ctx, g, layers, img, name, func(s unpack.Progress) {
+		proved, warnings, err := unpack.Staged(ctx, kind, g, layers, img, name, func(s unpack.Progress) {
 			p.update(fmt.Sprintf("unpack layer %d of %d", s.Layer, s.Layers), s.Done, s.Total)
 		})
 		for _, w := range warnings {

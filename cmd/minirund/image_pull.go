@@ -20,6 +20,7 @@ func pullCommand(u *ui) *cli.Command {
 		Flags: transferFlags(
 			&cli.StringFlag{Name: "platform", Usage: "fetch the image for `OS/ARCH[/VARIANT]` and not the one for this host"},
 			&cli.BoolFlag{Name: "all-platforms", Usage: "fetch everything that the image's index holds"},
+			unpackerFlag(),
 			&cli.BoolFlag{Name: "no-unpack", Usage: "leave the unpacking to the first container"},
 		),
 	}, 1, -1, func(c *cli.Context) error {

@@ -34,7 +34,7 @@ func imageUnpackCommand(u *ui) *cli.Command {
 		Name:      "unpack",
 		Usage:     "unpack images, so that the first container starts at once",
 		ArgsUsage: "NAME|ID...",
-		Flags:     []cli.Flag{&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"}},
+		Flags:     []cli.Flag{unpackerFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"}},
 	}, 1, -1, func(c *cli.Context) error {
 		images, err := openImages(c)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/minirun/minirun/imagestore/imagetest"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
+	"golang.org/x/sys/unix"
 )
 
 // minirun runs a command line against the store and returns what came out.
@@ -378,7 +380,17 @@ func TestRootDemo_Unpacked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := filepath.Join(store, "overlay/layers", img.TopChainID().Hex(), "fs")
+	layers, err := overlay.OpenStore(filepath.Join(store, "overlay"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer layers.Close()
+	fd, err := layers.MountView(overlay.ChainID(img.TopChainID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	root := fmt.Sprintf("/proc/self/fd/%d", fd)
 	if link, err := os.Readlink(filepath.Join(root, "bin/hello")); err != nil || link != "/minirun" {
 		t.Errorf("bin/hello leads to %q, %v", link, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/minirun/minirun/imagestore/decompress"
 	"github.com/minirun/minirun/imagestore/imagetest"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
 )
 
 // staged loads with the unpacking in the middle, and prunes right after it, as
@@ -23,7 +24,7 @@ func (s stores) staged(t *testing.T, files []imagetest.File) (proved []bool, err
 		Stdin: bytes.NewReader(imagetest.Archive(t, files)),
 		Unpack: func(ctx context.Context, g *imagestore.Ingest, img *imagestore.Image) ([]bool, error) {
 			var err error
-			proved, _, err = unpack.Staged(ctx, g, s.layers, img, "x", nil)
+			proved, _, err = unpack.Staged(ctx, apply.Auto, g, s.layers, img, "x", nil)
 			if _, err := unpack.Prune(ctx, s.images, s.layers, nil); err != nil {
 				t.Error(err)
 			}

@@ -9,6 +9,7 @@ package unpack
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -52,11 +53,23 @@ func (e *LayerError) Unwrap() error { return e.Err }
 // costs one look. Blobs and layers cannot be removed while it works. onProgress
 // may be nil.
 func Image(ctx context.Context, images *imagestore.Store, layers *overlay.Store, ref string, onProgress func(Progress)) (*Result, error) {
+	return ImageAs(ctx, apply.Auto, images, layers, ref, onProgress)
+}
+
+// ImageAs is Image with a choice of how to keep the layers. apply.Auto keeps them
+// as archives with an index where the kernel can mount those ([apply.CanIndex]),
+// unless they exceed what an index can hold.
+func ImageAs(ctx context.Context, kind apply.Kind, images *imagestore.Store, layers *overlay.Store, ref string, onProgress func(Progress)) (*Result, error) {
 	img, err := images.Resolve(ref)
 	if err != nil {
 		return nil, err
 	}
-	if chain := overlay.ChainID(img.TopChainID()); chain == "" || layers.HasLayer(chain) {
+	chain := overlay.ChainID(img.TopChainID())
+	as, err := way(layers, kind, chain)
+	if err != nil {
+		return nil, fmt.Errorf("unpack image %q with an index: %w", ref, err)
+	}
+	if complete(layers, as, chain) {
 		return &Result{Image: img, Chain: chain}, record(images, img)
 	}
 	img, pin, err := images.Pin(ctx, ref)
@@ -64,7 +77,7 @@ func Image(ctx context.Context, images *imagestore.Store, layers *overlay.Store,
 		return nil, err
 	}
 	defer pin.Close()
-	res, err := pinned(ctx, pin, layers, img, ref, onProgress)
+	res, err := pinned(ctx, pin, layers, kind, as, img, ref, onProgress)
 	if err == nil {
 		err = record(images, img)
 	}
@@ -84,19 +97,57 @@ func record(images *imagestore.Store, img *imagestore.Image) error {
 	}, config)
 }
 
-func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, img *imagestore.Image, ref string, onProgress func(Progress)) (*Result, error) {
+// way decides how the layers of a chain are kept: as they are already, or as the
+// kernel allows.
+func way(layers *overlay.Store, kind apply.Kind, chain overlay.ChainID) (overlay.Kind, error) {
+	if chain == "" || kind == apply.Extract || kind == apply.Auto && layers.Has(overlay.Extracted, chain) {
+		return overlay.Extracted, nil
+	}
+	err := apply.CanIndex(layers)
+	if err == nil {
+		return overlay.Indexed, nil
+	}
+	if kind == apply.Auto {
+		err = nil
+	}
+	return overlay.Extracted, err
+}
+
+// complete reports whether a snapshot can stand on the chain, kept in that way.
+func complete(layers *overlay.Store, as overlay.Kind, chain overlay.ChainID) bool {
+	if as == overlay.Indexed {
+		return layers.HasImage(chain)
+	}
+	return chain == "" || layers.Has(as, chain)
+}
+
+// pinned unpacks an image that nobody can remove meanwhile.
+func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, kind apply.Kind, as overlay.Kind, img *imagestore.Image, ref string, onProgress func(Progress)) (*Result, error) {
+	res, err := allLayers(ctx, pin, layers, as, img, ref, onProgress)
+	if kind == apply.Auto && as == overlay.Indexed && errors.Is(err, apply.ErrLimit) {
+		// More than an index holds. Directories hold more, and decide.
+		res, err = allLayers(ctx, pin, layers, overlay.Extracted, img, ref, onProgress)
+	}
+	return res, err
+}
+
+func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, as overlay.Kind, img *imagestore.Image, ref string, onProgress func(Progress)) (*Result, error) {
 	res := &Result{Image: img}
 	p := Progress{Layers: len(img.Layers)}
 	for i := range img.Layers {
-		if !layers.HasLayer(overlay.ChainID(img.ChainID(i + 1))) {
+		if !layers.Has(as, overlay.ChainID(img.ChainID(i+1))) {
 			p.Total += img.Layers[i].Size
 		}
 	}
+	opts := apply.Options{Kind: apply.Extract}
+	if as == overlay.Indexed {
+		opts = apply.Options{Kind: apply.Index, Base: &apply.Base{}, Inner: true}
+	}
 	for i, l := range img.Layers {
 		chain := overlay.ChainID(img.ChainID(i + 1))
-		if !layers.HasLayer(chain) {
+		if !layers.Has(as, chain) {
 			p.Layer = i + 1
-			r, err := layer(ctx, pin, layers, res.Chain, img.DiffIDs[i], l, func(n int64) {
+			r, err := layer(ctx, pin, layers, res.Chain, img.DiffIDs[i], l, opts, func(n int64) {
 				p.Done += n
 				if onProgress != nil {
 					onProgress(p)
@@ -112,10 +163,15 @@ func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, 
 		}
 		res.Chain = chain
 	}
+	if as == overlay.Indexed {
+		if err := apply.MakeImage(ctx, layers, res.Chain, opts); err != nil {
+			return nil, fmt.Errorf("unpack image %q: %w", ref, err)
+		}
+	}
 	return res, nil
 }
 
-func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, parent overlay.ChainID, diffID imagestore.Digest, d imagestore.Descriptor, count func(int64)) (apply.Result, error) {
+func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, parent overlay.ChainID, diffID imagestore.Digest, d imagestore.Descriptor, opts apply.Options, count func(int64)) (apply.Result, error) {
 	blob, err := pin.OpenBlob("layer", d)
 	if err != nil {
 		return apply.Result{}, err
@@ -128,7 +184,7 @@ func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, p
 		return apply.Result{}, err
 	}
 	defer z.Close()
-	_, res, err := apply.Layer(ctx, layers, parent, string(diffID), z, apply.Options{})
+	_, res, err := apply.Layer(ctx, layers, parent, string(diffID), z, opts)
 	return res, err
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
+	"golang.org/x/sys/unix"
 )
 
 type stores struct {
@@ -68,8 +69,15 @@ func layer(t *testing.T, f decompress.Format, pairs ...string) imagetest.Layer {
 	return imagetest.Layer{Tar: imagetest.Files(t, pairs...), Format: f}
 }
 
-func file(s stores, c overlay.ChainID, name string) string {
-	return filepath.Join(s.layers.Root(), "layers", string(c)[len("sha256:"):], "fs", name)
+// view is a path at which the files of a chain are, however they are kept.
+func (s stores) view(t *testing.T, c overlay.ChainID) string {
+	t.Helper()
+	fd, err := s.layers.MountView(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fmt.Sprintf("/proc/self/fd/%d", fd)
 }
 
 func TestRootImage(t *testing.T) {
@@ -102,11 +110,11 @@ func TestRootImage(t *testing.T) {
 	if last.Done != total || last.Total != total || last.Layer != 3 || last.Layers != 3 {
 		t.Errorf("last progress %+v, want %d bytes", last, total)
 	}
-	if got, err := os.ReadFile(file(s, want, "c")); err != nil || string(got) != "3" {
+	if got, err := os.ReadFile(s.view(t, want) + "/c"); err != nil || string(got) != "3" {
 		t.Errorf("file of the top layer: %q, %v", got, err)
 	}
-	if st, err := os.Lstat(file(s, want, "keep")); err != nil || st.Mode()&os.ModeCharDevice == 0 {
-		t.Errorf("the whiteout is %v, %v", st, err)
+	if st, err := os.Lstat(s.view(t, want) + "/keep"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the hidden file is %v, %v", st, err)
 	}
 	again, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
 	if err != nil || again.Unpacked != 0 || again.Chain != want {
@@ -177,7 +185,7 @@ func TestRootImage_HostileLayer(t *testing.T) {
 		t.Error("a file outside of the store was written")
 	}
 	// The name goes where the link leads, seen from the layer's root.
-	if got, err := os.ReadFile(file(s, res.Chain, outside)); err != nil || string(got) != "gotcha" {
+	if got, err := os.ReadFile(s.view(t, res.Chain) + outside); err != nil || string(got) != "gotcha" {
 		t.Errorf("within the layer: %q, %v", got, err)
 	}
 }
@@ -304,5 +312,51 @@ func TestRootImage_DigestErrorIsTyped(t *testing.T) {
 	_, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
 	if !errors.Is(err, apply.ErrInvalid) {
 		t.Errorf("%v, want apply.ErrInvalid", err)
+	}
+}
+
+// What was unpacked in one way stays usable, and the other way can be had too.
+func TestRootImageAs(t *testing.T) {
+	s := newStores(t)
+	b := s.load(t, imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{layer(t, decompress.Gzip, "a", "1", "b", "1"), layer(t, 0, "a", "2", ".wh.b", "")}})
+	as := func(kind apply.Kind, unpacked int) overlay.ChainID {
+		t.Helper()
+		res, err := unpack.ImageAs(context.Background(), kind, s.images, s.layers, "x", nil)
+		if err != nil || res.Unpacked != unpacked {
+			t.Fatalf("kind %d: %+v, %v, want %d layers unpacked", kind, res, err, unpacked)
+		}
+		return res.Chain
+	}
+	c := as(apply.Extract, 2)
+	as(apply.Auto, 0)
+	if s.layers.HasImage(c) || !s.layers.Has(overlay.Extracted, c) {
+		t.Error("it was to be extracted")
+	}
+	if err := apply.CanIndex(s.layers); err != nil {
+		if _, err := unpack.ImageAs(context.Background(), apply.Index, s.images, s.layers, "x", nil); err == nil {
+			t.Error("unpacked for a mount that is not possible")
+		}
+		t.Skip(err)
+	}
+	as(apply.Index, 2)
+	as(apply.Index, 0)
+	if !s.layers.HasImage(c) || len(s.chains(t)) != 2 {
+		t.Errorf("layers %v, image %v", s.chains(t), s.layers.HasImage(c))
+	}
+	if names, err := os.ReadDir(s.view(t, c)); err != nil || len(names) != 1 || names[0].Name() != "a" {
+		t.Errorf("the image shows %v, %v", names, err)
+	}
+	// The layers are there and the image of the chain is not: it is made again,
+	// and until then nobody takes the image for ready.
+	if err := s.layers.RemoveLayer(c); err != nil {
+		t.Fatal(err)
+	}
+	if s.layers.HasLayer(c) || s.layers.Ready(c) {
+		t.Error("removed in one of two ways only")
+	}
+	as(apply.Auto, 1)
+	below := overlay.ChainID(b.DiffIDs[0])
+	if s.layers.Has(overlay.Indexed, below) && s.layers.HasImage(below) {
+		t.Error("the lower chain has an image that nobody asked for")
 	}
 }

@@ -53,7 +53,7 @@ var graph = []arrows{
 	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
 	{"overlay/erofs", "", "internal/kfeature internal/linux", "a file format: knows no stores, layers or system calls"},
 	{"overlay/diff", "internal/linux internal/safepath", "", "compares trees; apart from overlay, because starting a container compares nothing"},
-	{"overlay/apply", "internal/linux internal/safepath overlay", "", "apart from overlay, because starting a container unpacks nothing"},
+	{"overlay/apply", "internal/kfeature internal/linux internal/safepath overlay overlay/erofs", "", "apart from overlay, because starting a container unpacks nothing"},
 
 	{
 		"runtime", "cgroups cgroups/systemd internal/initprog internal/jsonread internal/linux internal/rtnetlink internal/seccomp namespaces rootfs runtime/bundle", "",

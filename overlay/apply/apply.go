@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -27,33 +26,48 @@ func Layer(ctx context.Context, s *overlay.Store, parent overlay.ChainID, diffID
 		return "", Result{}, &overlay.NameError{Kind: "diff ID", Name: diffID}
 	}
 	id := Chain(parent, diffID)
-	st, err := s.Stage(ctx, id, parent)
+	opts.setDefaults()
+	if opts.Base == nil {
+		opts.Base = &Base{}
+	}
+	kind := opts.kind(s, parent)
+	st, err := s.Stage(ctx, kind, id, parent)
 	if err != nil {
 		return "", Result{}, fmt.Errorf("unpack layer %s: %w", diffID, err)
 	}
-	if st == nil {
-		return id, Result{Existed: true}, nil
+	res := Result{Existed: true, Kind: kind}
+	if st != nil {
+		f := newFront(opts)
+		if kind == overlay.Indexed {
+			err = f.index(ctx, s, st, parent, diffID, archive)
+		} else {
+			err = f.extract(ctx, s, st, parent, diffID, archive)
+		}
+		if err != nil {
+			opts.Base.forget()
+			err = fmt.Errorf("unpack layer %s: %w", diffID, err)
+			return "", Result{}, errors.Join(err, st.Abort())
+		}
+		if err := st.Commit(); err != nil {
+			opts.Base.forget()
+			return "", Result{}, err
+		}
+		res = f.result
+		res.Kind = kind
 	}
-	res, err := unpack(ctx, s, st, parent, diffID, archive, opts)
-	if err != nil {
-		err = fmt.Errorf("unpack layer %s: %w", diffID, err)
-		return "", Result{}, errors.Join(err, st.Abort())
-	}
-	if err := st.Commit(); err != nil {
-		return "", Result{}, err
+	if kind == overlay.Indexed && !opts.Inner {
+		if err := opts.Base.makeImage(ctx, s, id, opts); err != nil {
+			return "", Result{}, err
+		}
 	}
 	return id, res, nil
 }
 
-// unpacker is one layer at work.
+// unpacker makes the files of one layer.
 type unpacker struct {
-	opts   Options
-	tree   *tree
-	below  *below
-	result Result
-	in     *stream
-	buf    []byte
-	mem    budget
+	*front
+	tree  *tree
+	below *below
 
 	whiteouts []whiteout
 	links     []link
@@ -72,73 +86,21 @@ type place struct {
 	name string
 }
 
-func unpack(ctx context.Context, s *overlay.Store, st *overlay.Staged, parent overlay.ChainID, diffID string, archive io.Reader, opts Options) (Result, error) {
-	opts.setDefaults()
-	u := &unpacker{opts: opts, mem: budget{opts.MaxMemory}, buf: make([]byte, 256<<10), copied: map[place]struct{}{}}
+func (f *front) extract(ctx context.Context, s *overlay.Store, st *overlay.Staged, parent overlay.ChainID, diffID string, archive io.Reader) error {
+	u := &unpacker{front: f, copied: map[place]struct{}{}}
 	var err error
-	if u.tree, err = newTree(st.FS(), &u.mem); err != nil {
-		return Result{}, err
+	if u.tree, err = newTree(st.FS(), &f.mem); err != nil {
+		return err
 	}
 	defer u.tree.forget()
 	if u.below, err = openBelow(s, parent, len(st.Parents())); err != nil {
-		return Result{}, err
+		return err
 	}
 	defer u.below.close()
-
-	in := newStream(ctx, archive, opts.MaxBytes)
-	defer in.close()
-	u.in = in
-	if err := u.entries(tar.NewReader(in)); err != nil {
-		return Result{}, err
+	if err := f.read(ctx, archive, diffID, nil, u); err != nil {
+		return err
 	}
-	if err := in.drain(u.buf); err != nil {
-		return Result{}, u.readError(err)
-	}
-	got, size := in.digest()
-	if got != diffID {
-		return Result{}, &DigestError{Want: diffID, Got: got}
-	}
-	u.result.Stream = size
-	if err := u.finish(ctx); err != nil {
-		return Result{}, err
-	}
-	return u.result, nil
-}
-
-func (u *unpacker) entries(r *tar.Reader) error {
-	for {
-		hdr, err := r.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return u.readError(err)
-		}
-		if u.result.Entries++; u.result.Entries > u.opts.MaxEntries {
-			return limit("more than %d entries (MaxEntries)", u.opts.MaxEntries)
-		}
-		if err := u.entry(hdr, r); err != nil {
-			return &EntryError{hdr.Name, err}
-		}
-	}
-}
-
-// readError tells errors of the reader below from those about the archive's
-// form, which are ErrInvalid whatever archive/tar calls them.
-func (u *unpacker) readError(err error) error {
-	if u.in.err != nil {
-		return fmt.Errorf("read archive: %w", u.in.err)
-	}
-	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrLimit) {
-		return fmt.Errorf("read archive: %w", err)
-	}
-	return fmt.Errorf("read archive: %w", &classError{ErrInvalid, err.Error()})
-}
-
-func (u *unpacker) warn(format string, a ...any) {
-	if len(u.result.Warnings) < maxWarnings {
-		u.result.Warnings = append(u.result.Warnings, fmt.Sprintf(format, a...))
-	}
+	return u.finish(ctx)
 }
 
 // below looks at the layers under the one being unpacked, as one tree.

@@ -1,4 +1,5 @@
-// Package apply unpacks one layer, a tar archive, into an overlay store.
+// Package apply unpacks one layer, a tar archive, into an overlay store: as a
+// directory with its files, or as it is with an index ([Kind]).
 //
 // # What is trusted
 //

@@ -12,34 +12,6 @@ import (
 	"github.com/minirun/minirun/overlay"
 )
 
-// whiteout notes a marker. What it means depends on what else the archive has,
-// before and after it, so nothing is done yet.
-func (u *unpacker) whiteout(dir, base string) error {
-	if base != whOpaque && len(base) >= len(whMeta) && base[:len(whMeta)] == whMeta {
-		return nil // hard link store and orphan list of aufs
-	}
-	name := ""
-	if base != whOpaque {
-		var err error
-		if name, err = checkWhiteout(base); err != nil {
-			return err
-		}
-	}
-	_, n, err := u.lookup(dir)
-	if err != nil {
-		return err
-	}
-	if base == whOpaque {
-		n.opaque = true
-		return nil
-	}
-	if err := u.mem.take(int64(len(name)) + 40); err != nil {
-		return err
-	}
-	u.whiteouts = append(u.whiteouts, whiteout{n, name})
-	return nil
-}
-
 // finish does what had to wait for the end of the archive.
 func (u *unpacker) finish(ctx context.Context) error {
 	if err := u.forwardLinks(); err != nil {
@@ -49,7 +21,7 @@ func (u *unpacker) finish(ctx context.Context) error {
 	if err := u.opaqueRoot(); err != nil {
 		return err
 	}
-	if err := u.hide(ctx); err != nil {
+	if err := u.hideAll(ctx); err != nil {
 		return err
 	}
 	// Children first: a directory that its own mode closes is opened before.
@@ -112,10 +84,10 @@ func (u *unpacker) opaqueRoot() error {
 	return nil
 }
 
-// hide carries out the whiteouts: first those that meet a directory of this
+// hideAll carries out the whiteouts: first those that meet a directory of this
 // layer, which becomes one that merges with nothing, for that decides what is
 // visible below at all; then the others.
-func (u *unpacker) hide(ctx context.Context) error {
+func (u *unpacker) hideAll(ctx context.Context) error {
 	if err := u.eachWhiteout(ctx, u.hideDir); err != nil {
 		return err
 	}

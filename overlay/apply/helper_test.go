@@ -6,11 +6,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,8 +20,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/minirun/minirun/internal/kfeature"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/erofs"
 )
 
 var epoch = time.Unix(1_000_000_000, 0)
@@ -113,7 +117,119 @@ func openStore(t testing.TB) *overlay.Store {
 	return s
 }
 
-func testOptions() Options { return Options{unprivileged: os.Geteuid() != 0} }
+func testOptions() Options { return Options{Kind: Extract, unprivileged: os.Geteuid() != 0} }
+
+var bothKinds = []Kind{Extract, Index}
+
+func (k Kind) String() string { return [...]string{"auto", "extract", "index"}[k] }
+
+// needIndex skips where the kernel does not mount indexed layers: such a machine
+// has nothing to test.
+func needIndex(t testing.TB, s *overlay.Store) {
+	t.Helper()
+	err := CanIndex(s)
+	var missing *kfeature.Error
+	var no *overlay.IndexError
+	if errors.As(err, &missing) || errors.As(err, &no) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readImage reads the image of a chain, and a function that returns the content
+// of its files.
+func readImage(t testing.TB, s *overlay.Store, c overlay.ChainID) (*erofs.Inode, func(*erofs.Inode) []byte) {
+	t.Helper()
+	open := func(c overlay.ChainID, name string) (fdReaderAt, int64) {
+		fd, err := s.OpenIndexed(c, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { linux.Close(fd) })
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		return fdReaderAt{fd}, st.Size
+	}
+	image, size := open(c, "image")
+	img, err := erofs.Check(image, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := s.Parents(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := append([]overlay.ChainID{c}, below...)
+	var devices []fdReaderAt
+	for _, d := range img.Devices {
+		file, number, _ := strings.Cut(d.Tag, "/")
+		n, err := strconv.Atoi(number)
+		if err != nil || n >= len(chain) {
+			t.Fatalf("device %q", d.Tag)
+		}
+		r, size := open(chain[len(chain)-1-n], file)
+		if size != d.Size {
+			t.Errorf("device %q has %d bytes, its file %d", d.Tag, d.Size, size)
+		}
+		devices = append(devices, r)
+	}
+	return img.Root, func(in *erofs.Inode) []byte {
+		b := make([]byte, in.Size)
+		if in.Size == 0 {
+			return b
+		}
+		r := image
+		if in.Device >= 0 {
+			r = devices[in.Device]
+		}
+		if _, err := r.ReadAt(b, in.Offset); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+}
+
+// indexView returns the path of a directory that shows an indexed chain: a mount
+// of it, or without root a copy made from the image.
+func indexView(t *testing.T, s *overlay.Store, c overlay.ChainID) string {
+	t.Helper()
+	if os.Geteuid() == 0 && CanIndex(s) == nil {
+		fd, err := s.MountView(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { linux.Close(fd) })
+		return fmt.Sprintf("/proc/self/fd/%d/", fd)
+	}
+	root, content := readImage(t, s, c)
+	top := t.TempDir()
+	var fill func(in *erofs.Inode, path string)
+	fill = func(in *erofs.Inode, path string) {
+		for _, e := range in.Entries {
+			var err error
+			p := path + "/" + e.Name
+			switch e.Inode.Mode & unix.S_IFMT {
+			case unix.S_IFDIR:
+				err = os.Mkdir(p, 0o700)
+				fill(e.Inode, p)
+				_ = unix.Chmod(p, e.Inode.Mode&0o7777|0o600) // what the tests look at, and removable
+			case unix.S_IFREG:
+				err = os.WriteFile(p, content(e.Inode), 0o600)
+			case unix.S_IFLNK:
+				err = os.Symlink(e.Inode.Target, p)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill(root, top)
+	return top
+}
 
 func apply(s *overlay.Store, parent overlay.ChainID, b []byte) (overlay.ChainID, Result, error) {
 	return Layer(context.Background(), s, parent, digest(b), bytes.NewReader(b), testOptions())

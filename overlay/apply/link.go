@@ -17,10 +17,6 @@ import (
 // which is copied into this one first: links cannot cross layers. A target that
 // is not there may come later in the archive, so that is tried again at the end.
 func (u *unpacker) hardlink(dir, base, target string) error {
-	target, err := checkTarget(target)
-	if err != nil {
-		return err
-	}
 	found, err := u.linkNow(dir, base, target)
 	if err != nil || found {
 		return err
@@ -212,7 +208,7 @@ func (u *unpacker) copyFile(path string, parent int, base string, st *unix.Stat_
 	}
 	defer linux.Close(fd)
 	failed := func(err error) error { return fmt.Errorf("copy %q from a lower layer: %w", clip(path), err) }
-	if err := u.copySparse(fd, fdReader{src}, st.Size, failed); err != nil {
+	if err := u.copySparse(fd, 0, fdReader{src}, st.Size, failed); err != nil {
 		return err
 	}
 	return u.copyAttributes(src, fd)

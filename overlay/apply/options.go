@@ -3,7 +3,28 @@ package apply
 import (
 	"errors"
 	"fmt"
+
+	"github.com/minirun/minirun/overlay"
 )
+
+// Kind is a choice of how to keep a layer.
+type Kind int
+
+const (
+	Auto    Kind = iota // as the layer below, or what is possible
+	Extract             // as a directory with its files
+	Index               // as it came, with an index
+)
+
+// ParseKind reads "auto", "extract" or "index".
+func ParseKind(s string) (Kind, error) {
+	for k, name := range [...]string{"auto", "extract", "index"} {
+		if s == name {
+			return Kind(k), nil
+		}
+	}
+	return 0, fmt.Errorf("%q: want auto, extract or index", s)
+}
 
 // Options limit what a layer may cost. The zero value is usable.
 type Options struct {
@@ -16,6 +37,16 @@ type Options struct {
 	// directories, whiteouts, links to files that come later. 0 means 256 MiB,
 	// which is about a million directories.
 	MaxMemory int64
+
+	// Kind says how to keep the layer. The zero value takes the way of the layer
+	// below, and for a bottom layer what the kernel allows: see [CanIndex].
+	Kind Kind
+	// Base keeps what is known of a chain of indexed layers between calls. It
+	// may be nil.
+	Base *Base
+	// Inner says that nothing will stand on this layer but another layer: an
+	// indexed one then gets no image. Calling Layer again without it makes one.
+	Inner bool
 
 	// unprivileged is for tests without root: owners, devices and trusted
 	// attributes are left out.
@@ -42,6 +73,7 @@ func (o *Options) setDefaults() {
 
 // Result says what was unpacked.
 type Result struct {
+	Kind      overlay.Kind
 	Existed   bool  // the layer was there: the archive was not read
 	Entries   int   // entries of the archive
 	Whiteouts int   // names of lower layers that are hidden, opaque directories included

@@ -74,7 +74,7 @@ func rootAttacks(t *testing.T, canary string) []attackCase {
 		{name: "20 capabilities and labels", layers: one(file("a", "x").own(5, 5).pax("SCHILY.xattr.security.capability", caps, "SCHILY.xattr.security.selinux", "x",
 			"SCHILY.xattr.security.ima", "x", "SCHILY.xattr.security.evm", "x", "SCHILY.xattr.user.mine", "x")), check: xattrs("a", "security.capability", "user.mine")},
 		{name: "20 capabilities v3", layers: one(file("a", "x").pax("SCHILY.xattr.security.capability", capsV3)), check: xattrs("a", "security.capability")},
-		{name: "20 damaged capabilities", layers: one(file("a", "x").pax("SCHILY.xattr.security.capability", "x")), want: unix.EINVAL},
+		{name: "20 damaged capabilities", layers: one(file("a", "x").pax("SCHILY.xattr.security.capability", "x")), want: ErrInvalid},
 		{name: "23 trusted", layers: one(file("a", "x").pax("SCHILY.xattr.trusted.other", "x", "SCHILY.xattr.system.unknown", "x")), check: xattrs("a")},
 		{name: "libarchive attributes", layers: one(dir("a").pax("LIBARCHIVE.xattr.user.with%20space", "eA")), check: xattrs("a", "user.with space")},
 		{name: "default ACL does not act while unpacking", layers: one(dir("d").pax("SCHILY.xattr.system.posix_acl_default",
@@ -85,7 +85,7 @@ func rootAttacks(t *testing.T, canary string) []attackCase {
 		}},
 		{name: "35 hole", layers: [][]byte{raw(sparse("f", 3<<30))}, check: func(t *testing.T, l string, r Result) {
 			var st unix.Stat_t
-			if err := unix.Lstat(l+"/f", &st); err != nil || st.Size != 3<<30 || st.Blocks > 64 {
+			if err := unix.Lstat(l+"/f", &st); err != nil || st.Size != 3<<30 || st.Blocks > 64 && r.Kind == overlay.Extracted {
 				t.Errorf("size %d, %d blocks, %v, want %d in a few", st.Size, st.Blocks, err, 3<<30)
 			}
 			if r.Bytes != 3<<30 {

@@ -89,7 +89,7 @@ type cached struct {
 }
 
 func newTree(root int, mem *budget) (*tree, error) {
-	ino, err := inode(root)
+	ino, err := inodeNumber(root)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (t *tree) add(parent int, name string, child int) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	ino, err := inode(child)
+	ino, err := inodeNumber(child)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +182,7 @@ func (t *tree) add(parent int, name string, child int) (*node, error) {
 
 // nodeOf returns the node of an open directory of the layer.
 func (t *tree) nodeOf(fd int) (*node, error) {
-	ino, err := inode(fd)
+	ino, err := inodeNumber(fd)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +217,7 @@ func (t *tree) open(n *node) (fd int, ok bool, err error) {
 	default:
 		return -1, false, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	ino, err := inode(fd)
+	ino, err := inodeNumber(fd)
 	if err != nil || ino != n.ino {
 		linux.Close(fd)
 		return -1, false, err
@@ -233,7 +233,7 @@ func (t *tree) forget() {
 	}
 }
 
-func inode(fd int) (uint64, error) {
+func inodeNumber(fd int) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return 0, os.NewSyscallError("fstat", err)

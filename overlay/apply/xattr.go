@@ -23,7 +23,7 @@ func hasXattrs(hdr *tar.Header) bool {
 }
 
 // xattrs returns the extended attributes to set, sorted by name.
-func (u *unpacker) xattrs(hdr *tar.Header) ([]xattr, error) {
+func (f *front) xattrs(hdr *tar.Header) ([]xattr, error) {
 	if !hasXattrs(hdr) {
 		return nil, nil
 	}
@@ -61,7 +61,7 @@ func (u *unpacker) xattrs(hdr *tar.Header) ([]xattr, error) {
 		if keep {
 			list = append(list, xattr{name, value})
 		} else {
-			u.warn("%q: attribute %q left out", clip(hdr.Name), clip(name))
+			f.warn("%q: attribute %q left out", clip(hdr.Name), clip(name))
 		}
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].name < list[j].name })

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Image is an image that was read back.
@@ -116,7 +117,7 @@ func (c *checker) super() (*Image, error) {
 		}
 		next += s.blocks
 		c.slots = append(c.slots, s)
-		img.Devices = append(img.Devices, Device{Size: s.blocks << c.bits})
+		img.Devices = append(img.Devices, Device{Size: s.blocks << c.bits, Tag: strings.TrimRight(string(b[:tagSize]), "\x00")})
 	}
 	return img, nil
 }

@@ -69,9 +69,10 @@ func (w *writer) super() []byte {
 	}
 	at := slotsOffset
 	for i, d := range w.devices {
-		if d.Embed != nil {
+		if !d.given() {
 			continue
 		}
+		copy(b[at:], d.Tag)
 		le.PutUint32(b[at+64:], uint32(alignUp(d.Size, w.size())>>w.bits))
 		le.PutUint32(b[at+68:], uint32(w.unified[i]))
 		at += slotSize

@@ -13,6 +13,7 @@ const (
 	superMagic  = 0xe0f5e1e2 // EROFS_SUPER_MAGIC_V1
 	superSize   = 128        // sizeof(struct erofs_super_block)
 	slotSize    = 128        // EROFS_DEVT_SLOT_SIZE
+	tagSize     = 64         // its first field
 	slotsOffset = superOffset + superSize
 	inodeSize   = 64 // sizeof(struct erofs_inode_extended)
 	nidUnit     = 32 // 1 << EROFS_ISLOTBITS: node ids count these

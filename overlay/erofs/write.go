@@ -48,11 +48,15 @@ type Dirent struct {
 
 // Device is a file that holds data of regular files. It is given to mount(2)
 // with the option device, in the order of the image. One whose data is embedded
-// is copied into the image instead, as far as files use it, and not given.
+// is copied into the image instead, as far as files use it, and not given; nor is
+// one of size 0, for numbers that are not used.
 type Device struct {
 	Size  int64
+	Tag   string // any 64 bytes; a name for whoever mounts
 	Embed io.ReaderAt
 }
+
+func (d *Device) given() bool { return d.Embed == nil && d.Size > 0 }
 
 // ErrTooLarge says that an image needs more than 2^32 blocks or node ids.
 var ErrTooLarge = errors.New("more than 2 TiB of data or 128 GiB of names, which EROFS cannot address here")
@@ -84,13 +88,21 @@ func (w *writer) write(out io.Writer, root *Inode) (int64, error) {
 		return 0, errors.New("the root of an image must be a directory")
 	}
 	for _, d := range w.devices {
-		if d.Embed == nil {
+		if len(d.Tag) > tagSize {
+			return 0, fmt.Errorf("device tag %q has more than %d bytes", d.Tag, tagSize)
+		}
+		if d.given() {
 			w.given++
 		}
 	}
 	if w.given > maxDevices {
 		return 0, fmt.Errorf("%d devices, an image has at most %d", w.given, maxDevices)
 	}
+	defer func() {
+		for _, in := range w.order {
+			in.nid = notYet // for the next image that it is in
+		}
+	}()
 	if err := w.layout(root); err != nil {
 		return 0, err
 	}
@@ -159,7 +171,7 @@ func (w *writer) layout(root *Inode) error {
 	at := w.total()
 	w.unified = make([]int64, len(w.devices))
 	for i, d := range w.devices {
-		if d.Embed != nil {
+		if !d.given() {
 			continue
 		}
 		w.unified[i] = at

@@ -1,0 +1,308 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/kfeature"
+	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/erofs"
+)
+
+// Base is what a chain of indexed layers looks like, merged, in memory. The zero
+// value knows nothing and reads what it needs. Whoever unpacks layer after layer
+// hands the same one to every call of [Layer], and the layers below need not be
+// read again. It belongs to one store, and to one goroutine.
+type Base struct {
+	chain  []overlay.ChainID // from the bottom
+	root   *inode
+	sizes  []sizes
+	memory int64 // estimate
+}
+
+// sizes are those of a layer's files, with their padding.
+type sizes struct{ archive, sparse int64 }
+
+// forget is for when it is not sure whether the base is right.
+func (b *Base) forget() {
+	if b != nil {
+		*b = Base{}
+	}
+}
+
+func (b *Base) top() overlay.ChainID {
+	if len(b.chain) == 0 {
+		return ""
+	}
+	return b.chain[len(b.chain)-1]
+}
+
+// advance makes b the base that ends with top.
+func (b *Base) advance(ctx context.Context, s *overlay.Store, top overlay.ChainID, mem *budget) error {
+	if b.root != nil && b.top() == top {
+		return nil
+	}
+	var chain []overlay.ChainID
+	if top != "" {
+		below, err := s.Parents(top)
+		if err != nil {
+			return err
+		}
+		chain = append([]overlay.ChainID{top}, below...)
+		slices.Reverse(chain)
+	}
+	if b.root == nil || len(b.chain) > len(chain) || !slices.Equal(b.chain, chain[:len(b.chain)]) {
+		*b = Base{root: newDir(nil, "")}
+	}
+	for _, c := range chain[len(b.chain):] {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		e, err := readEntries(s, c, b, mem)
+		if err != nil {
+			b.forget()
+			return fmt.Errorf("index of layer %s: %w", c, err)
+		}
+		b.add(c, e.root, sizes{alignUp(e.archive, 4096), e.sparse}, nil)
+	}
+	return nil
+}
+
+// find returns the file with that path, no link followed anywhere.
+func (b *Base) find(path string) *inode {
+	at := b.root
+	for path != "" {
+		if !at.isDir() {
+			return nil
+		}
+		dir := path
+		path = ""
+		for i := range len(dir) {
+			if dir[i] == '/' {
+				dir, path = dir[:i], dir[i+1:]
+				break
+			}
+		}
+		if at = at.dir.names[dir]; at == nil {
+			return nil
+		}
+	}
+	return at
+}
+
+// add puts the layer c on top. The layer's tree is not to be used any more.
+func (b *Base) add(c overlay.ChainID, layer *inode, size sizes, f *front) {
+	m := merger{f: f}
+	m.merge(b.root, layer)
+	b.chain = append(b.chain, c)
+	b.sizes = append(b.sizes, size)
+	if f != nil {
+		f.result.Whiteouts = m.whiteouts
+		b.memory = f.opts.MaxMemory - f.mem.left
+	}
+}
+
+// merger applies a layer to the layers below it: layer.md of the image-spec, on
+// trees in memory.
+type merger struct {
+	f         *front // for warnings, nil without
+	whiteouts int
+}
+
+// merge makes the directory to what it is with the layer's directory l over it.
+func (m *merger) merge(to, l *inode) {
+	d := l.dir
+	if d.opaque && len(to.dir.names) > 0 {
+		clear(to.dir.names)
+		m.whiteouts++
+	}
+	for _, name := range d.hidden {
+		if to.dir.names[name] != nil {
+			delete(to.dir.names, name)
+			m.whiteouts++
+		}
+	}
+	if d.described {
+		mode := to.Mode
+		names := to.dir
+		to.Inode = l.Inode
+		to.Mode = mode&unix.S_IFMT | l.Mode&^unix.S_IFMT
+		to.dir = names
+	}
+	for name, c := range d.names {
+		was := to.dir.names[name]
+		switch {
+		case c.below != nil:
+			to.dir.names[name] = c.below
+		case !c.isDir():
+			to.dir.names[name] = c
+		case was != nil && was.isDir() && !c.dir.fresh:
+			m.merge(was, c)
+		default:
+			if was != nil && c.dir.fresh {
+				m.whiteouts++
+			}
+			if was != nil && was.isLink() && !c.dir.fresh && !c.dir.described && m.f != nil {
+				m.f.warn("%q: a directory of this layer hides a symbolic link of a lower one", clip(c.dirPath()))
+			}
+			n := newDir(to, name)
+			m.merge(n, c)
+			to.dir.names[name] = n
+		}
+	}
+}
+
+// embedBelow is the size up to which a layer's content is copied into an image:
+// less than what a device costs every mount.
+const embedBelow = 64 << 10
+
+// MakeImage makes the image of the chain of indexed layers that ends with c,
+// unless there is one. Of the options only Base and the limits count.
+func MakeImage(ctx context.Context, s *overlay.Store, c overlay.ChainID, opts Options) error {
+	opts.setDefaults()
+	if opts.Base == nil {
+		opts.Base = &Base{}
+	}
+	return opts.Base.makeImage(ctx, s, c, opts)
+}
+
+// makeImage makes the image of the chain that ends with c, unless there is one.
+func (b *Base) makeImage(ctx context.Context, s *overlay.Store, c overlay.ChainID, limits Options) error {
+	if s.HasImage(c) {
+		return nil
+	}
+	mem := budget{limits.MaxMemory}
+	if err := b.advance(ctx, s, c, &mem); err != nil {
+		return err
+	}
+	used := make([]int64, 2*len(b.sizes))
+	b.prepare(b.root, used)
+	defer b.release(b.root)
+	devices := make([]erofs.Device, len(used))
+	var open []int
+	defer func() {
+		for _, fd := range open {
+			linux.Close(fd)
+		}
+	}()
+	for i, n := range used {
+		if n == 0 {
+			continue
+		}
+		file, size := overlay.ArchiveFile, b.sizes[i/2].archive
+		if i%2 == 1 {
+			file, size = overlay.SparseFile, b.sizes[i/2].sparse
+		}
+		devices[i] = erofs.Device{Size: size, Tag: overlay.DeviceTag(file, i/2)}
+		if n <= embedBelow {
+			fd, err := s.OpenIndexed(b.chain[i/2], file)
+			if err != nil {
+				return err
+			}
+			open = append(open, fd)
+			devices[i].Embed = fdReaderAt{fd}
+		}
+	}
+	return s.MakeImage(ctx, c, func(fd int) error {
+		_, err := erofs.Write(fdWriter{fd}, &b.root.Inode, devices)
+		if errors.Is(err, erofs.ErrTooLarge) {
+			err = limit("the chain of layers has %v", err)
+		}
+		return err
+	})
+}
+
+// prepare gives directories their sorted entries and counts the content of
+// files by device.
+func (b *Base) prepare(dir *inode, used []int64) {
+	names := make([]string, 0, len(dir.dir.names))
+	for name := range dir.dir.names {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	dir.Entries = make([]erofs.Dirent, len(names))
+	for i, name := range names {
+		n := dir.dir.names[name]
+		dir.Entries[i] = erofs.Dirent{Name: name, Inode: &n.Inode}
+		switch {
+		case n.isDir():
+			b.prepare(n, used)
+		case n.Size > 0:
+			// A file with several names is counted several times, which only
+			// makes a device of what could have been copied.
+			used[n.Device] += n.Size
+		}
+	}
+}
+
+func (b *Base) release(dir *inode) {
+	dir.Entries = nil
+	for _, n := range dir.dir.names {
+		if n.isDir() {
+			b.release(n)
+		}
+	}
+}
+
+type fdReaderAt struct{ fd int }
+
+func (r fdReaderAt) ReadAt(p []byte, at int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pread(r.fd, p[done:], at+int64(done))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return done, err
+		case n == 0:
+			return done, io.EOF
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// CanIndex tells whether indexed layers can be used in the store: nil, or why not.
+func CanIndex(s *overlay.Store) error {
+	if err := kfeature.EROFSFileIn(s.Root() + "/staging"); err != nil {
+		return err
+	}
+	root := newDir(nil, "")
+	var image sliceWriter
+	if _, err := erofs.Write(&image, &root.Inode, nil); err != nil {
+		return err
+	}
+	return s.ProbeIndex(image)
+}
+
+type sliceWriter []byte
+
+func (w *sliceWriter) Write(p []byte) (int, error) {
+	*w = append(*w, p...)
+	return len(p), nil
+}
+
+// kind decides how a layer on top of parent is kept.
+func (o *Options) kind(s *overlay.Store, parent overlay.ChainID) overlay.Kind {
+	switch {
+	case o.unprivileged && o.Kind != Index:
+		return overlay.Extracted
+	case o.Kind == Index:
+		return overlay.Indexed
+	case o.Kind == Extract:
+		return overlay.Extracted
+	case parent != "" && s.Has(overlay.Indexed, parent):
+		return overlay.Indexed
+	case parent == "" && CanIndex(s) == nil:
+		return overlay.Indexed
+	}
+	return overlay.Extracted
+}

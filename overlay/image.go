@@ -1,0 +1,249 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/linux"
+)
+
+// The image of a chain is made by overlay/apply in the format of overlay/erofs;
+// the few fields that are needed to mount it are read here, because a container
+// start should not link more.
+const (
+	superOffset = 1024 // struct erofs_super_block
+	superSize   = 128
+	superMagic  = 0xe0f5e1e2
+	slotSize    = 128 // struct erofs_deviceslot
+	tagSize     = 64  // its first field
+	inodeSize   = 64  // struct erofs_inode_extended
+	nidUnit     = 32
+	maxDevices  = 2 * MaxLayers
+)
+
+// image is what a mount needs to know of a chain's image.
+type image struct {
+	path    string   // relative to the store
+	devices []string // likewise, in their order
+	root    []byte   // struct erofs_inode_extended of the root directory
+	xattrs  []byte   // and its attributes, entries only
+}
+
+// Tags of devices: which file of which layer, counted from the bottom, holds the
+// data. The kernel does not look at them when devices are given by name.
+const (
+	// ArchiveFile is the name of a layer's archive.
+	ArchiveFile = "tar"
+	// SparseFile is the name of the file with the content of sparse files.
+	SparseFile = "sparse"
+)
+
+// DeviceTag is the tag of an image's device that is the file of the layer with
+// that number of layers below it.
+func DeviceTag(file string, below int) string { return file + "/" + strconv.Itoa(below) }
+
+// errDamaged says that an image is none of ours.
+var errDamaged = errors.New("damaged image of a chain of layers")
+
+// openImage reads the image of a chain, top first; nil if there is none.
+func (s *Store) openImage(chain []ChainID) (*image, error) {
+	img := &image{path: Indexed.Dir(chain[0]) + "/image"}
+	fd, err := linux.OpenAt(s.dir, img.path, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = img.read(fd, chain)
+	linux.Close(fd)
+	if err != nil {
+		return nil, &os.PathError{Op: "read", Path: s.root + "/" + img.path, Err: err}
+	}
+	return img, nil
+}
+
+func (img *image) read(fd int, chain []ChainID) error {
+	le := binary.LittleEndian
+	b := make([]byte, 4096)
+	n, err := unix.Pread(fd, b, superOffset)
+	if err != nil {
+		return err
+	}
+	b = b[:n]
+	if n < superSize || le.Uint32(b) != superMagic {
+		return errDamaged
+	}
+	devices, at := int(le.Uint16(b[86:])), int(le.Uint16(b[88:]))*slotSize-superOffset
+	root := int(le.Uint16(b[14:]))*nidUnit - superOffset
+	if devices > maxDevices || devices > 0 && at < superSize || root < superSize {
+		return errDamaged
+	}
+	if need := max(at+devices*slotSize, root+inodeSize); need > len(b) {
+		b = make([]byte, need+4096)
+		if n, err = unix.Pread(fd, b, superOffset); err != nil {
+			return err
+		}
+		if b = b[:n]; n < need {
+			return errDamaged
+		}
+	}
+	for i := range devices {
+		tag := b[at+i*slotSize:][:tagSize]
+		path, ok := devicePath(string(tag), chain)
+		if !ok {
+			return errDamaged
+		}
+		img.devices = append(img.devices, path)
+	}
+	img.root = b[root:][:inodeSize]
+	if count := int(le.Uint16(img.root[2:])); count > 1 {
+		size := (count - 1) * 4
+		img.xattrs = make([]byte, size)
+		// After struct erofs_xattr_ibody_header.
+		if n, err := unix.Pread(fd, img.xattrs, int64(superOffset+root+inodeSize+12)); err != nil || n != size {
+			return errDamaged
+		}
+	}
+	return nil
+}
+
+func devicePath(tag string, chain []ChainID) (string, bool) {
+	tag = strings.TrimRight(tag, "\x00")
+	file, number, _ := strings.Cut(tag, "/")
+	below, err := strconv.Atoi(number)
+	if err != nil || below < 0 || below >= len(chain) || file != ArchiveFile && file != SparseFile {
+		return "", false
+	}
+	return Indexed.Dir(chain[len(chain)-1-below]) + "/" + file, true
+}
+
+// giveTo sets the attributes of the directory fd to those of the image's root,
+// as [CopyAttributes] does.
+func (img *image) giveTo(fd int) error {
+	le := binary.LittleEndian
+	if err := unix.Fchown(fd, int(le.Uint32(img.root[24:])), int(le.Uint32(img.root[28:]))); err != nil {
+		return os.NewSyscallError("fchown", err)
+	}
+	if err := unix.Fchmod(fd, uint32(le.Uint16(img.root[4:]))&0o7777); err != nil {
+		return os.NewSyscallError("fchmod", err)
+	}
+	for b := img.xattrs; len(b) > 0; {
+		if len(b) < 4 {
+			return errDamaged
+		}
+		size := 4 + int(b[0]) + int(le.Uint16(b[2:]))
+		if size > len(b) {
+			return errDamaged
+		}
+		name, value := string(b[4:4+int(b[0])]), b[4+int(b[0]):size]
+		switch b[1] {
+		case 1:
+			name = "user." + name
+		case 2:
+			name = "system.posix_acl_access"
+		case 3:
+			name = "system.posix_acl_default"
+		default:
+			name = ""
+		}
+		if name != "" {
+			if err := unix.Fsetxattr(fd, name, value, 0); err != nil {
+				return &os.PathError{Op: "copy attribute", Path: name, Err: err}
+			}
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: int64(le.Uint64(img.root[32:])), Nsec: int64(le.Uint32(img.root[40:]))}}
+	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH))
+}
+
+// IndexError says that the kernel does not mount images from files, as it did
+// when the layers were indexed.
+type IndexError struct{ Err error }
+
+func (e *IndexError) Error() string {
+	return fmt.Sprintf("the image's layers are kept as archives with an index, which this kernel does not mount: %v", e.Err)
+}
+func (e *IndexError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *IndexError) Hint() string {
+	return "minirun image unpack --unpacker extract IMAGE keeps them as directories too"
+}
+
+// mountImage mounts an image, detached and read-only.
+func (s *Store) mountImage(img *image) (int, error) {
+	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err == unix.ENODEV {
+		return -1, &IndexError{err}
+	}
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer linux.Close(fs)
+	// Strings of fsconfig(2) have 255 bytes, the store's path may have more.
+	base := "/proc/self/fd/" + strconv.Itoa(s.dir) + "/"
+	set := func(key, path string) error {
+		if err := unix.FsconfigSetString(fs, key, base+path); err != nil {
+			return fsError(fs, "fsconfig "+key, path, err)
+		}
+		return nil
+	}
+	if err := set("source", img.path); err != nil {
+		return -1, err
+	}
+	for _, d := range img.devices {
+		if err := set("device", d); err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		err := fsError(fs, "fsconfig", "create", err)
+		if errors.Is(err, unix.ENOTBLK) {
+			err = &IndexError{err}
+		}
+		return -1, err
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		return -1, fsError(fs, "fsmount", "erofs", err)
+	}
+	return fd, nil
+}
+
+// ProbeIndex tells whether snapshots can stand on images here: it mounts the
+// given one, of an empty directory, with an empty upper directory over it. The
+// kernel must mount EROFS from files (Linux 6.12), with small blocks (6.4), on
+// the file system that the store is on, and take a detached mount as a lower
+// directory of overlayfs.
+func (s *Store) ProbeIndex(content []byte) error {
+	name := randomName("probe")
+	dir, err := s.newStaged(name)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(dir)
+	err = writeFile(dir, "image", content)
+	for _, sub := range []string{"upper", "work"} {
+		if err == nil {
+			err = unix.Mkdirat(dir, sub, 0o700)
+		}
+	}
+	if err == nil {
+		st := stack{s: s, upper: "staging/" + name + "/upper", work: "staging/" + name + "/work"}
+		if st.lowerFD, err = s.mountImage(&image{path: "staging/" + name + "/image"}); err == nil {
+			var fd int
+			fd, err = st.mount(byFD)
+			linux.Close(st.lowerFD)
+			linux.Close(fd)
+		}
+	}
+	return errors.Join(err, s.removeIn("staging", name))
+}
