@@ -35,9 +35,9 @@ type Store struct{ root string }
 // writes nothing; a directory that does not exist yet is an empty store, which
 // the first [Store.Begin] creates.
 func Open(root string) (*Store, error) {
-	abs, err := filepath.Abs(root)
+	abs, err := absolute(root)
 	if err != nil {
-		return nil, fmt.Errorf("image store %q: %w", root, err)
+		return nil, err
 	}
 	s := &Store{root: abs}
 	b, err := linux.ReadFile(s.path(layoutFile), 4096)
@@ -56,6 +56,14 @@ func Open(root string) (*Store, error) {
 		return nil, fmt.Errorf("image store %q: %w", root, err)
 	}
 	return s, nil
+}
+
+func absolute(root string) (string, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return "", fmt.Errorf("image store %q: %w", root, err)
+	}
+	return abs, nil
 }
 
 // Root is the absolute path of the store directory. Other packages keep what

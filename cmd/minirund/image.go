@@ -29,6 +29,7 @@ func imageCommand(u *ui) *cli.Command {
 			imageDemoCommand(u),
 			imageDUCommand(u),
 			imageDiffCommand(u),
+			imageFsckCommand(u),
 			imageGCCommand(u),
 			imageHistoryCommand(u),
 			imageImportCommand(u),
