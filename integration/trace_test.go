@@ -62,6 +62,24 @@ func tracedCommand(t *testing.T, target whom, n int, from []uint64, argv []strin
 	return r.code, r.reached
 }
 
+// failedRun runs minirun and has the nth call that only picks fail with errno. It
+// returns the exit status, what minirun wrote to standard error, and whether the
+// nth call was reached.
+func failedRun(t *testing.T, errno unix.Errno, n int, only func(pid int, nr uint64, args [7]uint64) bool, args ...string) (code int, stderr string, reached bool) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		var err error
+		code, reached, err = tracer{target: minirunItself, n: n, stderr: &stderr, fail: errno, only: only}.run(testenv.Command(t, args...).Args)
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("trace %q: %v", args, err)
+	}
+	return code, stderr, reached
+}
+
 type tracer struct {
 	target whom
 	n      int
@@ -70,6 +88,9 @@ type tracer struct {
 	// look, if not nil, is called with each process of containerInit that is at the
 	// entry of a system call.
 	look func(pid int, nr uint64)
+	// fail is what the nth call that only picks fails with, in place of the kill.
+	fail unix.Errno
+	only func(pid int, nr uint64, args [7]uint64) bool
 }
 
 // noise are calls that Go makes for itself.
@@ -105,6 +126,7 @@ func (x tracer) run(argv []string) (code int, reached bool, err error) {
 	counting := len(x.from) == 0
 	count := 0
 	started := false
+	failing := map[int]bool{} // threads in a call that is going to fail
 	watchdog := time.AfterFunc(testenv.Timeout(20*time.Second), func() { _ = unix.Kill(pid, unix.SIGKILL) })
 	defer watchdog.Stop()
 	for {
@@ -144,9 +166,24 @@ func (x tracer) run(argv []string) (code int, reached bool, err error) {
 		switch {
 		case sig == unix.SIGTRAP|0x80: // a system call
 			entered[who] = !entered[who]
-			nr, entry := syscallAt(who)
+			nr, entry, args := syscallWith(who)
 			if x.look != nil && entry && !threads[who] {
 				x.look(who, nr)
+			}
+			if x.fail != 0 {
+				switch {
+				case failing[who]:
+					delete(failing, who)
+					setResult(who, x.fail)
+				case entry && !reached && threads[who] && x.only(who, nr, args):
+					if count++; count == x.n {
+						reached = true
+						failing[who] = true
+						skipCall(who)
+					}
+				}
+				sig = 0
+				break
 			}
 			if entry && !reached && threads[who] == (x.target == minirunItself) {
 				counting = counting || slices.Contains(x.from, nr)
@@ -192,6 +229,12 @@ func (x tracer) resume(pid int, ofMinirun bool, sig int) {
 
 // syscallAt is the number of the system call at whose entry or end pid stands.
 func syscallAt(pid int) (nr uint64, entry bool) {
+	nr, entry, _ = syscallWith(pid)
+	return nr, entry
+}
+
+// syscallWith is syscallAt with the arguments.
+func syscallWith(pid int) (nr uint64, entry bool, args [7]uint64) {
 	var info struct {
 		op   uint8 // 1: entry
 		_    [3]byte
@@ -203,5 +246,5 @@ func syscallAt(pid int) (nr uint64, entry bool) {
 	}
 	const getSyscallInfo = 0x420e // PTRACE_GET_SYSCALL_INFO, Linux 5.3
 	_, _, e := unix.Syscall6(unix.SYS_PTRACE, getSyscallInfo, uintptr(pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	return info.nr, e == 0 && info.op == 1
+	return info.nr, e == 0 && info.op == 1, info.args
 }
