@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 
+	"github.com/minirun/minirun/container/volume"
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
@@ -27,12 +28,20 @@ func (i *Images) Explain(id string, image *unpacked.Image, o *Options) (*bundle.
 	if err != nil {
 		return nil, po, err
 	}
+	explaining := *o
+	place := explained(volume.Store(i.Dir))
+	explaining.place = func(m *userMount) (string, error) {
+		path, err := place(m)
+		po.Later = append(po.Later, path)
+		return path, err
+	}
 	var spec *specs.Spec
-	if spec, err = Spec(id, image, root, o); err != nil {
+	if spec, err = Spec(id, image, root, &explaining); err != nil {
 		linux.Close(root)
 		return nil, po, err
 	}
 	spec.Root.Path = OverlayDir(i.Dir) + "/snapshots/" + id + "/rootfs"
+	po.RootMount, po.Root = true, root
 	b, err := inMemory(OverlayDir(i.Dir), spec)
-	return b, runtime.PlanOptions{RootMount: true, Root: root}, err
+	return b, po, err
 }

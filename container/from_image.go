@@ -26,9 +26,12 @@ type Options struct {
 	Privileged  bool
 	HostNetwork bool
 	NoNewPrivs  bool
-	Seccomp     string // "", "unconfined" or the path of an OCI or docker profile
-	Volumes     []string
+	Seccomp     string   // "", "unconfined" or the path of an OCI or docker profile
+	Volumes     []string // [SOURCE:]DESTINATION[:OPTIONS]
+	Mounts      []string // type=...,src=...,dst=...
 	Tmpfs       []string
+	From        []userMount // see FromContainer
+	place       func(*userMount) (string, error)
 	CapAdd      []string
 	CapDrop     []string
 	Memory      int64 // bytes; 0: no limit
@@ -54,6 +57,10 @@ func Spec(id string, image *unpacked.Image, root int, o *Options) (*specs.Spec, 
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
 			return nil, fmt.Errorf("image %q: config.Env: %q is not NAME=VALUE", image.Name, e)
 		}
+	}
+	asked, err := userMounts(cfg, o)
+	if err != nil {
+		return nil, err
 	}
 	userName := cfg.User
 	if o.User != "" {
@@ -103,7 +110,7 @@ func Spec(id string, image *unpacked.Image, root int, o *Options) (*specs.Spec, 
 	if !o.HostNetwork {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	}
-	if err := mounts(s, o); err != nil {
+	if err := mounts(s, asked, o); err != nil {
 		return nil, err
 	}
 	return s, confinement(s, caps, o)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mounts adds the mounts every container has, and the user's.
-func mounts(s *specs.Spec, o *Options) error {
+// mounts adds the mounts every container has, and those that were asked for.
+func mounts(s *specs.Spec, asked []userMount, o *Options) error {
 	ro := "ro"
 	if o.Privileged {
 		ro = "rw"
@@ -34,51 +34,17 @@ func mounts(s *specs.Spec, o *Options) error {
 			}
 		}
 	}
-	for _, v := range o.Volumes {
-		m, err := volume(v)
-		if err != nil {
-			return err
-		}
-		s.Mounts = append(s.Mounts, m)
+	place := o.place
+	if place == nil {
+		place = explained("")
 	}
-	for _, t := range o.Tmpfs {
-		m, err := tmpfs(t)
-		if err != nil {
-			return err
-		}
-		s.Mounts = append(s.Mounts, m)
+	if err := addUserMounts(s, asked, place); err != nil {
+		return err
 	}
 	if o.Privileged {
 		return hostDevices(s)
 	}
 	return nil
-}
-
-// volume reads SOURCE:DESTINATION[:OPTIONS], a bind mount.
-func volume(v string) (specs.Mount, error) {
-	parts := strings.SplitN(v, ":", 3)
-	if len(parts) < 2 || parts[0] == "" || parts[1] == "" {
-		return specs.Mount{}, fmt.Errorf("volume %q: want SOURCE:DESTINATION[:OPTIONS]", v)
-	}
-	if !filepath.IsAbs(parts[0]) {
-		return specs.Mount{}, fmt.Errorf("volume %q: the source must be an absolute path of the host; named volumes are not supported", v)
-	}
-	if err := checkDestination(parts[1]); err != nil {
-		return specs.Mount{}, fmt.Errorf("volume %q: %w", v, err)
-	}
-	m := specs.Mount{Destination: parts[1], Type: "bind", Source: parts[0], Options: []string{"rbind", "rprivate"}}
-	if len(parts) < 3 {
-		return m, nil
-	}
-	for opt := range strings.SplitSeq(parts[2], ",") {
-		switch opt {
-		case "ro", "rw", "nosuid", "nodev", "noexec", "suid", "dev", "exec", "private", "rprivate", "slave", "rslave", "shared", "rshared":
-			m.Options = append(m.Options, opt)
-		default:
-			return m, fmt.Errorf("volume %q: unknown option %q; use ro, rw, nosuid, nodev, noexec or a propagation", v, opt)
-		}
-	}
-	return m, nil
 }
 
 // checkDestination refuses what is no place for a mount. The path itself is
@@ -87,6 +53,8 @@ func checkDestination(path string) error {
 	switch {
 	case !filepath.IsAbs(path):
 		return errors.New("the path in the container must be absolute")
+	case strings.ContainsAny(path, "\n\x00"):
+		return errors.New("the path in the container cannot have a newline in it")
 	case filepath.Clean(path) == "/":
 		return errors.New("it would hide the whole image: the path in the container cannot be /")
 	}

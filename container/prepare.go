@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/minirun/minirun/container/volume"
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
@@ -20,6 +21,13 @@ type Prepared struct {
 	Bundle      *bundle.Bundle
 	RootFD      int // a detached overlay mount: the container's root
 	Reservation *runtime.Reservation
+	volumes     volumes
+}
+
+// RemoveVolumes removes the volumes that were made for the container and have no
+// name, once it is gone.
+func (p *Prepared) RemoveVolumes() error {
+	return p.volumes.store.RemoveAnonymous(p.volumes.anonymous)
 }
 
 // NotUnpackedError reports an image whose layers have not been unpacked.
@@ -61,12 +69,12 @@ func (i *Images) Prepare(s *runtime.Store, id string, image *unpacked.Image, o *
 	if err != nil {
 		return nil, err
 	}
-	p := &Prepared{RootFD: -1}
 	key := snapshotKey(id)
+	p := &Prepared{RootFD: -1, volumes: volumes{store: volume.Store(store), user: key}}
 	record := snapshotRecord(store, key)
 	p.Reservation, err = s.Reserve(id, record, func() error {
 		p.closeRoot() // a snapshot is not removed under its mount
-		return release(record)
+		return errors.Join(release(record), p.RemoveVolumes())
 	})
 	if err != nil {
 		return nil, err
@@ -107,7 +115,10 @@ func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.I
 		p.RootFD = -1
 		return err
 	}
-	spec, err := Spec(id, image, p.RootFD, o)
+	p.volumes.root = p.RootFD
+	placing := *o
+	placing.place = p.volumes.place
+	spec, err := Spec(id, image, p.RootFD, &placing)
 	if err != nil {
 		return err
 	}

@@ -73,8 +73,11 @@ type PlanOptions struct {
 	DenialReport string
 	Timing       *Timing // if not nil, is told when phases end
 	Root         int     // with RootMount: descriptor of the root, for look-ups
-	notifyDir    string  // directory of a Notifier's socket
-	gate         gate
+	// Later are sources of binds that are missing and will be directories when the
+	// plan is carried out. It is for a plan that is only shown.
+	Later     []string
+	notifyDir string // directory of a Notifier's socket
+	gate      gate
 }
 
 // NewPlan validates the bundle and works out the plan for a container. It reads
@@ -176,6 +179,15 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		Destination: func(path string) string { return throughLinks(root, path) },
 		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
 		DirMode:     func(path string) (uint32, bool) { return dirMode(root, path) },
+	}
+	if len(o.Later) > 0 {
+		ro.Stat = func(path string) (bool, error) {
+			isDir, err := statHost(path)
+			if err != nil && slices.Contains(o.Later, path) {
+				return true, nil
+			}
+			return isDir, err
+		}
 	}
 	p.maps = newMountMaps(&p.Set, p.fds.join)
 	ro.IDMap = p.maps.descriptor

@@ -47,6 +47,7 @@ var elsewhere = [...][2]string{
 	{"logout", "forget the login to a registry"},
 	{"commit", "make an image of what a container has changed"},
 	{"diff", "list what a container has changed in its image"},
+	{"volume", "make, list and remove volumes"},
 	{"doctor", "check what this host can do for containers"},
 	{"checkpoint", "save a running container with criu, and stop it"},
 	{"restore", "make a container from what checkpoint has saved"},

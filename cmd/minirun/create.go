@@ -93,6 +93,8 @@ type launch struct {
 	undo    func() // gives back what prepare made, if Create or Run is not reached
 	image   bool   // made from an image: kept when it ends, as docker does
 	remove  bool   // and --rm was given
+
+	removeVolumes func() error // those that have no name
 }
 
 // prepare turns flags and arguments into a bundle, from a directory or from an

@@ -22,8 +22,9 @@ type imageOptions struct {
 	container   container.Options
 	interactive bool
 	rm          bool
-	detach      bool   // set by run
-	used        string // a flag that only makes sense with --image
+	detach      bool     // set by run
+	from        []string // --volumes-from
+	used        string   // a flag that only makes sense with --image
 }
 
 func (o *imageOptions) add(f *flagSet) {
@@ -58,7 +59,9 @@ func (o *imageOptions) add(f *flagSet) {
 	}))
 	str(&c.WorkDir, "workdir", 'w', "DIR", "working directory in the container")
 	str(&c.User, "user", 'u', "USER[:GROUP]", "user, by name or number")
-	list(&c.Volumes, "volume", 'v', "SRC:DST[:ro]", "bind a directory or file of the host (repeatable)")
+	list(&c.Volumes, "volume", 'v', "[SRC:]DST[:ro]", "mount a volume, or a directory or file of the host (repeatable)")
+	list(&c.Mounts, "mount", 0, "type=TYPE,...", "mount a bind, volume or tmpfs: src=, dst=, readonly (repeatable)")
+	list(&o.from, "volumes-from", 0, "ID[:ro]", "mount the volumes of another container (repeatable)")
 	toggle(&o.interactive, "interactive", 'i', "pass standard input on")
 	toggle(&c.Terminal, "tty", 't', "give the process a terminal")
 	toggle(&o.rm, "rm", 0, "remove the container when it ends")
@@ -165,11 +168,17 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	if err != nil {
 		return err
 	}
+	for _, from := range i.from {
+		if err := i.container.FromContainer(l.store, a.images().Dir, from); err != nil {
+			return err
+		}
+	}
 	p, err := a.images().Prepare(l.store, id, image, &i.container)
 	if err != nil {
 		return err
 	}
 	l.remove = i.rm
+	l.removeVolumes = p.RemoveVolumes
 	l.image = true
 	l.undo = func() { _ = p.Cancel() }
 	l.options.ID, l.options.Bundle = id, p.Bundle

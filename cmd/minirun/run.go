@@ -107,6 +107,11 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 		if err := container.Delete(c, runtime.Force); err != nil {
 			return err
 		}
+		if l.remove {
+			if err := l.removeVolumes(); err != nil {
+				return err
+			}
+		}
 	}
 	if code := runtime.ExitCode(status); code != 0 {
 		return exitStatus(code)

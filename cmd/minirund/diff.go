@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/minirun/minirun/container"
@@ -134,9 +133,7 @@ func (u *ui) printChanges(list []diff.Change, format string) error {
 		for _, ch := range list {
 			rows = append(rows, changeRow{string(ch.Kind), ch.Path})
 		}
-		enc := json.NewEncoder(u.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
+		return u.json(rows)
 	}
 	for _, ch := range list {
 		fmt.Fprintf(u.out, "%c %s\n", ch.Kind, printable(ch.Path))

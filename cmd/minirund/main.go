@@ -55,6 +55,7 @@ func newApp(u *ui) *cli.App {
 			commitCommand(u),
 			diffCommand(u),
 			resumeGuardCommand(),
+			volumeCommand(u),
 			doctorCommand(u),
 			checkpointCommand(u),
 			restoreCommand(u),

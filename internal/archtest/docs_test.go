@@ -125,7 +125,7 @@ func TestDocsMention(t *testing.T) {
 			continue
 		}
 		for _, sub := range commandsIn(t, text, "COMMANDS:") {
-			if !strings.Contains(page["`image`, `images`"], "`"+name+" "+sub) {
+			if !strings.Contains(page["`"+name+"`"]+page["`image`, `images`"], "`"+name+" "+sub) {
 				t.Errorf("docs/cli.md: %s %s is missing", name, sub)
 			}
 			describe(name, help(t, name, sub))

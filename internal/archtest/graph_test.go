@@ -23,18 +23,19 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/inventory container/unpack imagestore imagestore/archive imagestore/registry internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp overlay overlay/apply overlay/diff runtime runtime/bundle",
+		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/registry internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp overlay overlay/apply overlay/diff runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest imagestore/registrytest", "everything that need not start fast",
 	},
 
 	{
-		"container", "imagestore/unpacked internal/jsonread internal/linux internal/seccomp overlay runtime runtime/bundle", "",
+		"container", "container/volume imagestore/unpacked internal/jsonread internal/linux internal/seccomp overlay runtime runtime/bundle", "",
 		"composes one container; the packages it composes do not know each other",
 	},
 	{
 		"container/inventory", "container/unpack imagestore overlay", "container imagestore/archive imagestore/decompress imagestore/imagetest",
 		"what a store holds, why, and on how much disk: sees both halves",
 	},
+	{"container/volume", "internal/jsonread internal/linux internal/safepath", "", "directories that outlive containers; knows snapshots by their names alone"},
 	{
 		"container/unpack", "imagestore imagestore/decompress imagestore/unpacked overlay overlay/apply", "imagestore/archive imagestore/imagetest",
 		"from blobs to layers; apart from container, because minirun must not link decompressors and archive/tar",
