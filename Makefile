@@ -18,10 +18,11 @@ RUN ?=
 TESTFLAGS ?=
 FUZZTIME ?= 30s
 BENCH_ARGS ?=
+HAMMER ?= 10000
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench fuzz lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench fuzz hammer lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ test-root: testrun ## Run the tests that need root, on this machine.
 
 test-vm: testrun ## Run the tests that need every cgroup v2 controller, in one virtual machine.
 	@$(TESTRUN) build vm
+
+hammer: ## Live through HAMMER (10000) containers, killed and deleted in every state.
+	MINIRUN_TEST_HAMMER=$(HAMMER) go test -count=1 -timeout 3h -v -run '^TestRootHammer' ./integration
 
 # vmrun boots a virtual machine for one command: make vmrun && bin/vmrun -- uname -r
 vmrun:

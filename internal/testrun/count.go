@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -21,6 +22,7 @@ type counter struct {
 	unstable                []string          // names of those that failed once
 	skips                   []string          // names with reasons
 	phases                  []string          // one line per phase
+	slow                    []slowTest
 	atPhase                 [3]int            // totals when the phase began
 }
 
@@ -37,6 +39,14 @@ type test struct {
 	elapsed float64
 	out     strings.Builder
 }
+
+// slowTest is one that takes so long that the summary names it: twenty at most.
+type slowTest struct {
+	name    string
+	seconds float64
+}
+
+const slowSeconds = 10
 
 func newCounter(w io.Writer) *counter {
 	return &counter{w: w, packages: make(map[string]*pkg), passes: make(map[string]bool), builds: make(map[string]string)}
@@ -183,6 +193,9 @@ func (c *counter) countTest(pkgName, name string, p *pkg) {
 		c.passes[full] = true
 		if !parent {
 			c.passed++
+			if t.elapsed >= slowSeconds {
+				c.slow = append(c.slow, slowTest{full, t.elapsed})
+			}
 		}
 	case "skip":
 		c.skipped++
@@ -234,6 +247,10 @@ func (c *counter) summary() bool {
 	fmt.Fprintln(c.w, "=== summary")
 	for _, line := range c.phases {
 		fmt.Fprintln(c.w, line)
+	}
+	slices.SortFunc(c.slow, func(a, b slowTest) int { return cmp.Compare(b.seconds, a.seconds) })
+	for _, s := range c.slow[:min(len(c.slow), 20)] {
+		fmt.Fprintf(c.w, "slow:    %s took %.0fs\n", s.name, s.seconds)
 	}
 	for _, f := range c.failures {
 		fmt.Fprintf(c.w, "failed:  %s\n", f)

@@ -90,6 +90,17 @@ func TestCountEnds(t *testing.T) {
 	}
 }
 
+// The slowest tests are named, the slowest first.
+func TestSlow(t *testing.T) {
+	_, out := feed(t, `{"Action":"pass","Package":"p","Test":"TestA","Elapsed":11}
+{"Action":"pass","Package":"p","Test":"TestB","Elapsed":30.4}
+{"Action":"pass","Package":"p","Test":"TestC","Elapsed":9}
+{"Action":"pass","Package":"p"}`)
+	if want := "slow:    p TestB took 30s\nslow:    p TestA took 11s\n3 passed, 0 failed, 0 skipped\n"; !strings.HasSuffix(out, want) {
+		t.Errorf("output %q, want the end %q", out, want)
+	}
+}
+
 func TestLinesThatAreNoEvents(t *testing.T) {
 	_, out := feed(t, "go: something is wrong\n{not json}\n")
 	if !strings.Contains(out, "go: something is wrong\n{not json}\n") {
