@@ -23,7 +23,7 @@ type counter struct {
 	skips                   []string          // names with reasons
 	phases                  []string          // one line per phase
 	slow                    []slowTest
-	atPhase                 [3]int            // totals when the phase began
+	atPhase                 [3]int // totals when the phase began
 }
 
 // pkg is a package whose tests are running.
