@@ -36,6 +36,7 @@ func init() {
 		"fds":     atFds,
 		"keys":    atKeys,
 		"notify":  atNotify,
+		"leader":  atLeader,
 	}
 	f := attacks[name]
 	if f == nil {

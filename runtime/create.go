@@ -630,7 +630,8 @@ func (t *creation) undo() error {
 	errs = append(errs, t.devices.takeBack())
 	if t.group != nil {
 		errs = append(errs, t.group.Kill())
-	} else if t.pidfd >= 0 {
+	}
+	if t.pidfd >= 0 {
 		_ = unix.PidfdSendSignal(t.pidfd, unix.SIGKILL, nil, 0)
 	}
 	if t.pidfd >= 0 {

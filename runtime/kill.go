@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -67,22 +66,7 @@ func (c *Container) killAll(sig syscall.Signal) error {
 		c.thaw(g)
 		return nil
 	}
-	pids, err := g.Procs()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, pid := range pids {
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue // ended
-		}
-		if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && err != unix.ESRCH {
-			errs = append(errs, os.NewSyscallError("pidfd_send_signal", err))
-		}
-		linux.Close(fd)
-	}
-	return errors.Join(errs...)
+	return g.Signal(sig)
 }
 
 // killWithoutGroup signals the init, with whose end a pid namespace of its own

@@ -49,10 +49,20 @@ func (c *Container) Pause() error {
 // dying reports whether the container's init is on its way out or gone. It has
 // given up its memory, and with that its executable, and may still have to wait
 // for processes in its pid namespace, such as one of exec whose parent is frozen.
+// One whose first thread alone has ended has no executable either, and is alive.
 func (c *Container) dying() bool {
 	var b [1]byte
 	_, err := unix.Readlink("/proc/"+strconv.Itoa(c.Pid)+"/exe", b[:])
-	return err == unix.ENOENT || err == unix.ESRCH
+	if err != unix.ENOENT && err != unix.ESRCH {
+		return false
+	}
+	info, err := statProcess(c.Pid)
+	if err != nil || !info.zombie {
+		return true
+	}
+	pidfd, err := c.process()
+	linux.Close(pidfd)
+	return err != nil || pidfd < 0
 }
 
 // Resume lets a paused container go on. It takes no lock, so that nothing that

@@ -257,7 +257,10 @@ func (s *Store) IDs() ([]string, error) {
 func (c *Container) group() *cgroups.Group { return cgroups.Open(c.CgroupMount, c.Cgroup) }
 
 // process opens the container's init; -1 if it has ended. The descriptor, a
-// pidfd, keeps the number from being used again.
+// pidfd, is of that process, whoever has its number later on.
+//
+// A zombie has not ended as long as it has threads: its first one may be gone, and
+// a container that does that on purpose must not pass for one that has stopped.
 func (c *Container) process() (pidfd int, err error) {
 	if c.Pid <= 0 {
 		return -1, nil
@@ -274,7 +277,7 @@ func (c *Container) process() (pidfd int, err error) {
 	}
 	// Looked at after opening: if it is the right one now, the descriptor is.
 	info, err := statProcess(c.Pid)
-	if err != nil || info.startTime != c.StartTime || info.zombie {
+	if err != nil || info.startTime != c.StartTime || info.zombie && ended(fd, 0) {
 		linux.Close(fd)
 		return -1, nil
 	}

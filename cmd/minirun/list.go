@@ -172,5 +172,5 @@ func listTable(containers []*runtime.Container) error {
 			}
 		}
 	}
-	return stdout(b.String())
+	return stdout(visible(b.String()))
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/internal/initprog"
@@ -104,7 +105,45 @@ func oneLine(err error) string {
 	return strings.ReplaceAll(strings.TrimRight(err.Error(), "\n"), "\n", "; ")
 }
 
-func stderr(line string) { _ = linux.WriteAll(2, []byte(line+"\n")) }
+// stderr writes a line, or several. It may name what an image or a container has
+// chosen, and go to the terminal of root: what controls a terminal is shown and not
+// obeyed.
+func stderr(line string) { _ = linux.WriteAll(2, []byte(visible(line)+"\n")) }
+
+// visible replaces control characters, those of C1 and what is no UTF-8 by escapes
+// as in Go. Newlines and tabs stay.
+func visible(s string) string {
+	plain := true
+	for i := range len(s) {
+		c := s[i]
+		plain = plain && (c >= ' ' && c < 0x7f || c == '\n' || c == '\t')
+	}
+	if plain {
+		return s
+	}
+	b := make([]byte, 0, len(s)+16)
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == '\n' || r == '\t', r >= ' ' && r < 0x7f, r >= 0xa0 && r != utf8.RuneError && !invisible(r):
+			b = append(b, s[i:i+n]...)
+		case r == utf8.RuneError && n == 1, r < 0x80:
+			b = append(b, '\\', 'x', hexDigits[s[i]>>4], hexDigits[s[i]&15])
+		default:
+			b = append(b, strings.Trim(strconv.QuoteRuneToASCII(r), "'")...)
+		}
+		i += n
+	}
+	return string(b)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// invisible reports whether a character changes the direction or the lines of the
+// text around it.
+func invisible(r rune) bool {
+	return r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff
+}
 
 func stdout(text string) error {
 	if err := linux.WriteAll(1, []byte(text)); err != nil {

@@ -171,3 +171,20 @@ func TestListenFDs(t *testing.T) {
 		}
 	}
 }
+
+// What an image or a container has chosen reaches the terminal in error texts.
+func TestVisible(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain, with ümlaut and 漢字\n\tnext": "plain, with ümlaut and 漢字\n\tnext",
+		"\x1b]0;title\a\x1b[2J":             `\x1b]0;title\x07\x1b[2J`,
+		"over\rwritten\b\x7f":               `over\x0dwritten\x08\x7f`,
+		"c1 \u009b31m":                      `c1 \u009b31m`,
+		"bytes \x9b \xff\xfe":               `bytes \x9b \xff\xfe`,
+		"\u202egpj.exe\u2066 \u200b\ufeff.": `\u202egpj.exe\u2066 \u200b\ufeff.`,
+		"a nul \x00, a line \u2028.":        `a nul \x00, a line \u2028.`,
+	} {
+		if got := visible(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
