@@ -7,6 +7,7 @@
 //	                         normalised name is the annotation
 //	                         org.opencontainers.image.ref.name
 //	blobs/<algorithm>/<hex>  content, named by its digest
+//	index.reserve            blocks for the next index.json
 //	ingest/<random>/         work in progress, each directory locked by its process
 //	lock                     flock(2): exclusive while index.json or blobs change
 //

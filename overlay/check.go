@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/safepath"
@@ -12,9 +13,10 @@ import (
 
 // Broken is a layer or a snapshot that cannot be used.
 type Broken struct {
-	Layer   ChainID // or
-	Key     string  // of a snapshot, or neither: Path is no file of a store
-	Path    string  // relative to the store
+	Layer   ChainID // kept as Kind, or
+	Kind    Kind
+	Key     string // of a snapshot, or neither: Path is no file of a store
+	Path    string // relative to the store
 	Problem string
 }
 
@@ -28,14 +30,17 @@ func (s *Store) Check() ([]Broken, error) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		c := ChainID(prefix + name)
-		path := "layers/" + name
+		k, word := Extracted, name
+		if strings.HasSuffix(name, indexSuffix) {
+			k, word = Indexed, strings.TrimSuffix(name, indexSuffix)
+		}
+		c := ChainID(prefix + word)
 		if !c.Valid() {
-			broken = append(broken, Broken{Path: path, Problem: "it is none of a store's files"})
+			broken = append(broken, Broken{Path: "layers/" + name, Problem: "it is none of a store's files"})
 			continue
 		}
-		if problem := s.checkParents(path); problem != "" {
-			broken = append(broken, Broken{Layer: c, Path: path, Problem: problem})
+		if problem := s.checkLayer(k, c); problem != "" {
+			broken = append(broken, Broken{Layer: c, Kind: k, Path: k.Dir(c), Problem: problem})
 		}
 	}
 	if names, err = s.names("snapshots"); err != nil {
@@ -43,49 +48,67 @@ func (s *Store) Check() ([]Broken, error) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		path := "snapshots/" + name
-		if problem := s.checkParents(path); problem != "" {
-			broken = append(broken, Broken{Key: name, Path: path, Problem: problem})
+		below, problem := s.checkDir("snapshots/"+name, "upper", "work")
+		for _, c := range below {
+			if !s.HasLayer(c) {
+				problem = fmt.Sprintf("the layer %s below it is missing", c)
+			}
+		}
+		if problem != "" {
+			broken = append(broken, Broken{Key: name, Path: "snapshots/" + name, Problem: problem})
 		}
 	}
 	return broken, nil
 }
 
-// checkParents checks a directory of layers or snapshots; "" is fine.
-func (s *Store) checkParents(path string) string {
-	fd, err := linux.OpenAt(s.dir, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENOENT) { // removed meanwhile
-		return ""
+// checkLayer tells what is wrong with a layer; "" is nothing. It stands on
+// layers that are kept as it is.
+func (s *Store) checkLayer(k Kind, c ChainID) string {
+	files := []string{"fs"}
+	if k == Indexed {
+		files = []string{"tar", "entries"}
 	}
-	if err != nil {
-		return err.Error()
-	}
-	content, err := safepath.ReadNames(fd)
-	linux.Close(fd)
-	if err != nil {
-		return err.Error()
-	}
-	if !slices.Contains(content, "parents") {
-		return "it does not say what it stands on"
-	}
-	if len(content) < 2 {
-		return "its files are missing"
-	}
-	below, err := s.readParents(path)
-	if err != nil {
-		return err.Error()
-	}
-	for _, c := range below {
-		if !s.HasLayer(c) {
-			return fmt.Sprintf("the layer %s below it is missing", c)
+	below, problem := s.checkDir(k.Dir(c), files...)
+	for _, b := range below {
+		if !s.Has(k, b) {
+			problem = fmt.Sprintf("the layer %s below it is missing", b)
 		}
 	}
-	return ""
+	return problem
+}
+
+// checkDir checks that a directory has the files, and returns what it stands on.
+func (s *Store) checkDir(path string, files ...string) (below []ChainID, problem string) {
+	fd, err := linux.OpenAt(s.dir, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) { // removed meanwhile
+		return nil, ""
+	}
+	if err != nil {
+		return nil, err.Error()
+	}
+	have, err := safepath.ReadNames(fd)
+	linux.Close(fd)
+	if err != nil {
+		return nil, err.Error()
+	}
+	if !slices.Contains(have, "parents") {
+		return nil, "it does not say what it stands on"
+	}
+	for _, f := range files {
+		if !slices.Contains(have, f) {
+			return nil, "its files are missing"
+		}
+	}
+	below, err = s.readParents(path)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return below, ""
 }
 
 // DropBroken is DropLayer for a layer that Check has found, whatever it stands
 // on. What stands on it is broken too, and stays until it is dropped.
-func (s *Store) DropBroken(c ChainID) (*Dropped, error) {
+func (s *Store) DropBroken(k Kind, c ChainID) (*Dropped, error) {
 	if !c.Valid() {
 		return nil, &NameError{"chain ID", string(c)}
 	}
@@ -94,7 +117,7 @@ func (s *Store) DropBroken(c ChainID) (*Dropped, error) {
 		return nil, err
 	}
 	defer linux.Close(lock)
-	if s.checkParents(c.path()) == "" {
+	if s.checkLayer(k, c) == "" {
 		return nil, nil // somebody has made it again
 	}
 	snapshots, err := s.names("snapshots")
@@ -107,7 +130,7 @@ func (s *Store) DropBroken(c ChainID) (*Dropped, error) {
 		}
 	}
 	d := &Dropped{s: s, ID: c, name: randomName("trash")}
-	if err := s.toTrash(c.path(), d.name); err != nil {
+	if err := s.toTrash(k.Dir(c), d.name); err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			return nil, nil
 		}

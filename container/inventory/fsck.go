@@ -33,7 +33,7 @@ func Fsck(ctx context.Context, s Stores, o imagestore.FsckOptions) ([]imagestore
 			if !o.Repair {
 				break
 			}
-			d, err := s.Layers.DropBroken(b.Layer)
+			d, err := s.Layers.DropBroken(b.Kind, b.Layer)
 			var used *overlay.InUseError
 			switch {
 			case errors.As(err, &used):

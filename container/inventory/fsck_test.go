@@ -80,23 +80,27 @@ func TestRootFsck(t *testing.T) {
 			return []string{rewrite(t, root, "oci-layout", func([]byte) []byte { return []byte("{") })}
 		}, []string{"oci-layout: it is not JSON: written again"}, false, false},
 		{"layer without files", func(t *testing.T, root string, b *imagetest.Built) []string {
-			path := "overlay/layers/" + top(b) + "/fs"
-			if err := os.RemoveAll(filepath.Join(root, path)); err != nil {
+			path := place(root, top(b))
+			files := "/fs"
+			if strings.HasSuffix(path, ".index") {
+				files = "/tar"
+			}
+			if err := os.RemoveAll(filepath.Join(root, path+files)); err != nil {
 				t.Fatal(err)
 			}
-			return []string{"overlay/layers/" + top(b)}
+			return []string{path}
 		}, []string{"its files are missing: removed"}, false, false},
 		{"layer without parents", func(t *testing.T, root string, b *imagetest.Built) []string {
-			return []string{filepath.Dir(rewrite(t, root, "overlay/layers/"+top(b)+"/parents", nil))}
+			return []string{filepath.Dir(rewrite(t, root, place(root, top(b))+"/parents", nil))}
 		}, []string{"it does not say what it stands on: removed"}, false, false},
 		{"parents are nonsense", func(t *testing.T, root string, b *imagetest.Built) []string {
-			return []string{filepath.Dir(rewrite(t, root, "overlay/layers/"+top(b)+"/parents", func([]byte) []byte { return []byte("x") }))}
+			return []string{filepath.Dir(rewrite(t, root, place(root, top(b))+"/parents", func([]byte) []byte { return []byte("x") }))}
 		}, []string{"not a list of chain IDs: removed"}, false, false},
 		{"layer below gone", func(t *testing.T, root string, b *imagetest.Built) []string {
-			if err := os.RemoveAll(filepath.Join(root, "overlay/layers", b.DiffIDs[0].Hex())); err != nil {
+			if err := os.RemoveAll(filepath.Join(root, place(root, b.DiffIDs[0].Hex()))); err != nil {
 				t.Fatal(err)
 			}
-			return []string{"overlay/layers/" + top(b)}
+			return []string{place(root, top(b))}
 		}, []string{"below it is missing: removed"}, false, false},
 		{"orphans and interrupted work", func(t *testing.T, root string, b *imagetest.Built) []string {
 			stray := imagestore.FromBytes([]byte("stray")).Hex()
@@ -171,6 +175,15 @@ func top(b *imagetest.Built) string {
 	return imagestore.FromBytes([]byte(string(b.DiffIDs[0]) + " " + string(b.DiffIDs[1]))).Hex()
 }
 
+// place is where a layer lies: extracted, or as an archive with an index.
+func place(root, hex string) string {
+	path := "overlay/layers/" + hex
+	if _, err := os.Lstat(filepath.Join(root, path)); err != nil {
+		path += ".index"
+	}
+	return path
+}
+
 // rewrite changes a file of a store, or removes it without a function.
 func rewrite(t *testing.T, root, name string, f func([]byte) []byte) string {
 	t.Helper()
@@ -194,7 +207,7 @@ func TestRootFsck_Container(t *testing.T) {
 	if _, err := s.Layers.Prepare("web.0123456789ab", chain); err != nil {
 		t.Fatal(err)
 	}
-	rewrite(t, s.Images.Root(), "overlay/layers/"+top(built["a"])+"/parents", nil)
+	rewrite(t, s.Images.Root(), place(s.Images.Root(), top(built["a"]))+"/parents", nil)
 	lines, damage := fsck(t, s, true)
 	if damage == 0 || !s.Layers.HasLayer(chain) {
 		t.Errorf("%d damaged, layer there %v: %q", damage, s.Layers.HasLayer(chain), lines)

@@ -21,6 +21,9 @@ type dockerItem struct {
 }
 
 func parseDockerManifest(b []byte) ([]dockerItem, error) {
+	if strings.HasPrefix(strings.TrimSpace(string(b[:min(len(b), 64)])), "{") {
+		return nil, &imagestore.UnsupportedError{Object: "directory", Reason: "its manifest.json is a manifest and no list of images, as skopeo's dir: has it; oci: makes a layout"}
+	}
 	var items []dockerItem
 	if err := json.Unmarshal(b, &items); err != nil {
 		return nil, &imagestore.FormatError{Object: "manifest.json", Err: err}

@@ -24,10 +24,14 @@ func (l *loader) names(ctx context.Context, d imagestore.Descriptor, only bool) 
 	if l.o.Name != "" {
 		return one(l.o.Name)
 	}
-	if n := d.Annotations[imagestore.AnnotationContainerdName]; n != "" {
-		return one(n)
-	}
 	n := d.Annotations[imagestore.AnnotationRefName]
+	if full := d.Annotations[imagestore.AnnotationContainerdName]; full != "" {
+		// Tools that know the tag alone (umoci) copy the full name to other tags.
+		if r, err := imagestore.ParseReference(full); err == nil && n != "" && r.Digest == "" && n != r.Tag && !strings.ContainsAny(n, "/:") {
+			return one(r.Repository() + ":" + n)
+		}
+		return one(full)
+	}
 	switch {
 	case strings.ContainsAny(n, "/:"):
 		return one(n)
