@@ -101,11 +101,19 @@ func (s *Store) create() error {
 		if _, err := os.Lstat(s.path(layoutFile)); err == nil {
 			return nil // another process was faster
 		}
+		// Empty, it may be of one of ours that died before it wrote oci-layout.
+		if x, err := s.readIndex(); err == nil && len(x.Manifests) == 0 {
+			return s.writeLayout()
+		}
 		return fmt.Errorf("%q has an %s and no %s: not an image store", s.root, indexFile, layoutFile)
 	}
 	if err := s.writeIndex(&Index{}, false); err != nil {
 		return err
 	}
+	return s.writeLayout()
+}
+
+func (s *Store) writeLayout() error {
 	return replaceFile(s.root, layoutFile, layoutFile+".new", []byte(`{"imageLayoutVersion":"`+layoutVersion+`"}`))
 }
 

@@ -22,6 +22,7 @@ type imageOptions struct {
 	container   container.Options
 	interactive bool
 	rm          bool
+	pull        string   // always, missing or never; empty is missing
 	detach      bool     // set by run
 	from        []string // --volumes-from
 	used        string   // a flag that only makes sense with --image
@@ -42,6 +43,13 @@ func (o *imageOptions) add(f *flagSet) {
 		f.add(name, letter, "", help, note(name, func(v string) (err error) { *p, err = strconv.ParseBool(v); return err }))
 	}
 	f.String(&o.ref, "image", 0, "REF", "make the container from this image; the flags below need it")
+	f.add("pull", 0, "always|missing|never", "when to fetch the image from its registry (default missing)", note("pull", func(v string) error {
+		if v != "always" && v != "missing" && v != "never" {
+			return errors.New("want always, missing or never")
+		}
+		o.pull = v
+		return nil
+	}))
 	f.add("env", 'e', "NAME=VALUE", "set an environment variable (repeatable)", note("env", func(v string) error {
 		name, _, ok := strings.Cut(v, "=")
 		if name == "" {
@@ -164,7 +172,7 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 		return f.fail("a detached container with --tty needs --console-socket")
 	}
 	i.container.Command = args
-	image, err := a.findImage(i.ref)
+	image, err := a.findImage(i.ref, i.pull)
 	if err != nil {
 		return err
 	}
@@ -213,9 +221,15 @@ func (a *app) streams(l *launch, i *imageOptions, dir string) error {
 	return nil
 }
 
-// findImage looks an image up; the embedded one is made on first use.
-func (a *app) findImage(ref string) (*unpacked.Image, error) {
+// findImage looks an image up; the embedded one is made on first use, others are
+// fetched from their registry if they are not there, or pull says so.
+func (a *app) findImage(ref, pull string) (*unpacked.Image, error) {
 	images := a.images()
+	if pull == "always" {
+		if err := a.pullImage(ref); err != nil {
+			return nil, err
+		}
+	}
 	image, sure, err := images.Find(ref)
 	if err == nil && sure {
 		return image, nil
@@ -226,8 +240,10 @@ func (a *app) findImage(ref string) (*unpacked.Image, error) {
 		err = a.runSibling("image", "unpack", ref) // which knows the IDs of all images
 	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
 		err = a.runSibling("image", "demo")
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && (pull == "never" || isID(ref)):
 		return nil, &hintError{err, noImageHint}
+	case errors.Is(err, fs.ErrNotExist):
+		err = a.pullImage(ref)
 	}
 	if err != nil {
 		return nil, err
@@ -235,6 +251,23 @@ func (a *app) findImage(ref string) (*unpacked.Image, error) {
 	image, _, err = images.Find(ref)
 	return image, err
 }
+
+// pullImage fetches and unpacks an image. What goes wrong minirund has said.
+func (a *app) pullImage(ref string) error {
+	_, err := reference.Parse(ref)
+	if err != nil {
+		return err
+	}
+	var ended *siblingError
+	if err = a.runSibling("image", "pull", "--", ref); errors.As(err, &ended) {
+		return exitStatus(1)
+	}
+	return err
+}
+
+// isID tells what can only be an ID and no name. The first digits of one are a
+// name too, which docker would fetch.
+func isID(ref string) bool { return strings.HasPrefix(ref, "sha256:") || len(ref) == 64 }
 
 // lookUpImage looks an image up and changes nothing, for explain.
 func (a *app) lookUpImage(ref string) (*unpacked.Image, error) {
@@ -246,7 +279,7 @@ func (a *app) lookUpImage(ref string) (*unpacked.Image, error) {
 	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
 		err = &hintError{err, "minirun image demo makes it"}
 	case errors.Is(err, fs.ErrNotExist):
-		err = &hintError{err, noImageHint}
+		err = &hintError{err, "minirun pull fetches it, as run does; " + noImageHint}
 	}
 	return image, err
 }

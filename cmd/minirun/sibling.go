@@ -57,6 +57,13 @@ func (a *app) runSibling(args ...string) error {
 		return err
 	}
 	global := []string{"--root", a.root, "--store", a.images().Dir}
+	if a.log.file != "" {
+		format := "text"
+		if a.log.json {
+			format = "json"
+		}
+		global = append(global, "--log", a.log.file, "--log-format", format)
+	}
 	argv := append(append([]string{siblingName}, global...), args...)
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 2, 2}})
 	if err != nil {
@@ -69,7 +76,16 @@ func (a *app) runSibling(args ...string) error {
 		}
 	}
 	if err == nil && status.ExitStatus() != 0 { // it has said why
-		err = fmt.Errorf("%s %s %s ended with status %d", siblingName, args[0], args[1], status.ExitStatus())
+		err = &siblingError{args[0] + " " + args[1], status.ExitStatus()}
 	}
 	return err
+}
+
+type siblingError struct {
+	command string
+	status  int
+}
+
+func (e *siblingError) Error() string {
+	return fmt.Sprintf("%s %s ended with status %d", siblingName, e.command, e.status)
 }
