@@ -43,6 +43,7 @@ var elsewhere = [...][2]string{
 	{"image", "import, load, list and remove images"},
 	{"images", "list images"},
 	{"pull", "fetch an image from a registry"},
+	{"push", "send an image to a registry"},
 	{"login", "log in to a registry"},
 	{"logout", "forget the login to a registry"},
 	{"commit", "make an image of what a container has changed"},

@@ -40,6 +40,7 @@ func imageCommand(u *ui) *cli.Command {
 			logoutCommand(u),
 			imagePruneCommand(u),
 			pullCommand(u),
+			pushCommand(u),
 			imageRemoveCommand(u),
 			imageSaveCommand(u),
 			imageTagCommand(u),

@@ -50,6 +50,7 @@ func newApp(u *ui) *cli.App {
 			imageCommand(u),
 			imagesCommand(u),
 			pullCommand(u),
+			pushCommand(u),
 			loginCommand(u),
 			logoutCommand(u),
 			commitCommand(u),

@@ -134,3 +134,47 @@ func TestLoginCommand(t *testing.T) {
 		}
 	}
 }
+
+func TestPushCommand(t *testing.T) {
+	lonely(t)
+	b, path := image(t, "test/one:1", "one")
+	store := filepath.Join(t.TempDir(), "store")
+	ok(t, store, "image", "load", "--no-unpack", path)
+	srv := registrytest.New(t, registrytest.Options{})
+	name := srv.Host() + "/test/one:v1"
+	img := strings.TrimSpace(ok(t, store, "images", "--format", "json"))
+	if got := ok(t, store, "push", "test/one:1", name); !strings.HasPrefix(got, "pushed "+name+" sha256:") {
+		t.Errorf("push prints %q, image %s", got, img)
+	}
+	if _, _, found := srv.Manifest("test/one", "v1"); !found {
+		t.Error("the registry has no manifest")
+	}
+	ok(t, store, "image", "tag", "test/one:1", name)
+	if got := ok(t, store, "image", "push", "-q", "--parallel", "1", name); !strings.HasPrefix(got, "sha256:") || strings.Count(got, "\n") != 1 {
+		t.Errorf("push -q prints %q", got)
+	}
+	var last event
+	for line := range strings.Lines(ok(t, store, "push", "--progress", "json", name)) {
+		if err := json.Unmarshal([]byte(line), &last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if last.Event != "done" || last.Image != name || !strings.HasPrefix(last.Digest, "sha256:") {
+		t.Errorf("JSON: %+v", last)
+	}
+	// It comes back as the same image.
+	ok(t, store, "image", "rm", "--force", b.Config.Digest.Hex())
+	if got := ok(t, store, "pull", "--no-unpack", name); got != "pulled "+name+" "+b.Config.Digest.Short()+"\n" {
+		t.Errorf("pull: %q", got)
+	}
+	for want, args := range map[string][]string{
+		`image "none" does not exist`:             {"none"},
+		"invalid registry host":                   {name, "-x.example/y"},
+		`platform "linux" is not OS/ARCHITECTURE`: {"--platform", "linux", name},
+		"connection refused":                      {name, "127.0.0.1:1/x"},
+	} {
+		if got := fails(t, store, nil, append([]string{"push"}, args...)...); !strings.Contains(got, want) {
+			t.Errorf("push %q: %q, want %q", args, got, want)
+		}
+	}
+}

@@ -259,3 +259,5 @@ func (e *limitError) Error() string {
 func pullScope(repo string) string { return "repository:" + repo + ":pull" }
 
 func trimSlash(s string) string { return strings.TrimSuffix(s, "/") }
+
+func pushScope(repo string) string { return "repository:" + repo + ":pull,push" }
