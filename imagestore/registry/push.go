@@ -95,7 +95,7 @@ func (c *Client) push(ctx context.Context, s *imagestore.Store, ref string, o Pu
 		return nil, err
 	}
 	defer g.Close()
-	target := held[len(held)-1]
+	target := held[0].Entry
 	p := &pusher{c: c, g: g, counted: &counters{tell: o.Progress}, res: &Pushed{}}
 	if o.As != nil {
 		p.to = *o.As
