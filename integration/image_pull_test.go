@@ -251,4 +251,3 @@ func TestRootImageCrashPull(t *testing.T) {
 		t.Errorf("only %d crash points", points)
 	}
 }
-
