@@ -21,6 +21,8 @@ type Ingest struct {
 	s   *Store
 	dir string
 	fd  *os.File // holds the flock
+
+	await func(Descriptor) error
 }
 
 // Begin creates the store if needed, removes what dead processes left in it and
@@ -282,6 +284,11 @@ func (g *Ingest) ReadBlob(what string, d Descriptor, limit int) ([]byte, error) 
 func (g *Ingest) OpenBlob(what string, d Descriptor) (io.ReadCloser, error) {
 	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if g.await != nil {
+		if err := g.await(d); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", what, d.Digest, err)
+		}
 	}
 	f, err := openBlobFile(g.blobPath(d.Digest), what, d)
 	if _, missing := err.(*MissingError); missing {

@@ -336,3 +336,8 @@ func (s *Store) PartialBytes(blobs []Descriptor) (n int64) {
 	}
 	return n
 }
+
+// Await has [Ingest.OpenBlob] call f before it opens a blob: f returns when the
+// blob is there, at once for one that is not on its way. It must be called
+// before the Ingest is used by several goroutines.
+func (g *Ingest) Await(f func(Descriptor) error) { g.await = f }

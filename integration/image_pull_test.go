@@ -156,6 +156,7 @@ func TestRootPullKilledAndResumed(t *testing.T) {
 	if again := first + src.BlobBytes() - src.blobs; again > src.blobs*2/100 || src.BlobBytes() > src.blobs*12/100 {
 		t.Errorf("%d of %d bytes were sent after the kill, %d twice", src.BlobBytes(), src.blobs, again)
 	}
+	h.must("image", "gc") // what the killed one left of its unpacking
 	h.whole(src.name, "after the second pull")
 }
 
@@ -183,6 +184,7 @@ func TestRootPullTogether(t *testing.T) {
 	if more := src.BlobBytes() - src.blobs; more > 64<<10 {
 		t.Errorf("%d bytes of blobs were sent for an image of %d", src.BlobBytes(), src.blobs)
 	}
+	h.must("image", "gc") // what the killed one left, if all others had begun before
 	h.whole(src.name, "at the end")
 }
 
@@ -228,6 +230,7 @@ func TestRootImageCrashPull(t *testing.T) {
 				used++
 			}
 		}
+		h.must("image", "gc") // of the unpacking that was interrupted
 		h.whole(src.name, what)
 		if points%4 == 0 {
 			h.must("image", "rm", src.name)

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/container/unpack"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/registry"
+	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
 	"github.com/urfave/cli/v2"
 )
 
@@ -21,6 +26,7 @@ func pullCommand(u *ui) *cli.Command {
 			&cli.StringFlag{Name: "platform", Usage: "fetch the image for `OS/ARCH[/VARIANT]` and not the one for this host"},
 			&cli.BoolFlag{Name: "all-platforms", Usage: "fetch everything that the image's index holds"},
 			unpackerFlag(),
+			&cli.BoolFlag{Name: "with-referrers", Usage: "fetch signatures, bills of materials and what else is about the image, too"},
 			&cli.BoolFlag{Name: "no-unpack", Usage: "leave the unpacking to the first container"},
 		),
 	}, 1, -1, func(c *cli.Context) error {
@@ -61,12 +67,41 @@ func pullCommand(u *ui) *cli.Command {
 	})
 }
 
+// unpackArriving unpacks layers while others are still on their way.
+func unpackArriving(ctx context.Context, kind apply.Kind, u *ui, images *imagestore.Store, g *imagestore.Ingest, target imagestore.Descriptor, ref string, p *transferProgress) error {
+	img, err := g.Image(target)
+	if err != nil {
+		return err
+	}
+	layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
+	if err != nil {
+		return err
+	}
+	defer layers.Close()
+	_, warnings, err := unpack.Staged(ctx, kind, g, layers, img, ref, func(s unpack.Progress) { p.unpacking(s.Done, s.Total) })
+	if err != nil {
+		return err
+	}
+	p.clear()
+	for _, w := range warnings {
+		u.warn("%s: %s", ref, w)
+	}
+	return nil
+}
+
 func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestore.Store, ref imagestore.Reference, platform *imagestore.Platform) error {
 	p, err := newTransferProgress(c, u, "pull", ref.Familiar())
 	if err != nil {
 		return err
 	}
-	res, err := client.Pull(c.Context, images, ref, registry.PullOptions{Platform: platform, AllPlatforms: c.Bool("all-platforms"), Progress: p.update})
+	o := registry.PullOptions{Platform: platform, AllPlatforms: c.Bool("all-platforms"), Referrers: c.Bool("with-referrers"), Progress: p.update}
+	native := platform == nil || imagestore.HostPlatform().Runs(*platform)
+	if native && !c.Bool("no-unpack") {
+		o.Arriving = func(ctx context.Context, g *imagestore.Ingest, target imagestore.Descriptor) error {
+			return unpackArriving(ctx, unpackerOf(c), u, images, g, target, ref.Familiar(), p)
+		}
+	}
+	res, err := client.Pull(c.Context, images, ref, o)
 	p.clear()
 	if err != nil {
 		return err
@@ -74,7 +109,6 @@ func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestor
 	if res.Replaced {
 		u.warn("%s stood for another image before", imagestore.Familiar(res.Name))
 	}
-	native := platform == nil || imagestore.HostPlatform().Runs(*platform)
 	if !c.Bool("no-unpack") && native {
 		err := unpackImage(c, u, images, res.Name, p.lines)
 		var other *imagestore.PlatformError

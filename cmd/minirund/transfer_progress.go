@@ -26,6 +26,7 @@ type transferProgress struct {
 	now   func() time.Time
 
 	unpacked, unpack int64
+	shown            time.Time
 }
 
 // event is a line of --progress json.
@@ -78,6 +79,17 @@ func (t *transferProgress) update(p registry.Progress) {
 		}
 	}
 	t.show()
+}
+
+// unpacking is told by the unpacker.
+func (t *transferProgress) unpacking(done, total int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unpacked, t.unpack = done, total
+	if now := t.now(); now.Sub(t.shown) >= 100*time.Millisecond || done == total {
+		t.shown = now
+		t.show()
+	}
 }
 
 func (t *transferProgress) show() {

@@ -16,12 +16,13 @@ import (
 type PullOptions struct {
 	Platform     *imagestore.Platform // nil: this host's
 	AllPlatforms bool                 // everything that an index holds
+	Referrers    bool                 // also what is about the image: signatures, bills of materials
 	Progress     func(Progress)       // called from several goroutines, one at a time
 	// Arriving, if not nil, is called once the image's manifest and config are
-	// there, and may use layers before all of them have come: ready waits for a
-	// layer, by its number from 0. It runs beside the transfer, and an error of
-	// its ends that. It is not called for AllPlatforms.
-	Arriving func(ctx context.Context, g *imagestore.Ingest, target imagestore.Descriptor, ready func(layer int) error) error
+	// there, and may use layers before all of them have come: g.OpenBlob waits
+	// for what is on its way. It runs beside the transfer, and an error of its
+	// ends that. It is not called for AllPlatforms.
+	Arriving func(ctx context.Context, g *imagestore.Ingest, target imagestore.Descriptor) error
 }
 
 // Pulled is what came of a pull.
@@ -32,6 +33,8 @@ type Pulled struct {
 	Replaced bool              // the name stood for another image before
 	UpToDate bool              // all of it was here
 	Wire     int64             // bytes of blobs that were fetched
+	// Referrers are what was fetched with the option of that name.
+	Referrers []imagestore.Descriptor
 }
 
 // PullError reports an image that could not be fetched. The store is as before,
@@ -64,6 +67,7 @@ type puller struct {
 	target imagestore.Descriptor
 	body   []byte                     // of target, if it had to be fetched
 	early  map[imagestore.Digest]bool // configs that were needed before the rest
+	about  []imagestore.Descriptor    // referrers
 }
 
 func (c *Client) pull(ctx context.Context, s *imagestore.Store, ref imagestore.Reference, o PullOptions) (*Pulled, error) {
@@ -95,7 +99,12 @@ func (c *Client) pull(ctx context.Context, s *imagestore.Store, ref imagestore.R
 	res.Wire = p.counted.wired()
 	res.UpToDate = named && before.Digest == p.target.Digest && res.Wire == 0
 	res.Replaced = named && before.Digest != p.target.Digest
-	if _, err := g.Publish(ctx, imagestore.Naming{Name: res.Name, Target: p.target}); err != nil {
+	names := []imagestore.Naming{{Name: res.Name, Target: p.target}}
+	for _, d := range p.about {
+		names = append(names, imagestore.Naming{Target: d}) // the store keeps it with what it is about
+	}
+	res.Referrers = p.about
+	if _, err := g.Publish(ctx, names...); err != nil {
 		return nil, err
 	}
 	s.DropPartials()
@@ -161,14 +170,10 @@ func (p *puller) content(ctx context.Context, s *imagestore.Store) error {
 			}
 		}
 	}
-	var first *imagestore.Manifest
 	for _, d := range manifests {
 		m, err := p.manifest(ctx, d)
 		if err != nil {
 			return err
-		}
-		if first == nil {
-			first = m
 		}
 		if err := p.checkManifest(ctx, d, m); err != nil {
 			return p.platformError(err)
@@ -176,10 +181,17 @@ func (p *puller) content(ctx context.Context, s *imagestore.Store) error {
 		add(m.Layers...) // in this order: unpacking begins at the bottom
 		add(m.Config)
 	}
+	if p.o.Referrers {
+		list, err := p.referrers(ctx, manifests)
+		if err != nil {
+			return fmt.Errorf("referrers: %w", err)
+		}
+		add(list...)
+	}
 	if err := p.space(s, blobs); err != nil {
 		return err
 	}
-	return p.fetch(ctx, blobs, first)
+	return p.fetch(ctx, blobs)
 }
 
 func (p *puller) platform() imagestore.Platform {
@@ -363,28 +375,34 @@ func (p *puller) space(s *imagestore.Store, blobs []imagestore.Descriptor) error
 }
 
 // fetch brings the blobs in, several at a time. The first error ends the others.
-func (p *puller) fetch(ctx context.Context, blobs []imagestore.Descriptor, first *imagestore.Manifest) error {
+func (p *puller) fetch(ctx context.Context, blobs []imagestore.Descriptor) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	done := map[imagestore.Digest]chan struct{}{}
 	for _, d := range blobs {
 		done[d.Digest] = make(chan struct{})
-		if !p.early[d.Digest] {
+		if p.early[d.Digest] {
+			close(done[d.Digest])
+		} else {
 			p.counted.expect(d.Size)
 		}
 	}
+	p.g.Await(func(d imagestore.Descriptor) error {
+		here, ok := done[d.Digest]
+		if !ok {
+			return nil
+		}
+		select {
+		case <-here:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
 	var wg sync.WaitGroup
 	if p.o.Arriving != nil && !p.o.AllPlatforms {
 		wg.Go(func() {
-			err := p.o.Arriving(ctx, p.g, p.target, func(layer int) error {
-				select {
-				case <-done[first.Layers[layer].Digest]:
-					return nil
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			})
-			if err != nil {
+			if err := p.o.Arriving(ctx, p.g, p.target); err != nil {
 				cancel(err)
 			}
 		})
@@ -392,7 +410,6 @@ func (p *puller) fetch(ctx context.Context, blobs []imagestore.Descriptor, first
 	slots := make(chan struct{}, p.c.o.Parallel)
 	for _, d := range blobs {
 		if p.early[d.Digest] {
-			close(done[d.Digest])
 			continue
 		}
 		select {
@@ -411,6 +428,7 @@ func (p *puller) fetch(ctx context.Context, blobs []imagestore.Descriptor, first
 		})
 	}
 	wg.Wait()
+	p.g.Await(nil)
 	return context.Cause(ctx)
 }
 
