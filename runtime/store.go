@@ -52,6 +52,9 @@ func OpenStore(root string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state root %q: %w", root, err)
 	}
+	if err := checkRoot(abs); err != nil {
+		return nil, err
+	}
 	return &Store{root: abs}, nil
 }
 
