@@ -25,7 +25,7 @@ import (
 //
 //	directory  flags, attributes if described, names that are hidden, entries
 //	entry      name, kind, what the kind has:
-//	           d directory, f attributes size file offset, l attributes target,
+//	           d directory, f attributes size file offset (a bit per chunk, if sparse), l attributes target,
 //	           n attributes major minor, h number of a former file, b path below
 //
 // Numbers are varints, strings have their length before them, lists their count.
@@ -154,6 +154,9 @@ func (w *entryWriter) entry(n *inode) {
 		w.number(uint64(n.Size))
 		w.number(uint64(n.Device & 1))
 		w.number(uint64(n.Offset))
+		if n.Device&1 == 1 {
+			w.raw(n.Chunks)
+		}
 	case n.isLink():
 		w.raw([]byte{'l'})
 		w.attr(n)
@@ -366,6 +369,15 @@ func (r *entryReader) entry(parent *inode, name string) *inode {
 		}
 		if n.Size > 0 && (n.Offset%erofs.BlockSize != 0 || n.Offset > limit-n.Size) {
 			r.fail(errEntries)
+		}
+		if n.Size > 0 && n.Device == 1 && r.err == nil {
+			size := chunkBytes(n.Size)
+			if size > int64(len(r.b)) {
+				r.fail(errEntries)
+				return n
+			}
+			n.Chunks = bytes.Clone(r.b[:size])
+			r.b = r.b[size:]
 		}
 		if n.Size > 0 {
 			n.Device += int32(2 * len(r.base.chain))

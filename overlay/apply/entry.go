@@ -43,7 +43,7 @@ func (u *unpacker) file(dir, base string, hdr *tar.Header, r io.Reader, a attr) 
 		}
 		defer linux.Close(fd)
 		if isSparse(hdr) {
-			err = u.copySparse(fd, 0, r, hdr.Size, u.readError)
+			err = u.copySparse(fd, 0, r, hdr.Size, u.readError, nil)
 		} else {
 			err = u.copyData(fd, r, hdr.Size)
 		}

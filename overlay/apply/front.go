@@ -234,8 +234,8 @@ func isSparse(hdr *tar.Header) bool {
 }
 
 // copySparse writes what is not zero to fd from start on, and leaves holes for
-// the rest. Errors of r go through failed.
-func (f *front) copySparse(fd int, start int64, r io.Reader, size int64, failed func(error) error) error {
+// the rest. Errors of r go through failed; wrote, unless nil, hears where data is.
+func (f *front) copySparse(fd int, start int64, r io.Reader, size int64, failed func(error) error, wrote func(at, n int64)) error {
 	const block = 4096
 	var zero [block]byte
 	for off := int64(0); off < size; {
@@ -252,6 +252,9 @@ func (f *front) copySparse(fd int, start int64, r io.Reader, size int64, failed 
 				b += block
 			}
 			b = min(b, n)
+			if wrote != nil && b > run {
+				wrote(off+int64(run), int64(b-run))
+			}
 			for p := run; p < b; {
 				w, err := unix.Pwrite(fd, f.buf[p:b], start+off+int64(p))
 				if err == unix.EINTR {

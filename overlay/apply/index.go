@@ -404,12 +404,24 @@ func (x *indexer) file(dir, base string, hdr *tar.Header, r io.Reader, a attr) e
 		}
 		n.Device++
 		n.Offset = x.sparseSize
-		if err := x.copySparse(x.sparse, n.Offset, r, hdr.Size, x.readError); err != nil {
+		bits := erofs.ChunkBits(hdr.Size)
+		n.Chunks = make([]byte, chunkBytes(hdr.Size))
+		wrote := func(at, size int64) {
+			for i := at >> bits; i <= (at+size-1)>>bits; i++ {
+				n.Chunks[i/8] |= 1 << (i % 8)
+			}
+		}
+		if err := x.copySparse(x.sparse, n.Offset, r, hdr.Size, x.readError, wrote); err != nil {
 			return err
 		}
 		x.sparseSize = alignUp(n.Offset+hdr.Size, 4096)
 	}
-	return x.put(dir, base, n, nodeCost(base, &a))
+	return x.put(dir, base, n, nodeCost(base, &a)+int64(len(n.Chunks)))
+}
+
+// chunkBytes is the length of the bits that tell the holes of a sparse file.
+func chunkBytes(size int64) int64 {
+	return ((size-1)>>erofs.ChunkBits(size) + 8) / 8
 }
 
 func (x *indexer) symlink(dir, base, target string, a attr) error {

@@ -208,7 +208,7 @@ func (u *unpacker) copyFile(path string, parent int, base string, st *unix.Stat_
 	}
 	defer linux.Close(fd)
 	failed := func(err error) error { return fmt.Errorf("copy %q from a lower layer: %w", clip(path), err) }
-	if err := u.copySparse(fd, 0, fdReader{src}, st.Size, failed); err != nil {
+	if err := u.copySparse(fd, 0, fdReader{src}, st.Size, failed, nil); err != nil {
 		return err
 	}
 	return u.copyAttributes(src, fd)

@@ -94,7 +94,7 @@ func (c *checker) super() (*Image, error) {
 	}
 	c.root = uint32(le.Uint16(sb[14:]))
 	c.blocks = int64(le.Uint32(sb[36:]))
-	if le.Uint32(sb[8:]) != compatChecksum|compatMtime || le.Uint32(sb[80:])&^uint32(incompatDevTable) != 0 {
+	if le.Uint32(sb[8:]) != compatChecksum|compatMtime || le.Uint32(sb[80:])&^uint32(incompatDevTable|incompatChunks) != 0 {
 		return nil, fmt.Errorf("features %#x, %#x are not ours", le.Uint32(sb[8:]), le.Uint32(sb[80:]))
 	}
 	if c.blocks<<c.bits != c.size || le.Uint32(sb[40:]) != 0 || sb[13] != 0 || sb[90] != 0 {
@@ -102,7 +102,7 @@ func (c *checker) super() (*Image, error) {
 	}
 	img := &Image{Inodes: int(le.Uint64(sb[16:])), Bits: c.bits}
 	n, at := int64(le.Uint16(sb[86:])), int64(le.Uint16(sb[88:]))*slotSize
-	if (n > 0) != (le.Uint32(sb[80:]) == incompatDevTable) {
+	if (n > 0) != (le.Uint32(sb[80:])&incompatDevTable != 0) {
 		return nil, errors.New("device table without devices, or the reverse")
 	}
 	next := c.blocks
@@ -130,7 +130,7 @@ func (c *checker) inode(nid uint32) (*Inode, error) {
 		return nil, err
 	}
 	layout := le.Uint16(b) >> 1
-	if le.Uint16(b)&1 != extended || layout != layoutPlain && layout != layoutInline {
+	if le.Uint16(b)&1 != extended || layout != layoutPlain && layout != layoutInline && layout != layoutChunks {
 		return nil, fmt.Errorf("format %#x", le.Uint16(b))
 	}
 	in := &Inode{
@@ -156,8 +156,11 @@ func (c *checker) inode(nid uint32) (*Inode, error) {
 	switch in.Mode & typeMask {
 	case typeReg:
 		in.Size = size
+		if layout == layoutChunks && size > 0 {
+			return in, c.chunks(in, end, u)
+		}
 		if layout != layoutPlain || size < 0 {
-			return nil, errors.New("file data that is not plain")
+			return nil, errors.New("file data that is neither plain nor in chunks")
 		}
 		if size > 0 {
 			return in, c.fileData(in, int64(u))
@@ -204,6 +207,39 @@ func (c *checker) fileData(in *Inode, block int64) error {
 		}
 	}
 	return fmt.Errorf("data in blocks %d+%d, which no device has", block, blocks)
+}
+
+// chunks reads the map of a sparse file. One that is nothing but a hole is in
+// device -1.
+func (c *checker) chunks(in *Inode, at int64, format uint32) error {
+	bits := ChunkBits(in.Size)
+	if format != uint32(bits-c.bits) {
+		return fmt.Errorf("chunks of format %#x", format)
+	}
+	n := chunksOf(in.Size, bits)
+	b, err := c.read(at, 4*n)
+	if err != nil {
+		return err
+	}
+	in.Chunks = make([]byte, (n+7)/8)
+	first := int64(-1)
+	for i := range n {
+		block := int64(le.Uint32(b[4*i:]))
+		if block == noChunk {
+			continue
+		}
+		in.Chunks[i/8] |= 1 << (i % 8)
+		start := block - i<<(bits-c.bits)
+		if first >= 0 && start != first {
+			return errors.New("chunks that are not in order")
+		}
+		first = start
+	}
+	if first < 0 {
+		in.Device = -1
+		return nil
+	}
+	return c.fileData(in, first)
 }
 
 func parseXattrs(b []byte) ([]Xattr, error) {

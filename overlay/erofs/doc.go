@@ -31,7 +31,7 @@
 //     The root comes first, for its id has 16 bits only;
 //   - inodes of layout EROFS_INODE_FLAT_PLAIN, one extent each, or
 //     EROFS_INODE_FLAT_INLINE, whose data follows the inode and may not cross a
-//     block;
+//     block; sparse files are EROFS_INODE_CHUNK_BASED, a block number for each chunk;
 //   - file data by unified addresses: device i covers the blocks from its uniaddr
 //     on, after those of the image, and an inode needs 32 bits to say where its
 //     data is. Image and devices together have at most 2^32 blocks, 2 TiB;

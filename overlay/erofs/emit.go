@@ -25,6 +25,10 @@ func (w *writer) emit(out *bufio.Writer) error {
 				o.write([]byte(in.Target))
 			case typeDir:
 				w.dir(in, parent, o)
+			case typeReg:
+				if in.chunked() {
+					w.chunks(in, o)
+				}
 			}
 		}
 	}
@@ -63,7 +67,14 @@ func (w *writer) super() []byte {
 	le.PutUint64(sb[16:], uint64(len(w.order)))
 	le.PutUint32(sb[36:], uint32(w.total()))
 	if w.given > 0 {
-		le.PutUint32(sb[80:], incompatDevTable)
+		features := uint32(incompatDevTable)
+		for _, in := range w.order {
+			if in.Mode&typeMask == typeReg && in.chunked() {
+				features |= incompatChunks
+				break
+			}
+		}
+		le.PutUint32(sb[80:], features)
 		le.PutUint16(sb[86:], uint16(w.given))
 		le.PutUint16(sb[88:], slotsOffset/slotSize)
 	}
@@ -95,9 +106,13 @@ func (w *writer) inode(in *Inode) []byte {
 	switch in.Mode & typeMask {
 	case typeReg:
 		size = in.Size
-		if in.block != noBlock {
+		switch {
+		case in.block != noBlock:
 			u = uint32(w.base + in.block)
-		} else if size > 0 {
+		case in.chunked():
+			layout = layoutChunks
+			u = uint32(ChunkBits(size) - w.bits) // struct erofs_inode_chunk_info: a map of block numbers
+		case size > 0:
 			u = uint32(w.unified[in.Device] + in.Offset>>w.bits)
 		}
 	case typeChr, typeBlk:
@@ -138,6 +153,21 @@ func (w *writer) inode(in *Inode) []byte {
 		at += int(alignUp(int64(xattrEntry+len(rest)+len(x.Value)), 4))
 	}
 	return b
+}
+
+// chunks writes the map of a sparse file: the first block of each chunk.
+func (w *writer) chunks(in *Inode, o *output) {
+	bits := ChunkBits(in.Size)
+	b := make([]byte, 4*chunksOf(in.Size, bits))
+	first := uint32(w.unified[in.Device] + in.Offset>>w.bits)
+	for i := range len(b) / 4 {
+		at := uint32(noChunk)
+		if in.Chunks[i/8]&(1<<(i%8)) != 0 {
+			at = first + uint32(i)<<(bits-w.bits)
+		}
+		le.PutUint32(b[4*i:], at)
+	}
+	o.write(b)
 }
 
 // dir writes the blocks of a directory, the last one without its padding.

@@ -57,6 +57,15 @@ func randomTree(r *rand.Rand, files, devices, size int) (*Inode, [][]byte) {
 				in.Offset = int64(len(*d))
 				*d = append(*d, bytes.Repeat([]byte(fmt.Sprintf("%d.", i)), int(in.Size))[:in.Size]...)
 				*d = append(*d, make([]byte, alignUp(in.Size, int64(size))-in.Size)...)
+				if r.IntN(4) == 0 { // sparse, and long enough for a hole
+					hole := alignUp(in.Size, 4096) + 8192
+					*d = append(*d, make([]byte, in.Offset+hole-int64(len(*d)))...)
+					in.Chunks = make([]byte, (chunksOf(hole, ChunkBits(hole))+7)/8)
+					for c := range alignUp(in.Size, 4096) / 4096 {
+						in.Chunks[c/8] |= 1 << (c % 8)
+					}
+					in.Size = hole
+				}
 			} else {
 				in.Device = 0
 			}

@@ -23,11 +23,14 @@ const (
 
 	compatChecksum   = 1 // EROFS_FEATURE_COMPAT_SB_CHKSUM
 	compatMtime      = 2 // EROFS_FEATURE_COMPAT_MTIME: times are those of modification
+	incompatChunks   = 4 // EROFS_FEATURE_INCOMPAT_CHUNKED_FILE
 	incompatDevTable = 8 // EROFS_FEATURE_INCOMPAT_DEVICE_TABLE
 
-	layoutPlain  = 0 // EROFS_INODE_FLAT_PLAIN
-	layoutInline = 2 // EROFS_INODE_FLAT_INLINE
-	extended     = 1 // EROFS_INODE_LAYOUT_EXTENDED, bit 0 of i_format
+	layoutPlain  = 0         // EROFS_INODE_FLAT_PLAIN
+	layoutInline = 2         // EROFS_INODE_FLAT_INLINE
+	layoutChunks = 4         // EROFS_INODE_CHUNK_BASED
+	noChunk      = 1<<32 - 1 // EROFS_NULL_ADDR: a hole
+	extended     = 1         // EROFS_INODE_LAYOUT_EXTENDED, bit 0 of i_format
 
 	maxName    = 255     // EROFS_NAME_LEN
 	maxTarget  = 4096    // PATH_MAX

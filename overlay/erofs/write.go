@@ -19,6 +19,7 @@ type Inode struct {
 	Size         int64    // of a regular file
 	Offset       int64    // of its data in the device; a multiple of BlockSize
 	Device       int32    // which one
+	Chunks       []byte   // of a sparse file: which chunks are no holes, a bit each, from the lowest; see ChunkBits
 	Major, Minor uint32   // of a device file
 	Target       string   // of a symbolic link
 	Xattrs       []Xattr  // sorted by name
@@ -30,6 +31,18 @@ type Inode struct {
 	nid   uint32
 	block int64
 }
+
+// ChunkBits is the logarithm of the size of the chunks in which the holes of a
+// sparse file of that size are told: so that there are few.
+func ChunkBits(size int64) uint {
+	bits := uint(12)
+	for chunksOf(size, bits) > 8192 {
+		bits++
+	}
+	return bits
+}
+
+func chunksOf(size int64, bits uint) int64 { return alignUp(size, 1<<bits) >> bits }
 
 const (
 	noBlock = -1 // inline data, or none
@@ -249,9 +262,21 @@ func (w *writer) placeFile(in *Inode, xattrs int64) error {
 	} else if in.Size < 0 {
 		return errors.New("negative size")
 	}
-	w.add(in, inodeSize+xattrs)
+	size := inodeSize + xattrs
+	if in.chunked() {
+		n := chunksOf(in.Size, ChunkBits(in.Size))
+		if int64(len(in.Chunks)) != (n+7)/8 {
+			return fmt.Errorf("%d bytes that tell the holes of a file of %d chunks", len(in.Chunks), n)
+		}
+		size += 4 * n
+	}
+	w.add(in, size)
 	return nil
 }
+
+// chunked reports whether the inode has a map of its chunks. What is embedded
+// has its holes filled.
+func (in *Inode) chunked() bool { return in.Chunks != nil && in.Size > 0 && in.block == noBlock }
 
 func (w *writer) add(in *Inode, size int64) {
 	in.nid = uint32(w.end / nidUnit)
