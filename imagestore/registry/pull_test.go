@@ -198,10 +198,10 @@ func faults(b *imagetest.Built) []fault {
 		{name: "close mid-blob, no ranges", f: registrytest.Fault{Path: big, Cut: half, Times: 1, NoRange: true}},
 		{name: "truncated without a length", f: registrytest.Fault{Path: big, Cut: half, Chunked: true, Times: 1}},
 		{name: "truncated always", f: registrytest.Fault{Path: big, Cut: 1000}, fails: "unexpected EOF"},
-		{name: "stall", f: registrytest.Fault{Path: big, Stall: half, Times: 1}, stall: true, more: 1 << 10},
+		{name: "stall", f: registrytest.Fault{Path: big, Stall: half, Times: 1}, stall: true},
 		{name: "stall before the header", f: registrytest.Fault{Path: big, StallHead: true, Times: 1}, stall: true},
 		{name: "stall always", f: registrytest.Fault{Path: big, Stall: 5000}, stall: true, fails: "nothing arrived for"},
-		{name: "drip", f: registrytest.Fault{Path: big, Drip: 20 * time.Millisecond, Times: 1}, stall: true, more: 1 << 10},
+		{name: "drip", f: registrytest.Fault{Path: big, Drip: 20 * time.Millisecond, Times: 1}, stall: true},
 		{name: "drip always", f: registrytest.Fault{Path: big, Drip: 20 * time.Millisecond}, stall: true, fails: "nothing arrived for"},
 		{name: "flipped byte", f: registrytest.Fault{Path: big, Flip: half, Times: 1}, more: size},
 		{name: "flipped byte always", f: registrytest.Fault{Path: big, Flip: half}, fails: "content has digest sha256:"},
@@ -245,7 +245,8 @@ func TestPull_Faults(t *testing.T) {
 					t.Fatal(err)
 				}
 				check(t, s, name, b)
-				if extra := srv.BlobBytes() - blobBytes(b); extra > tt.more && !tt.f.NoRange {
+				// Where little time counts as a stall, a loaded machine stalls by itself.
+				if extra := srv.BlobBytes() - blobBytes(b); extra > tt.more && !tt.f.NoRange && !tt.stall {
 					t.Errorf("%d bytes were sent twice, want at most %d", extra, tt.more)
 				}
 				return
