@@ -88,7 +88,7 @@ func TestRootImageVolumes(t *testing.T) {
 	}
 	missing := filepath.Join(dir, "missing")
 	for _, tt := range []struct{ want, volume string }{
-		{"missing", missing + ":/v"}, {"named volumes", "name:/v"}, {"want SOURCE:DESTINATION", dir}, {"cannot be /", dir + ":/"}, {"unknown option", dir + ":/v:rx"},
+		{"missing", missing + ":/v"}, {"name of a volume", "./name:/v"}, {"must be absolute", "name:v"}, {"cannot be /", dir + ":/"}, {"unknown option", dir + ":/v:rx"},
 	} {
 		h.refused(tt.want, "run", "--image", "base", "-v", tt.volume, h.id(), "true")
 	}
