@@ -29,6 +29,10 @@ func (i *Images) Explain(id string, image *unpacked.Image, o *Options) (*bundle.
 		return nil, po, err
 	}
 	explaining := *o
+	if o.AutoMap {
+		explaining.UIDMap = autoRange(0)
+		explaining.GIDMap = explaining.UIDMap
+	}
 	place := explained(volume.Store(i.Dir))
 	explaining.place = func(m *userMount) (string, error) {
 		path, err := place(m)

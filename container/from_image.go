@@ -38,6 +38,9 @@ type Options struct {
 	CPUs        float64
 	Pids        int64 // 0: no limit
 	CgroupPath  string
+	UIDMap      []specs.LinuxIDMapping // a user namespace with these maps; empty: none
+	GIDMap      []specs.LinuxIDMapping
+	AutoMap     bool // one with ids that no other container has
 }
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -106,6 +109,10 @@ func Spec(id string, image *unpacked.Image, root int, o *Options) (*specs.Spec, 
 	}
 	if user.UID != 0 { // as execve(2) of a program without file capabilities leaves it
 		s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = nil, nil
+	}
+	if len(o.UIDMap) > 0 {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		s.Linux.UIDMappings, s.Linux.GIDMappings = o.UIDMap, o.GIDMap
 	}
 	if !o.HostNetwork {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})

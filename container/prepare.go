@@ -111,12 +111,22 @@ func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.I
 	if err != nil {
 		return err
 	}
-	if p.RootFD, err = snapshot.Mount(); err != nil {
+	placing := *o
+	if err := placing.mapIDs(p.volumes.store, key); err != nil {
+		return err
+	}
+	if p.RootFD, err = mountSnapshot(snapshot, &placing); err != nil {
 		p.RootFD = -1
 		return err
 	}
 	p.volumes.root = p.RootFD
-	placing := *o
+	if len(placing.UIDMap) > 0 && image.Chain != "" {
+		// Volumes are filled with the owners that files have on disk.
+		if p.volumes.root, err = layers.MountView(overlay.ChainID(image.Chain)); err != nil {
+			return err
+		}
+		defer linux.Close(p.volumes.root)
+	}
 	placing.place = p.volumes.place
 	spec, err := Spec(id, image, p.RootFD, &placing)
 	if err != nil {

@@ -277,7 +277,12 @@ func addUserMounts(s *specs.Spec, list []userMount, place func(*userMount) (stri
 				return err
 			}
 		}
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: m.dest, Type: "bind", Source: source, Options: m.options})
+		bind := specs.Mount{Destination: m.dest, Type: "bind", Source: source, Options: m.options}
+		if m.kind == "volume" {
+			// Owners in a volume are those of the container, whatever its user namespace.
+			bind.UIDMappings, bind.GIDMappings = s.Linux.UIDMappings, s.Linux.GIDMappings
+		}
+		s.Mounts = append(s.Mounts, bind)
 		places = append(places, m.dest)
 	}
 	if len(places) > 0 {

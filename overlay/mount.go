@@ -38,6 +38,11 @@ type stack struct {
 	upper    string   // "" for a read-only mount
 	work     string
 	volatile bool
+
+	// See MountMapped: the user namespace, and what is mounted with it.
+	mapped bool
+	userns int
+	clones []int
 }
 
 // Mount makes the snapshot's overlay mount and returns it as a descriptor for
@@ -80,6 +85,12 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 	}
 	if sn.image != nil {
 		st.lowerFD, err = sn.s.mountImage(sn.image)
+		if err == nil && st.mapped {
+			if err = st.idmap(st.lowerFD); err != nil {
+				linux.Close(st.lowerFD)
+				return -1, err
+			}
+		}
 		if err == nil {
 			fd, err = st.mount(byFD)
 			linux.Close(st.lowerFD) // overlayfs has a clone of it
@@ -163,6 +174,9 @@ func (st *stack) mount(from way) (int, error) {
 			return fd, nil
 		}
 		var no *noWayError
+		if st.mapped {
+			return -1, st.mappedOnly(err)
+		}
 		if len(st.lowers) == 0 && errors.As(err, &no) {
 			return -1, &IndexError{err}
 		}
@@ -257,7 +271,7 @@ func (st *stack) setDir(fs int, w way, key, dir string) error {
 		}
 		return nil
 	}
-	fd, err := linux.OpenAt(st.s.dir, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, err := st.open(key, dir)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ type openRoot struct {
 func (s *openRoot) Phase() string { return "rootfs" }
 func (s *openRoot) String() string {
 	if !s.mount.IsZero() {
-		return "attach the prepared root file system at " + s.path
+		return "attach the prepared root file system at " + s.place()
 	}
 	return "clone " + s.path + " into a mount of its own"
 }
@@ -47,7 +47,17 @@ func (s *openRoot) Emit(b *initprog.Builder) {
 	if s.host == unix.MS_SHARED { // pivot_root(2) wants it otherwise; see enterRoot
 		b.MountSetattr(s.t.root, false, b.MountAttr(0, 0, unix.MS_PRIVATE))
 	}
-	b.MoveMountPath(s.t.root, s.path)
+	b.MoveMountPath(s.t.root, s.place())
+}
+
+// place is where the root is attached. Root of a user namespace has no way to
+// where we keep things, and needs none: on top of "/" it is in nobody's way, for
+// paths begin below what covers it.
+func (s *openRoot) place() string {
+	if !s.mount.IsZero() && s.t.userns {
+		return "/"
+	}
+	return s.path
 }
 
 // readonlyRoot takes away write access to the root, not to what is mounted in it.

@@ -52,6 +52,16 @@ func newMountMaps(set *namespaces.Set, join int) *mountMaps {
 	return m
 }
 
+// OpenUserNS makes a user namespace with these mappings, for mounts, and returns
+// a descriptor of it. Nobody is in it.
+func OpenUserNS(uids, gids []specs.LinuxIDMapping) (fd int, err error) {
+	fd, err = (&idMap{uids, gids}).open()
+	if err != nil {
+		err = &IDMapError{Op: "make a user namespace with the mappings", Err: err}
+	}
+	return fd, err
+}
+
 // open makes the user namespaces. The caller closes what it gets, also with an
 // error.
 func (m *mountMaps) open() (fds []int, err error) {

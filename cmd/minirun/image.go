@@ -12,6 +12,7 @@ import (
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,6 +113,22 @@ func (o *imageOptions) add(f *flagSet) {
 		}
 		return nil
 	}))
+	maps := func(p *[]specs.LinuxIDMapping) func(string) error {
+		return func(v string) error {
+			m, err := container.ParseIDMap(v)
+			*p = append(*p, m)
+			return err
+		}
+	}
+	f.add("uidmap", 0, "ID:HOSTID:N", "user namespace with these user ids (repeatable)", note("uidmap", maps(&c.UIDMap)))
+	f.add("gidmap", 0, "ID:HOSTID:N", "the same for group ids (default: those of uidmap)", note("gidmap", maps(&c.GIDMap)))
+	f.add("userns", 0, "host|auto", "auto: a user namespace with ids that no other container has (default host: none)", note("userns", func(v string) error {
+		if v != "host" && v != "auto" {
+			return errors.New("want host or auto")
+		}
+		c.AutoMap = v == "auto"
+		return nil
+	}))
 	f.add("network", 0, "none|host", "network of the container (default none: loopback only)", note("network", func(v string) error {
 		if v != "none" && v != "host" {
 			return errors.New("want none or host")
@@ -170,6 +187,9 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 		return f.fail("--rm needs somebody who waits for the end: leave out --detach, or delete the container later")
 	case i.detach && i.container.Terminal && o.console == "":
 		return f.fail("a detached container with --tty needs --console-socket")
+	}
+	if err := i.container.CheckIDMaps(); err != nil {
+		return f.fail("%v", err)
 	}
 	i.container.Command = args
 	image, err := a.findImage(i.ref, i.pull)

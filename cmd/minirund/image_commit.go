@@ -17,6 +17,7 @@ import (
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
 	"github.com/minirun/minirun/runtime/bundle"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
@@ -101,12 +102,15 @@ func commitContainer(c *cli.Context, target *runtime.Container, p *progress) (_ 
 	}
 	o := archive.CommitOptions{
 		Base: target.Annotations[container.ImageManifest], Changes: c.StringSlice("change"), Author: c.String("author"), Message: c.String("message"),
-		CreatedBy: commandOf(target), Created: time.Now(), Progress: func(done, total int64) { p.update("commit", done, total) },
+		Created: time.Now(), Progress: func(done, total int64) { p.update("commit", done, total) },
 		Check: func() error {
 			// Delete takes the snapshot out of its place before it empties it.
 			_, err := layers.Snapshot(sn.Key())
 			return err
 		},
+	}
+	if err := fromConfig(target, &o); err != nil {
+		return nil, nil, err
 	}
 	if o.Base == "" && sn.Parent() != "" {
 		return nil, nil, errors.New("it is not recorded which image the container was made from: an older version has made it")
@@ -122,17 +126,36 @@ func commitContainer(c *cli.Context, target *runtime.Container, p *progress) (_ 
 	return images, res, err
 }
 
-// commandOf is what the container runs, for the image's history.
-func commandOf(target *runtime.Container) string {
+// fromConfig takes from the container's configuration what it runs, for the
+// image's history, and whom files belong to.
+func fromConfig(target *runtime.Container, o *archive.CommitOptions) error {
 	raw, err := os.ReadFile(target.Dir() + "/config.json")
 	if err != nil {
-		return ""
+		return err
 	}
 	spec, err := bundle.Parse(raw)
-	if err != nil || spec.Process == nil {
-		return ""
+	if err != nil {
+		return err
 	}
-	return strings.Join(spec.Process.Args, " ")
+	if spec.Process != nil {
+		o.CreatedBy = strings.Join(spec.Process.Args, " ")
+	}
+	if l := spec.Linux; l != nil && len(l.UIDMappings) > 0 {
+		o.Owner = func(uid, gid uint32) (int, int) {
+			return containerID(l.UIDMappings, uid), containerID(l.GIDMappings, gid)
+		}
+	}
+	return nil
+}
+
+// containerID is what an id of the host is in the container, -1 if it is nothing.
+func containerID(maps []specs.LinuxIDMapping, id uint32) int {
+	for _, m := range maps {
+		if id >= m.HostID && id-m.HostID < m.Size {
+			return int(m.ContainerID + id - m.HostID)
+		}
+	}
+	return -1
 }
 
 // pauseGuarded pauses a container that has processes, and returns what lets it

@@ -22,6 +22,7 @@ type CommitOptions struct {
 	CreatedBy string // the container's command, for the history
 	Created   time.Time
 	Progress  Progress
+	Owner     Owner // of a container with a user namespace
 	// Check, if not nil, is asked when everything was read whether it may be
 	// used: the directory may have been emptied meanwhile.
 	Check func() error
@@ -82,7 +83,7 @@ func commit(ctx context.Context, s *imagestore.Store, upper int, name string, o 
 		return nil, err
 	}
 	out := bufio.NewWriterSize(blob, chunk)
-	w := &dirWriter{ctx: ctx, tw: tar.NewWriter(out), raw: out, upper: true, progress: o.Progress}
+	w := &dirWriter{ctx: ctx, tw: tar.NewWriter(out), raw: out, upper: true, progress: o.Progress, owner: o.Owner}
 	err = w.writeFD(upper, "/")
 	if err == nil {
 		err = w.tw.Close()

@@ -33,6 +33,8 @@ type dirWriter struct {
 	skipped  []string
 	progress Progress
 	n        int64
+	// owner, if not nil, says whom a file belongs to in the archive.
+	owner Owner
 }
 
 // maxTreeDepth bounds open descriptors, and is deeper than a path can be named.
@@ -206,11 +208,15 @@ func (w *dirWriter) link(st *unix.Stat_t, full, first string) error {
 
 func (w *dirWriter) newHeader(st *unix.Stat_t, full string) *tar.Header {
 	mtime := time.Unix(st.Mtim.Unix())
+	uid, gid := int(st.Uid), int(st.Gid)
+	if w.owner != nil {
+		uid, gid = w.owner(st.Uid, st.Gid)
+	}
 	return &tar.Header{
 		Name:    full,
 		Mode:    int64(st.Mode & 0o7777),
-		Uid:     int(st.Uid),
-		Gid:     int(st.Gid),
+		Uid:     uid,
+		Gid:     gid,
 		ModTime: mtime,
 		Format:  tar.FormatPAX,
 	}
@@ -239,13 +245,16 @@ func (w *dirWriter) header(st *unix.Stat_t, full, target string, xattrs map[stri
 	if len(xattrs) > 0 {
 		h.PAXRecords = map[string]string{}
 		for k, v := range xattrs {
-			h.PAXRecords["SCHILY.xattr."+k] = v
+			h.PAXRecords["SCHILY.xattr."+k] = w.owner.xattr(k, v)
 		}
 	}
 	return w.put(h)
 }
 
 func (w *dirWriter) put(h *tar.Header) error {
+	if h.Uid < 0 || h.Gid < 0 {
+		return fmt.Errorf("%q belongs to a user or group that the container does not have", h.Name)
+	}
 	if err := w.tw.WriteHeader(h); err != nil {
 		return fmt.Errorf("%q: %w", h.Name, err)
 	}

@@ -3,6 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,51 @@ const (
 	xattrRedirect = "trusted.overlay.redirect"
 	xattrMetacopy = "trusted.overlay.metacopy"
 )
+
+// Owner says what ids of the host are in a container: -1 for those that it does
+// not have.
+type Owner func(uid, gid uint32) (int, int)
+
+// xattr changes ids in the value of an extended attribute: capabilities that are
+// valid for root of a user namespace alone, and entries of POSIX ACLs.
+func (o Owner) xattr(key, v string) string {
+	const (
+		revision3   = 0x03000000 // struct vfs_ns_cap_data, capabilities(7)
+		revision2   = 0x02000000
+		revisions   = 0xff000000
+		aclUser     = 2 // posix_acl_xattr_entry
+		aclGroup    = 8
+		aclHead     = 4
+		aclEntry    = 8
+		capSize     = 24
+		capHeadSize = 20
+	)
+	if o == nil {
+		return v
+	}
+	le := binary.LittleEndian
+	b := []byte(v)
+	switch {
+	case key == "security.capability" && len(b) == capSize && le.Uint32(b)&revisions == revision3:
+		if root, _ := o(le.Uint32(b[capHeadSize:]), 0); root == 0 {
+			le.PutUint32(b, le.Uint32(b)&^revisions|revision2)
+			b = b[:capHeadSize]
+		}
+	case strings.HasPrefix(key, "system.posix_acl_"):
+		for e := b[min(aclHead, len(b)):]; len(e) >= aclEntry; e = e[aclEntry:] {
+			id := le.Uint32(e[4:])
+			switch le.Uint16(e) {
+			case aclUser:
+				uid, _ := o(id, 0)
+				le.PutUint32(e[4:], uint32(uid))
+			case aclGroup:
+				_, gid := o(0, id)
+				le.PutUint32(e[4:], uint32(gid))
+			}
+		}
+	}
+	return string(b)
+}
 
 // marker writes an empty file that says something about another name.
 func (w *dirWriter) marker(full string) error {
@@ -149,12 +195,15 @@ func (w *dirWriter) sparseHeader(h *tar.Header, realSize int64, xattrs map[strin
 	if err := w.tw.Flush(); err != nil {
 		return err
 	}
+	if h.Uid < 0 || h.Gid < 0 {
+		return errors.New("it belongs to a user or group that the container does not have")
+	}
 	records := map[string]string{
 		"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": h.Name, "GNU.sparse.realsize": strconv.FormatInt(realSize, 10),
 		"mtime": paxTime(h.ModTime),
 	}
 	for k, v := range xattrs {
-		records["SCHILY.xattr."+k] = v
+		records["SCHILY.xattr."+k] = w.owner.xattr(k, v)
 	}
 	// What a name or a number of the old header has no room for.
 	plain := *h
