@@ -102,7 +102,7 @@ func TestRootBadInput(t *testing.T) {
 		{name: "sysctl of the host", edit: set("linux.sysctl", object(`{"kernel.core_pattern":"x","net/../kernel/sysrq":"1"}`)), texts: []string{`linux.sysctl["kernel.core_pattern"]: is not of a namespace`, `linux.sysctl["net/../kernel/sysrq"]: is not the name`}},
 		{name: "sysctl without its namespace", edit: set("linux", object(`{"namespaces":[{"type":"mount"},{"type":"uts"},{"type":"network","path":"/proc/self/ns/net"}],"sysctl":{"net.ipv4.ip_forward":"1","kernel.shmmax":"1","user.max_user_namespaces":"1"}}`)), texts: []string{`linux.sysctl["net.ipv4.ip_forward"]: needs a namespace`, `linux.sysctl["kernel.shmmax"]: needs a namespace`, `linux.sysctl["user.max_user_namespaces"]: needs a namespace`}},
 		{name: "sysctl of the hostname", edit: set("linux.sysctl", object(`{"kernel.hostname":"x"}`)), texts: []string{`linux.sysctl["kernel.hostname"]`, "hostname of the configuration"}},
-		{name: "intelRdt", edit: set("linux.intelRdt", object(`{"closID":"x"}`)), texts: []string{"linux.intelRdt", "not supported"}},
+		{name: "intelRdt", edit: set("linux.intelRdt", object(`{"closID":"info","memBwSchema":"L3:0=f","schemata":["a\nb"]}`)), texts: []string{"linux.intelRdt.closID", "linux.intelRdt.memBwSchema", "linux.intelRdt.schemata[0]"}},
 		{name: "personality", edit: set("linux.personality", object(`{"domain":"SOLARIS"}`)), texts: []string{"linux.personality.domain", `"SOLARIS"`}},
 		{name: "memory policy", edit: set("linux.memoryPolicy", object(`{"mode":"MPOL_BIND"}`)), texts: []string{"linux.memoryPolicy.nodes", "needs one node"}},
 		{name: "scheduler", edit: set("process.scheduler", object(`{"policy":"SCHED_BATCH","priority":5}`)), texts: []string{"process.scheduler.priority", "SCHED_FIFO or SCHED_RR only"}},

@@ -150,7 +150,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 		ID: o.ID, OCIVersion: plan.Spec.Version, Bundle: plan.Bundle, Rootfs: plan.Rootfs,
 		Created: time.Now().UTC(), CgroupMount: mount, Cgroup: plan.Cgroup, Namespaces: plan.Set.All(), Own: plan.Set.New,
 		Owner: uint32(os.Geteuid()), Annotations: plan.Spec.Annotations,
-		Agent: plan.process.agent, Hooks: laterHooks(plan.Spec.Hooks), NoNewKeyring: o.NoNewKeyring,
+		Agent: plan.process.agent, Hooks: laterHooks(plan.Spec.Hooks), NoNewKeyring: o.NoNewKeyring, Rdt: plan.rdt,
 	}}
 	if u := plan.unit; u != nil {
 		t.c.Unit, t.c.UnitUser = u.Name, u.User
@@ -236,6 +236,9 @@ func (t *creation) run() (err error) {
 	if err = t.makeCgroup(); err != nil {
 		return err
 	}
+	if err = c.makeRdt(t.plan.Spec.Linux.IntelRdt); err != nil {
+		return err
+	}
 	if err = t.makeNotify(); err != nil {
 		return err
 	}
@@ -260,6 +263,9 @@ func (t *creation) run() (err error) {
 	}
 	t.o.Timing.Mark("final record")
 	if err = t.applyLimits(); err != nil {
+		return t.explain(err)
+	}
+	if err = c.joinRdt(c.Pid); err != nil {
 		return t.explain(err)
 	}
 	if err = t.setOOMScore(); err != nil {
@@ -647,6 +653,7 @@ func (t *creation) undo() error {
 	if t.group != nil {
 		errs = append(errs, t.group.Remove(killTimeout))
 	}
+	errs = append(errs, t.c.removeRdt())
 	if r := t.o.Reservation; r != nil {
 		errs = append(errs, r.release())
 	}

@@ -77,6 +77,9 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 		}
 		c.Timing.Mark("removal of the cgroup")
 	}
+	if err := c.removeRdt(); err != nil {
+		return err
+	}
 	if release != nil {
 		if err := release(); err != nil {
 			return err

@@ -169,6 +169,9 @@ func (e *execution) run() (*Process, error) {
 	linux.Close(e.sync[1])
 	e.sync[1] = -1
 	e.o.Timing.Mark("clone and execve of the init")
+	if err := e.enterClass(image, p); err != nil {
+		return nil, e.failed(err, p)
+	}
 	if plan.Set.All()&unix.CLONE_NEWPID != 0 {
 		if err := e.second(image, p); err != nil {
 			return nil, e.failed(err, p)
@@ -243,6 +246,9 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	}
 	p.process.exec = e.hook == nil
 	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync})
+	if e.classed() {
+		p.Steps = append(p.Steps, &classGate{&e.c.Rdt})
+	}
 	p.Steps = append(p.Steps, labels(e.pr)...)
 	p.Steps = append(p.Steps, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
 		&session{keyring: e.c.ID, skip: e.c.NoNewKeyring, join: true})

@@ -42,6 +42,7 @@ type Plan struct {
 	fds     fdLayout
 	maps    *mountMaps
 	devices []*netDevice
+	rdt     Rdt
 }
 
 // fdLayout are the descriptor numbers inside the init. The standard streams and
@@ -91,9 +92,6 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
-	if err := unsupported(spec); err != nil {
-		return nil, err
-	}
 	if err := checkLabels(spec.Process, spec.Linux); err != nil {
 		return nil, err
 	}
@@ -126,6 +124,9 @@ func NewPlan(id string, b *bundle.Bundle, o PlanOptions) (*Plan, error) {
 		return nil, err
 	}
 	if err = p.planCgroup(spec.Linux.CgroupsPath); err != nil {
+		return nil, err
+	}
+	if p.rdt, err = planRdt(id, spec.Linux.IntelRdt); err != nil {
 		return nil, err
 	}
 	p.Rootfs = spec.Root.Path
@@ -360,20 +361,6 @@ func (p *Plan) compile() (*initprog.Image, int, error) {
 	}
 	m, err := b.Link()
 	return m, gate, err
-}
-
-// unsupported refuses what the spec can say and this version cannot do.
-func unsupported(s *specs.Spec) error {
-	var errs []error
-	no := func(set bool, field string) {
-		if set {
-			errs = append(errs, &UnsupportedError{Field: field})
-		}
-	}
-	if l := s.Linux; l != nil {
-		no(l.IntelRdt != nil, "linux.intelRdt")
-	}
-	return errors.Join(errs...)
 }
 
 func cleanPath(path string) string { return rootfs.PathInRoot(path) }

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,23 +116,5 @@ func TestPlanErrors(t *testing.T) {
 	}
 	if _, err := NewPlan("a/b", testBundle(t, nil), PlanOptions{}); err == nil {
 		t.Error("a bad ID is accepted")
-	}
-}
-
-// What this version cannot do is refused, all of it at once.
-func TestUnsupported(t *testing.T) {
-	s := bundle.Default()
-	if err := unsupported(s); err != nil {
-		t.Fatal(err)
-	}
-	s.Linux.IntelRdt = &specs.LinuxIntelRdt{}
-	err := unsupported(s)
-	for _, want := range []string{"linux.intelRdt"} {
-		if err == nil || !strings.Contains(err.Error(), want+": not supported") {
-			t.Errorf("%s is not in %v", want, err)
-		}
-	}
-	if !errors.Is(err, errors.ErrUnsupported) {
-		t.Error("not errors.ErrUnsupported")
 	}
 }

@@ -53,6 +53,7 @@ type State struct {
 	// NoNewKeyring: the container has the session keyring of create's caller, and
 	// exec gives that of its own.
 	NoNewKeyring bool
+	Rdt          Rdt
 	Hooks        uint64               // bits of what start and delete have to run, see hooks.go
 	Pending      []initprog.PendingOp // what a waiting init has still to do, to explain a failure of start
 }
@@ -99,6 +100,12 @@ func (s *State) appendJSON(b []byte) []byte {
 	}
 	if s.NoNewKeyring {
 		b = append(b, `,"noNewKeyring":true`...)
+	}
+	if r := &s.Rdt; r.Class != "" {
+		str("rdtClass", r.Class)
+		b = append(b, `,"rdtOwn":`...)
+		b = jsonread.AppendBool(b, r.Own)
+		str("rdtMonitor", r.Monitor)
 	}
 	if s.Hooks != 0 {
 		num("hooks", s.Hooks)
@@ -195,6 +202,12 @@ func parseState(raw []byte) (*State, error) {
 			}
 		case "noNewKeyring":
 			r.Bool(&s.NoNewKeyring)
+		case "rdtClass":
+			r.String(&s.Rdt.Class)
+		case "rdtOwn":
+			r.Bool(&s.Rdt.Own)
+		case "rdtMonitor":
+			r.String(&s.Rdt.Monitor)
 		case "hooks":
 			r.Uint64(&s.Hooks)
 		case "seccompAgent":

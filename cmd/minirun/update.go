@@ -18,8 +18,9 @@ type updateOptions struct {
 	r      specs.LinuxResources
 	memory specs.LinuxMemory
 	cpu    specs.LinuxCPU
-	kernel bool   // a limit of kernel memory was given
-	rdt    string // a schema of Intel RDT was given: what it is
+	kernel bool // a limit of kernel memory was given
+
+	l3, bandwidth string // schemata of Intel RDT
 }
 
 func updateFlags(*app) *flagSet { return new(updateOptions).flags() }
@@ -59,10 +60,8 @@ func (o *updateOptions) flags() *flagSet {
 		})
 		f.hide()
 	}
-	f.add("l3-cache-schema", 0, "SCHEMA", "refused: Intel RDT is not supported", func(string) error { o.rdt = "Intel RDT/CAT: l3 cache schema"; return nil })
-	f.hide()
-	f.add("mem-bw-schema", 0, "SCHEMA", "refused: Intel RDT is not supported", func(string) error { o.rdt = "Intel RDT/MBA: memory bandwidth schema"; return nil })
-	f.hide()
+	f.String(&o.l3, "l3-cache-schema", 0, "SCHEMA", "part of the level 3 cache, of a container with linux.intelRdt, such as L3:0=f")
+	f.String(&o.bandwidth, "mem-bw-schema", 0, "SCHEMA", "memory bandwidth, of a container with linux.intelRdt, such as MB:0=50")
 	return f
 }
 
@@ -146,8 +145,10 @@ func (a *app) update(args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.rdt != "" {
-		return fmt.Errorf("%s is not enabled: Intel RDT is %w", o.rdt, errors.ErrUnsupported)
+	if o.l3 != "" || o.bandwidth != "" {
+		if err := c.UpdateRdt(o.l3, o.bandwidth); err != nil {
+			return err
+		}
 	}
 	r, err := o.resources()
 	if err != nil {

@@ -294,11 +294,6 @@ var conformanceSamples = []struct{ field, config, name string }{
 	{"hooks.poststart", `{"hooks":{"poststart":[{"path":"/bin/true"}]}}`, ""},
 	{"hooks.poststop", `{"hooks":{"poststop":[{"path":"/bin/true"}]}}`, ""},
 	{"linux.sysctl", `{"linux":{"sysctl":{"net.ipv4.ip_forward":"1"}}}`, ""},
-	{"linux.intelRdt.closID", `{"linux":{"intelRdt":{"closID":"one"}}}`, "linux.intelRdt"},
-	{"linux.intelRdt.schemata", `{"linux":{"intelRdt":{"schemata":["L3:0=f"]}}}`, "linux.intelRdt"},
-	{"linux.intelRdt.l3CacheSchema", `{"linux":{"intelRdt":{"l3CacheSchema":"L3:0=f"}}}`, "linux.intelRdt"},
-	{"linux.intelRdt.memBwSchema", `{"linux":{"intelRdt":{"memBwSchema":"MB:0=50"}}}`, "linux.intelRdt"},
-	{"linux.intelRdt.enableMonitoring", `{"linux":{"intelRdt":{"enableMonitoring":true}}}`, "linux.intelRdt"},
 }
 
 // TestConformanceRefused tries what the table calls refused: a command is

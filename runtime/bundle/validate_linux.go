@@ -49,11 +49,34 @@ func (c *checker) linux(l *specs.Linux, ns nsSet) {
 			c.add("no personality flags are defined: remove them", "linux.personality.flags")
 		}
 	}
-	if rdt := l.IntelRdt; rdt != nil && rdt.ClosID != "" && !isFileName(rdt.ClosID) {
-		c.add("invalid intelRdt.ClosID "+strconv.Quote(rdt.ClosID)+": want a plain file name", "linux.intelRdt.closID")
-	}
+	c.intelRdt(l.IntelRdt)
 	if l.Seccomp != nil {
 		c.text(l.Seccomp.ListenerPath, "linux.seccomp.listenerPath")
+	}
+}
+
+// intelRdt checks what would be a path or a line of its own in resctrl.
+func (c *checker) intelRdt(rdt *specs.LinuxIntelRdt) {
+	if rdt == nil {
+		return
+	}
+	switch id := rdt.ClosID; {
+	case id == "" || id == "/":
+	case !isFileName(id):
+		c.add("invalid intelRdt.ClosID "+strconv.Quote(id)+": want a plain file name, or / for the default class", "linux.intelRdt.closID")
+	case id == "info" || id == "mon_groups" || id == "mon_data":
+		c.add(strconv.Quote(id)+" is a directory of the kernel's: choose another name", "linux.intelRdt.closID")
+	}
+	c.text(rdt.L3CacheSchema, "linux.intelRdt.l3CacheSchema")
+	c.text(rdt.MemBwSchema, "linux.intelRdt.memBwSchema")
+	if s := rdt.MemBwSchema; s != "" && (!strings.HasPrefix(s, "MB:") || strings.Contains(s, "\n")) {
+		c.add("want one line that begins with MB:, got "+strconv.Quote(s), "linux.intelRdt.memBwSchema")
+	}
+	for i, s := range rdt.Schemata {
+		c.text(s, "linux.intelRdt.schemata[%d]", i)
+		if strings.Contains(s, "\n") {
+			c.add("want one line, got "+strconv.Quote(s), "linux.intelRdt.schemata[%d]", i)
+		}
 	}
 }
 
