@@ -178,6 +178,9 @@ linux.seccomp = {"defaultAction":"SCMP_ACT_LOG","flags":["SECCOMP_FILTER_FLAG_LO
 linux.seccomp = {"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_SPEC_ALLOW"],"syscalls":[{"names":["uname"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":0,"valueTwo":1,"op":"SCMP_CMP_MASKED_EQ"}]}]}
 linux.cgroupsPath -
 linux.personality = {"domain":"LINUX"}
+linux.memoryPolicy = {"mode":"MPOL_LOCAL"}
+linux.memoryPolicy = {"mode":"MPOL_BIND","nodes":"0","flags":["MPOL_F_STATIC_NODES"]}
+process.ioPriority = {"class":"IOPRIO_CLASS_IDLE"}
 linux.intelRdt = {}
 linux.mountLabel = ""
 hooks = {}

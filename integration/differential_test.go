@@ -322,8 +322,6 @@ func (r *dfRuntime) one(t *testing.T, base []byte, c *dfCase) (result dfResult) 
 	case outcome != "":
 	case status.Signaled():
 		outcome = "killed by " + status.Signal().String()
-	case r.name == "minirun" && strings.HasSuffix(result.err, "not supported"):
-		outcome = "unsupported " + strconv.Itoa(status.ExitStatus())
 	case result.err != "":
 		outcome = "refused " + strconv.Itoa(status.ExitStatus())
 	default:
@@ -422,7 +420,7 @@ func dfCheckOwn(t *testing.T, c *dfCase, r *dfResult) {
 	if strings.HasPrefix(outcome, "ran") {
 		return
 	}
-	if !strings.HasPrefix(outcome, "refused") && !strings.HasPrefix(outcome, "unsupported") {
+	if !strings.HasPrefix(outcome, "refused") {
 		t.Errorf("%s: minirun: %s", c.name, outcome)
 	}
 	// The error names the field, or the program.
