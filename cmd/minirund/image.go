@@ -36,6 +36,8 @@ func imageCommand(u *ui) *cli.Command {
 			imageInspectCommand(u),
 			imageListCommand(u),
 			imageLoadCommand(u),
+			imageMountCommand(u),
+			imageUnmountCommand(u),
 			loginCommand(u),
 			logoutCommand(u),
 			imagePruneCommand(u),
