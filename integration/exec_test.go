@@ -111,7 +111,7 @@ func TestRootExecPrivileges(t *testing.T) {
 	if s["NoNewPrivs"] != "0" || s["CapBnd"] != "0000000000000021" {
 		t.Errorf("plain exec: NoNewPrivs %s, CapBnd %s", s["NoNewPrivs"], s["CapBnd"])
 	}
-	if s := get("--no-new-privs"); s["NoNewPrivs"] != "1" {
+	if s := get("--no-subreaper", "--no-new-privs"); s["NoNewPrivs"] != "1" {
 		t.Errorf("--no-new-privs: %s", s["NoNewPrivs"])
 	}
 	// KILL is 5, NET_RAW 13, SYS_CHROOT 18.

@@ -31,6 +31,7 @@ func (o *execOptions) flags() *flagSet {
 	f.String(&o.cwd, "cwd", 'w', "DIR", "working directory in the container")
 	f.Strings(&o.env, "env", 'e', "NAME=VALUE", "set an environment variable (repeatable)")
 	f.Bool(&o.tty, "tty", 't', "give the process a terminal")
+	f.Bool(new(bool), "no-subreaper", 0, "accepted for compatibility: exec adopts no orphans")
 	f.Bool(new(bool), "interactive", 'i', "accepted for compatibility: standard input is always passed on")
 	f.String(&o.user, "user", 'u', "UID[:GID]", "run as this user")
 	f.Strings(&o.gids, "additional-gids", 'g', "GID", "additional group (repeatable)")

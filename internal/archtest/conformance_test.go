@@ -196,7 +196,7 @@ create --bundle --console-socket --pid-file --no-pivot --no-new-keyring --preser
 delete --force --regex
 events --interval --stats
 exec --console-socket --cwd --env --tty --user --additional-gids --process --detach --pid-file --process-label --apparmor --no-new-privs --cap
-exec --preserve-fds --cgroup --ignore-paused
+exec --preserve-fds --cgroup --ignore-paused --no-subreaper
 features
 kill --all --regex
 list --format --quiet
