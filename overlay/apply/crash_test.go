@@ -18,11 +18,14 @@ import (
 )
 
 // TestMain lets the test binary be an unpacker that can be killed:
-// <binary> in the environment APPLY_TEST=store, parent, diff ID; archive on stdin.
+// <binary> in the environment APPLY_TEST=store,parent,diff ID,kind; archive on stdin.
 func TestMain(m *testing.M) {
-	if args := strings.Split(os.Getenv("APPLY_TEST"), ","); len(args) == 3 {
+	if args := strings.Split(os.Getenv("APPLY_TEST"), ","); len(args) == 4 {
 		s, err := overlay.OpenStore(args[0])
 		if err == nil {
+			if args[3] == Index.String() {
+				kindUnderTest = Index
+			}
 			var res Result
 			_, res, err = Layer(context.Background(), s, overlay.ChainID(args[1]), args[2], os.Stdin, testOptions())
 			fmt.Printf("existed=%v\n", res.Existed)
@@ -43,7 +46,7 @@ func child(t *testing.T, s *overlay.Store, parent overlay.ChainID, diffID string
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), "APPLY_TEST="+strings.Join([]string{s.Root(), string(parent), diffID}, ","))
+	cmd.Env = append(os.Environ(), "APPLY_TEST="+strings.Join([]string{s.Root(), string(parent), diffID, kindUnderTest.String()}, ","))
 	return cmd
 }
 
@@ -60,7 +63,7 @@ func bigArchive(t *testing.T, n int) []byte {
 func waitFor(t *testing.T, s *overlay.Store) {
 	t.Helper()
 	for range 1000 {
-		if m, _ := filepath.Glob(s.Root() + "/staging/layer-*/fs/d0/f0"); len(m) > 0 {
+		if halfMade(s) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -68,7 +71,23 @@ func waitFor(t *testing.T, s *overlay.Store) {
 	t.Fatal("the unpacker does not start")
 }
 
-func TestLayer_Killed(t *testing.T) {
+// halfMade: there is a staged layer with something in it.
+func halfMade(s *overlay.Store) bool {
+	if kindUnderTest == Index {
+		m, _ := filepath.Glob(s.Root() + "/staging/layer-*/tar")
+		if len(m) == 0 {
+			return false
+		}
+		st, err := os.Stat(m[0])
+		return err == nil && st.Size() > 0
+	}
+	m, _ := filepath.Glob(s.Root() + "/staging/layer-*/fs/d0/f0")
+	return len(m) > 0
+}
+
+func TestLayer_Killed(t *testing.T) { eachKind(t, testKilled) }
+
+func testKilled(t *testing.T) {
 	for _, how := range []string{"cleanup", "again"} {
 		t.Run(how, func(t *testing.T) {
 			s := openStore(t)
@@ -88,7 +107,7 @@ func TestLayer_Killed(t *testing.T) {
 			if err := s.Cleanup(); err != nil { // the process lives: not ours to delete
 				t.Error(err)
 			}
-			if m, _ := filepath.Glob(s.Root() + "/staging/layer-*/fs/d0/f0"); len(m) != 1 {
+			if !halfMade(s) {
 				t.Error("Cleanup deleted what a living process makes")
 			}
 			if err := cmd.Process.Kill(); err != nil {
@@ -110,7 +129,11 @@ func TestLayer_Killed(t *testing.T) {
 				t.Fatalf("next time: %+v, %v", res, err)
 			}
 			wantEmpty(t, s, 1)
-			if names, err := os.ReadDir(layerDir(s, c)); err != nil || len(names) != 10 {
+			dir := layerDir(s, c)
+			if kindUnderTest == Index {
+				dir = indexView(t, s, c)
+			}
+			if names, err := os.ReadDir(dir); err != nil || len(names) != 10 {
 				t.Errorf("layer has %d directories, %v, want 10", len(names), err)
 			}
 		})
@@ -118,7 +141,9 @@ func TestLayer_Killed(t *testing.T) {
 }
 
 // Two processes and two goroutines want the same layer: one makes it.
-func TestLayer_Concurrent(t *testing.T) {
+func TestLayer_Concurrent(t *testing.T) { eachKind(t, testConcurrent) }
+
+func testConcurrent(t *testing.T) {
 	s := openStore(t)
 	b := bigArchive(t, 1000)
 	var mu sync.Mutex
@@ -160,7 +185,9 @@ func TestLayer_Concurrent(t *testing.T) {
 }
 
 // The first one fails: the one that waits takes over and is not misled.
-func TestLayer_WaiterTakesOver(t *testing.T) {
+func TestLayer_WaiterTakesOver(t *testing.T) { eachKind(t, testWaiterTakesOver) }
+
+func testWaiterTakesOver(t *testing.T) {
 	s := openStore(t)
 	b := bigArchive(t, 100)
 	r, w := io.Pipe()
@@ -198,7 +225,9 @@ func TestLayer_WaiterTakesOver(t *testing.T) {
 	wantEmpty(t, s, 1)
 }
 
-func TestLayer_DigestMismatch(t *testing.T) {
+func TestLayer_DigestMismatch(t *testing.T) { eachKind(t, testDigestMismatch) }
+
+func testDigestMismatch(t *testing.T) {
 	s := openStore(t)
 	b := bigArchive(t, 10)
 	want := digest(append([]byte("x"), b...))
@@ -226,7 +255,9 @@ func TestLayer_DigestMismatch(t *testing.T) {
 	wantEmpty(t, s, 0)
 }
 
-func TestLayer_Truncated(t *testing.T) {
+func TestLayer_Truncated(t *testing.T) { eachKind(t, testTruncated) }
+
+func testTruncated(t *testing.T) {
 	s := openStore(t)
 	b := archive(t, dir("a"), file("a/f", strings.Repeat("x", 3000)), symlink("a/l", "f"), file("a/g", "").pax("SCHILY.xattr.user.x", "1"))
 	for n := 0; n < len(b); n += 100 {
@@ -238,7 +269,9 @@ func TestLayer_Truncated(t *testing.T) {
 	wantEmpty(t, s, 0)
 }
 
-func TestLayer_Cancelled(t *testing.T) {
+func TestLayer_Cancelled(t *testing.T) { eachKind(t, testCancelled) }
+
+func testCancelled(t *testing.T) {
 	s := openStore(t)
 	b := bigArchive(t, 200)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -117,7 +117,18 @@ func openStore(t testing.TB) *overlay.Store {
 	return s
 }
 
-func testOptions() Options { return Options{Kind: Extract, unprivileged: os.Geteuid() != 0} }
+func testOptions() Options { return Options{Kind: kindUnderTest, unprivileged: os.Geteuid() != 0} }
+
+// kindUnderTest is what testOptions says; see eachKind.
+var kindUnderTest = Extract
+
+// eachKind runs a test for both ways of unpacking.
+func eachKind(t *testing.T, f func(t *testing.T)) {
+	defer func() { kindUnderTest = Extract }()
+	for _, kindUnderTest = range bothKinds {
+		t.Run(kindUnderTest.String(), f)
+	}
+}
 
 var bothKinds = []Kind{Extract, Index}
 

@@ -294,7 +294,9 @@ func TestRootFullDisk(t *testing.T) {
 }
 
 // Row 38: markers over a big lower layer cost the same each.
-func TestRootManyMarkers(t *testing.T) {
+func TestRootManyMarkers(t *testing.T) { eachKind(t, testManyMarkers) }
+
+func testManyMarkers(t *testing.T) {
 	cost := func(n int) float64 {
 		s := openStore(t)
 		var lower, upper []ent
