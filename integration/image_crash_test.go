@@ -248,7 +248,7 @@ func TestRootImageDiskFull(t *testing.T) {
 func TestRootImageStateFull(t *testing.T) {
 	h := imageSetup(t).base()
 	root := filepath.Join(t.TempDir(), "state")
-	imageDisk(t, root, "size=64m")
+	imageDisk(t, root, "size=64m,mode=0700")
 	h.root = root
 	for n := 1; ; n++ {
 		imageResize(t, root, "size=64m,nr_inodes="+strconv.Itoa(n))
