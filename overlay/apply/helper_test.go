@@ -227,7 +227,8 @@ func indexView(t *testing.T, s *overlay.Store, c overlay.ChainID) string {
 			case unix.S_IFDIR:
 				err = os.Mkdir(p, 0o700)
 				fill(e.Inode, p)
-				_ = unix.Chmod(p, e.Inode.Mode&0o7777|0o600) // what the tests look at, and removable
+				t.Cleanup(func() { _ = unix.Chmod(p, 0o700) }) // so that it can be removed
+				_ = unix.Chmod(p, e.Inode.Mode&0o7777)
 			case unix.S_IFREG:
 				err = os.WriteFile(p, content(e.Inode), 0o600)
 			case unix.S_IFLNK:

@@ -338,7 +338,10 @@ func runAttack(t *testing.T, tt attackCase, kind Kind) {
 		wantEmpty(t, s, i+1)
 		if last && tt.check != nil {
 			if kind == Index {
-				tt.check(t, indexView(t, s, id), res)
+				// Root has to see what the kernel shows, or nothing.
+				if os.Geteuid() != 0 || CanIndex(s) == nil {
+					tt.check(t, indexView(t, s, id), res)
+				}
 			} else {
 				tt.check(t, layerDir(s, id), res)
 			}
