@@ -22,10 +22,10 @@ HAMMER ?= 10000
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench fuzz hammer lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # A binary that does not build any more must not be tested in its old form. The
 # copies are for speed: the linker writes through a mapping, which leaves the file in
@@ -70,6 +70,9 @@ cover: ## Run the unit tests with coverage and list the percentage of every func
 
 bench: build ## Measure against other runtimes, as benchmarks/ describes.
 	go run ./benchmarks $(BENCH_ARGS)
+
+bench-images: build ## Measure pulling, mounting, reading and removing images against other tools.
+	go run ./benchmarks/images $(BENCH_ARGS)
 
 fuzz: testrun ## Run every fuzz target for FUZZTIME (30s).
 	@$(TESTRUN) fuzz

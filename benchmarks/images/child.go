@@ -1,0 +1,200 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
+)
+
+// child is what the program does when it is started by itself: parts that are measured from
+// outside, or that would make the measuring process large, whose size its children start with.
+func child(what string, args []string) error {
+	switch what {
+	case "generate":
+		g, err := generate(args[0], midSize)
+		if err != nil {
+			return err
+		}
+		text, err := json.Marshal(g)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(args[0], "generated.json"), text, 0o644)
+	case "registry":
+		return serveRegistry(args[0])
+	case "decode":
+		return decode(args)
+	case "mount":
+		return mountTimes(args[0], args[1])
+	case "read":
+		return readAll(args[0], overlay.ChainID(args[1]))
+	}
+	return fmt.Errorf("unknown child %q", what)
+}
+
+// decode is the least that unpacking has to do: inflate and hash.
+func decode(blobs []string) error {
+	buf := make([]byte, 128<<10)
+	for _, name := range blobs {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			return err
+		}
+		h := sha256.New()
+		if _, err := io.CopyBuffer(h, struct{ io.Reader }{z}, buf); err != nil {
+			return err
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// measured is what a child reports.
+type measured struct {
+	Prepare, Mount []float64 // ns
+	Wall, CPU      float64   // ns
+	Files          int
+	Bytes          int64
+}
+
+func report(m measured) error { return json.NewEncoder(os.Stdout).Encode(m) }
+
+const mounts = 51
+
+// mountTimes makes a chain of layers with an index and mounts the root directory of a container
+// on it again and again: prepare and mount what run --image prepares and mounts.
+func mountTimes(dir, layers string) error {
+	n, err := strconv.Atoi(layers)
+	if err != nil {
+		return err
+	}
+	s, err := overlay.OpenStore(filepath.Join(dir, "layers-"+layers))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var top overlay.ChainID
+	base := &apply.Base{}
+	for i := range n {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for j := range 10 {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("dir%d/file-%d", j, i), Mode: 0o644, Size: 1}); err != nil {
+				return err
+			}
+			if _, err := w.Write([]byte{'x'}); err != nil {
+				return err
+			}
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+		diffID := fmt.Sprintf("sha256:%x", sha256.Sum256(b.Bytes()))
+		if top, _, err = apply.Layer(context.Background(), s, top, diffID, &b, apply.Options{Kind: apply.Index, Base: base, Inner: i < n-1}); err != nil {
+			return err
+		}
+	}
+	var m measured
+	for i := range mounts {
+		began := time.Now()
+		sn, err := s.Prepare("bench-"+strconv.Itoa(i), top)
+		if err != nil {
+			return err
+		}
+		prepared := time.Now()
+		fd, err := sn.Mount()
+		if err != nil {
+			return err
+		}
+		mounted := time.Now()
+		if i == 0 { // is it all there?
+			list, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d/dir9", fd))
+			if err != nil || len(list) != n {
+				return fmt.Errorf("%d of %d files, %w", len(list), n, err)
+			}
+		} else {
+			m.Prepare = append(m.Prepare, float64(prepared.Sub(began)))
+			m.Mount = append(m.Mount, float64(mounted.Sub(prepared)))
+		}
+		if err := unix.Close(fd); err != nil {
+			return err
+		}
+		if err := s.RemoveSnapshot(sn.Key()); err != nil {
+			return err
+		}
+	}
+	return report(m)
+}
+
+// readAll reads every file of a chain through a new mount.
+func readAll(dir string, c overlay.ChainID) error {
+	s, err := overlay.OpenStore(dir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	sn, err := s.Prepare("bench-read", c)
+	if err != nil {
+		return err
+	}
+	defer s.RemoveSnapshot(sn.Key())
+	fd, err := sn.Mount()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var m measured
+	buf := make([]byte, 128<<10)
+	used, began := cpuOfSelf(), time.Now()
+	err = filepath.WalkDir(fmt.Sprintf("/proc/self/fd/%d/", fd), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+		defer unix.Close(f)
+		m.Files++
+		for {
+			n, err := unix.Read(f, buf)
+			if err != nil {
+				return &fs.PathError{Op: "read", Path: path, Err: err}
+			}
+			if n == 0 {
+				return nil
+			}
+			m.Bytes += int64(n)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	m.Wall, m.CPU = float64(time.Since(began)), float64(cpuOfSelf()-used)
+	return report(m)
+}
+
+func cpuOfSelf() int64 {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return u.Utime.Nano() + u.Stime.Nano()
+}

@@ -1,0 +1,245 @@
+// Command images measures what images cost: to pull and unpack, to mount, to read, to remove;
+// minirun beside containerd, podman, docker, and skopeo with umoci, interleaved in one run.
+//
+// It needs root. Everything happens on a file system of its own, ext4 on a loop device in
+// memory, in a private mount namespace: README.md in the directory above tells the method.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+type options struct {
+	rounds    int
+	only      string
+	dir, out  string
+	save      bool
+	isolated  bool
+	childWhat string
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rounds, "n", 3, "rounds")
+	flag.StringVar(&o.only, "tools", "", "comma-separated names of the tools to measure; all if empty")
+	flag.StringVar(&o.dir, "dir", "", "work in this directory; if empty, on an ext4 file system in memory")
+	flag.StringVar(&o.out, "out", "", "write the report to this directory")
+	flag.BoolVar(&o.save, "save", false, "write the report to benchmarks/results")
+	flag.BoolVar(&o.isolated, "isolated", false, "internal: in the private mount namespace")
+	flag.StringVar(&o.childWhat, "child", "", "internal: what to do instead")
+	flag.Parse()
+	if o.save {
+		o.out = "benchmarks/results"
+	}
+	var err error
+	switch {
+	case o.childWhat != "":
+		err = child(o.childWhat, flag.Args())
+	case !o.isolated:
+		err = isolate()
+	default:
+		err = measure(o)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "benchmarks/images:", err)
+		os.Exit(1)
+	}
+}
+
+// isolate starts the program again in a private mount namespace.
+func isolate() error {
+	if os.Geteuid() != 0 {
+		return errors.New("root is needed")
+	}
+	cmd := exec.Command("/proc/self/exe", append([]string{"-isolated"}, os.Args[1:]...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM) // theirs to handle
+	return cmd.Run()
+}
+
+// bench is one run.
+type bench struct {
+	o       options
+	self    string
+	minirun string
+	dir     string // the file system on which everything happens
+	blobs   string
+	groups  string
+	own     *group // of parts of this program
+	image   generated
+	all     []*tool
+	rows    []*row
+	notes   []string
+	stopped atomic.Bool
+}
+
+func measure(o options) (err error) {
+	b := &bench{o: o}
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if b.minirun, err = filepath.Abs("bin/minirun"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(b.minirun); err != nil {
+		return fmt.Errorf("%w: run make build", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	work, err := os.MkdirTemp(o.dir, "minirun-bench-images-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	b.dir = work
+	if o.dir == "" {
+		unmount, err := inMemory(work)
+		defer unmount()
+		if err != nil {
+			return err
+		}
+		b.dir = filepath.Join(work, "fs")
+	}
+	parent, err := cgroup2()
+	if err != nil {
+		return err
+	}
+	b.groups = filepath.Join(parent, "minirun-bench-images-"+strconv.Itoa(os.Getpid()))
+	defer func() { err = errors.Join(err, os.Remove(b.groups)) }()
+	if b.own, err = newGroup(b.groups, "own"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.own.remove()) }()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-signals
+		b.stopped.Store(true)
+	}()
+	m := describe(o)
+	from, endRegistry, err := b.registry()
+	if err != nil {
+		return err
+	}
+	defer endRegistry()
+	for _, t := range b.tools(from) {
+		if o.only != "" && !strings.Contains(","+o.only+",", ","+t.name+",") {
+			t.skip = "not asked for"
+		} else if err := b.prepare(t); err != nil {
+			return err
+		}
+		if t.group != nil {
+			defer func() { err = errors.Join(err, t.group.remove()) }()
+		}
+		if t.daemon != nil {
+			defer t.daemon.stop()
+		}
+		b.all = append(b.all, t)
+	}
+	if err := b.rounds(from); err != nil {
+		return err
+	}
+	text := b.report(m)
+	fmt.Print(text)
+	if o.out == "" {
+		return nil
+	}
+	path := filepath.Join(o.out, m.fileName())
+	fmt.Println("\nwritten to", path)
+	return os.WriteFile(path, []byte(text), 0o644)
+}
+
+// inMemory mounts ext4 on a loop device on a tmpfs at work/fs.
+func inMemory(work string) (func(), error) {
+	disk, fs := filepath.Join(work, "disk"), filepath.Join(work, "fs")
+	for _, d := range []string{disk, fs} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			return func() {}, err
+		}
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "mode=0700"); err != nil {
+		return func() {}, fmt.Errorf("mount tmpfs: %w", err)
+	}
+	unmount := func() {
+		_ = unix.Unmount(fs, unix.MNT_DETACH)
+		_ = unix.Unmount(disk, unix.MNT_DETACH)
+	}
+	for _, argv := range [][]string{
+		{"truncate", "-s", "12G", disk + "/image"},
+		{"mkfs.ext4", "-q", "-F", "-N", "1500000", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk + "/image"},
+		{"mount", "-o", "loop,noatime", disk + "/image", fs},
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return unmount, fmt.Errorf("%s: %w: %s", argv[0], err, tail(string(out)))
+		}
+	}
+	return unmount, os.Chmod(fs, 0o711)
+}
+
+// child is a part of this program as a command.
+func (b *bench) child(what string, args ...string) []string {
+	return append([]string{b.self, "-child", what, "--"}, args...)
+}
+
+// registry makes the image and serves it.
+func (b *bench) registry() (address string, end func(), err error) {
+	b.blobs = filepath.Join(b.dir, "registry")
+	if err := os.Mkdir(b.blobs, 0o700); err != nil {
+		return "", nil, err
+	}
+	if _, err := b.run(b.own, b.child("generate", b.blobs)); err != nil {
+		return "", nil, err
+	}
+	text, err := os.ReadFile(filepath.Join(b.blobs, "generated.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &b.image)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	cmd := b.command(b.own, b.child("registry", b.blobs))
+	cmd.SysProcAttr.Pdeathsig = 0
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	end = func() {
+		_ = in.Close()
+		_, _ = io.Copy(io.Discard, out)
+		_ = cmd.Wait()
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		end()
+		return "", nil, fmt.Errorf("the registry says nothing: %w", err)
+	}
+	return strings.TrimSpace(line), end, nil
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// row is what was measured of one case and one tool.
+type row struct {
+	test, tool string
+	wall, cpu  []float64 // ns
+	rss        []float64 // KiB
+	inodes     []float64 // made by a pull, left by a removal
+	failed     string
+}
+
+func (b *bench) at(test, tool string) *row {
+	for _, r := range b.rows {
+		if r.test == test && r.tool == tool {
+			return r
+		}
+	}
+	r := &row{test: test, tool: tool}
+	b.rows = append(b.rows, r)
+	return r
+}
+
+func (r *row) add(u usage, inodes float64) {
+	r.wall = append(r.wall, float64(u.wall))
+	r.cpu = append(r.cpu, float64(u.cpu))
+	r.rss = append(r.rss, float64(u.rss))
+	r.inodes = append(r.inodes, inodes)
+}
+
+// inodes of the file system in use.
+func (b *bench) inodes() float64 {
+	var fs unix.Statfs_t
+	if unix.Statfs(b.dir, &fs) != nil {
+		return 0
+	}
+	return float64(fs.Files - fs.Ffree)
+}
+
+// settle writes out what earlier commands have left to be written, so that nobody pays for others.
+func (b *bench) settle() error {
+	fd, err := unix.Open(b.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
+}
+
+var depths = []int{1, 10, 128, 500}
+
+// rounds runs everything, each tool once in each round, in another order each time.
+func (b *bench) rounds(from string) error {
+	for i := range b.o.rounds {
+		order := append([]*tool(nil), b.all...)
+		for range i { // each begins once
+			order = append(order[1:], order[0])
+		}
+		for _, t := range order {
+			if b.stopped.Load() {
+				b.notes = append(b.notes, "STOPPED by a signal")
+				return nil
+			}
+			if t.skip == "" {
+				if err := b.life(t); err != nil {
+					return err
+				}
+			}
+		}
+		if b.o.only == "" || strings.Contains(b.o.only, "minirun") {
+			if err := b.unpack(from); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range depths {
+		var m measured
+		name := fmt.Sprintf("%d layers", n)
+		if u, err := b.run(b.own, b.child("mount", b.dir, fmt.Sprint(n))); err != nil {
+			b.at("mount", name).failed = err.Error()
+		} else if err := json.Unmarshal(u.out, &m); err != nil {
+			return err
+		}
+		b.at("mount", name).wall = m.Mount
+		b.at("prepare", name).wall = m.Prepare
+	}
+	return nil
+}
+
+// life is pull, reading everything, and removal.
+func (b *bench) life(t *tool) error {
+	pull, rm := b.at("pull", t.name), b.at("rm", t.name)
+	if pull.failed != "" || rm.failed != "" {
+		return nil
+	}
+	for _, s := range t.stores {
+		if err := os.RemoveAll(s); err != nil {
+			return err
+		}
+	}
+	if err := b.settle(); err != nil {
+		return err
+	}
+	had := b.inodes()
+	if t.daemon != nil {
+		t.daemon.forgetPeak()
+	}
+	u, err := b.run(t.group, t.pull...)
+	if err != nil {
+		pull.failed = err.Error()
+		return nil
+	}
+	if t.daemon != nil {
+		u.rss = max(u.rss, t.daemon.peak())
+	}
+	pull.add(u, b.inodes()-had)
+	if strings.HasPrefix(t.name, "minirun-") {
+		if err := b.read(t); err != nil {
+			return err
+		}
+	}
+	if err := b.settle(); err != nil {
+		return err
+	}
+	u, err = b.run(t.group, t.rm...)
+	if err != nil {
+		rm.failed = err.Error()
+		return nil
+	}
+	rm.add(u, b.inodes()-had)
+	return nil
+}
+
+func (b *bench) read(t *tool) error {
+	if err := b.settle(); err != nil {
+		return err
+	}
+	r := b.at("read", t.name)
+	u, err := b.run(b.own, b.child("read", filepath.Join(t.stores[0], "overlay"), b.chain(t.stores[0])))
+	if err != nil {
+		r.failed = err.Error()
+		return nil
+	}
+	var m measured
+	if err := json.Unmarshal(u.out, &m); err != nil {
+		return err
+	}
+	r.add(usage{wall: time.Duration(m.Wall), cpu: time.Duration(m.CPU), rss: u.rss}, float64(m.Files))
+	return nil
+}
+
+// chain is the chain ID of the image.
+func (b *bench) chain(store string) string {
+	text, err := os.ReadFile(filepath.Join(store, "blobs/sha256", strings.TrimPrefix(b.image.Config.Digest, "sha256:")))
+	var config struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if err != nil || json.Unmarshal(text, &config) != nil {
+		return ""
+	}
+	chain := ""
+	for _, d := range config.RootFS.DiffIDs {
+		if chain == "" {
+			chain = d
+		} else {
+			chain = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(chain+" "+d)))
+		}
+	}
+	return chain
+}
+
+// unpack measures unpacking without the transfer, and the least that it has to do.
+func (b *bench) unpack(from string) error {
+	name := from + "/" + image
+	var blobs []string
+	for _, l := range b.image.Layers {
+		blobs = append(blobs, filepath.Join(b.blobs, l.Digest))
+	}
+	floor := b.at("unpack", "inflate+sha256")
+	u, err := b.run(b.own, b.child("decode", blobs...))
+	if err != nil {
+		return err
+	}
+	floor.add(u, 0)
+	for _, kind := range []string{"index", "extract"} {
+		r := b.at("unpack", "minirun-"+kind)
+		global := []string{b.minirun, "--root", filepath.Join(b.dir, "minirun.state"), "--store", filepath.Join(b.dir, "unpack-"+kind), "image"}
+		if _, err := b.run(b.own, slices.Concat(global, []string{"pull", "--quiet", "--no-unpack", name})); err != nil {
+			r.failed = err.Error()
+			continue
+		}
+		if err := b.settle(); err != nil {
+			return err
+		}
+		had := b.inodes()
+		u, err := b.run(b.own, slices.Concat(global, []string{"unpack", "--quiet", "--unpacker", kind, name}))
+		if err != nil {
+			r.failed = err.Error()
+			continue
+		}
+		r.add(u, b.inodes()-had)
+		if err := os.RemoveAll(filepath.Join(b.dir, "unpack-"+kind)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
