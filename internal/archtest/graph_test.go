@@ -32,7 +32,7 @@ var graph = []arrows{
 		"composes one container; the packages it composes do not know each other",
 	},
 	{
-		"container/inventory", "container/unpack imagestore overlay", "container imagestore/archive imagestore/decompress imagestore/imagetest",
+		"container/inventory", "container/unpack imagestore overlay", "container imagestore/archive benchmarks/images imagestore/decompress imagestore/imagetest",
 		"what a store holds, why, and on how much disk: sees both halves",
 	},
 	{"container/volume", "internal/jsonread internal/linux internal/safepath", "", "directories that outlive containers; knows snapshots by their names alone"},
@@ -41,7 +41,7 @@ var graph = []arrows{
 		"from blobs to layers; apart from container, because minirun must not link decompressors and archive/tar",
 	},
 
-	{"imagestore", "imagestore/reference internal/linux", "imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
+	{"imagestore", "imagestore/reference internal/linux", "benchmarks/images imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
 	{"imagestore/archive", "imagestore imagestore/decompress internal/linux", "imagestore/imagetest", "images from files"},
 	{"imagestore/decompress", "", "imagestore/imagetest", "the only place that links a decompressor"},
 	{"imagestore/registry", "imagestore", "imagestore/decompress imagestore/imagetest imagestore/registrytest", "images from and to registries; linked into minirund alone"},
@@ -184,7 +184,7 @@ func findCycle(graph map[string]arrows) string {
 var foreign = []struct{ path, users, why string }{
 	{"github.com/opencontainers/runtime-spec/", "", "types without code"},
 	{"golang.org/x/sys/", "", "system calls"},
-	{"github.com/klauspost/compress/", "imagestore/decompress imagestore/imagetest", "minirun must not link it"},
+	{"github.com/klauspost/compress/", "benchmarks/images imagestore/decompress imagestore/imagetest", "minirun must not link it"},
 	{"github.com/BurntSushi/toml", "imagestore/registry", "hosts.toml"},
 	{"github.com/urfave/cli/v2", "cmd/minirund", "its start costs more than minirun's"},
 	{"github.com/opencontainers/image-spec/", "none", "only tests compare our types with it"},
