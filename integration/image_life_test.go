@@ -195,7 +195,7 @@ func TestRootImageRemoveInUse(t *testing.T) {
 	h.must("image", "tag", "base", "second") // with another name, nothing is lost
 	h.must("image", "rm", "second")
 	h.must("image", "rm", "--force", "base")
-	if r := h.do("run", "--image", "base", h.id(), "true"); r.Code == 0 || !strings.Contains(r.Stderr, "hint: ") {
+	if r := h.do("run", "--pull", "never", "--image", "base", h.id(), "true"); r.Code == 0 || !strings.Contains(r.Stderr, "hint: ") {
 		t.Errorf("run of a removed image: %+v", r)
 	}
 	h.must("exec", id, "touch", "/go")
