@@ -189,7 +189,7 @@ func TestLayer_WaiterTakesOver(t *testing.T) { eachKind(t, testWaiterTakesOver) 
 
 func testWaiterTakesOver(t *testing.T) {
 	s := openStore(t)
-	b := bigArchive(t, 100)
+	b := bigArchive(t, 1000) // half of it is more than a chunk
 	r, w := io.Pipe()
 	first := make(chan error, 1)
 	go func() {

@@ -102,8 +102,13 @@ func (s *stream) read(r io.Reader, max int64) {
 		if c.err == nil && s.failed.Load() {
 			c.err = s.fail
 		}
-		if c.err == nil {
-			c.n, c.err = r.Read(c.b)
+		// Decompressors return less than a chunk at a time, and each chunk costs a
+		// write and several switches between goroutines. Nobody waits for what is
+		// in a chunk that is not full but those who read on.
+		for c.err == nil && c.n < len(c.b) {
+			var n int
+			n, c.err = r.Read(c.b[c.n:])
+			c.n += n
 		}
 		if s.n += int64(c.n); s.n > max {
 			c.err = limit("archive of more than %d bytes (MaxBytes)", max)

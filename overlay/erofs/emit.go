@@ -214,11 +214,12 @@ func (o *output) write(b []byte) {
 
 // pad writes zeros up to an offset.
 func (o *output) pad(to int64) {
-	var zero [4096]byte
 	for o.n < to {
-		o.write(zero[:min(to-o.n, int64(len(zero)))])
+		o.write(zeros[:min(to-o.n, int64(len(zeros)))])
 	}
 }
+
+var zeros [4096]byte // a local one would be on the heap, and there is one pad per inode
 
 func (o *output) copy(r io.ReaderAt, at, size int64) {
 	if o.err != nil {
