@@ -71,7 +71,8 @@ func TestRootAttackLeaderEndsInHostPidNamespace(t *testing.T) {
 	setup(t)
 	for _, verb := range []string{"delete", "kill"} {
 		b := newBox(t, func(s *specs.Spec) {
-			s.Process.Args = []string{"/bin/attack-leader"}
+			// Without its first thread nobody can join the container any more.
+			s.Process.Args = []string{"sh", "-c", "while ! [ -e /go ]; do sleep 0.02; done; exec /bin/attack-leader"}
 			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
 			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
 		})
@@ -80,6 +81,7 @@ func TestRootAttackLeaderEndsInHostPidNamespace(t *testing.T) {
 		if r := b.exec("--detach", "--", "/bin/attack-leader"); r.Code != 0 {
 			t.Fatalf("exec: %+v", r)
 		}
+		writeFile(t, b.rootfs("go"), "")
 		eventually(t, "both first threads end", func() bool {
 			n := 0
 			for _, pid := range b.psPids() {
