@@ -69,9 +69,14 @@ type PlatformError struct {
 	Ref  string
 	Host string
 	Have []string
+	// Elsewhere: there is one for this host too, but the store has not got it.
+	Elsewhere bool
 }
 
 func (e *PlatformError) Error() string {
+	if e.Elsewhere {
+		return fmt.Sprintf("image %q is here for %s only, this host runs %s", clip(e.Ref), strings.Join(e.Have, ", "), e.Host)
+	}
 	return fmt.Sprintf("image %q is for %s, this host runs %s", clip(e.Ref), strings.Join(e.Have, ", "), e.Host)
 }
 func (e *PlatformError) Is(target error) bool { return target == errors.ErrUnsupported }

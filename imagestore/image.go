@@ -3,6 +3,7 @@ package imagestore
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -175,6 +176,12 @@ func loadFrom(read blobReader, target Descriptor, host Platform, strict bool) (*
 		img.Manifest = target
 	}
 	m, c, err := readImage(read, img.Manifest)
+	var missing *MissingError
+	if strict && isIndexType(target.MediaType) && errors.As(err, &missing) && missing.Digest == img.Manifest.Digest {
+		if have := present(read, target); len(have) > 0 {
+			return nil, &PlatformError{Host: host.String(), Have: have, Elsewhere: true}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -254,6 +261,20 @@ func pick(read blobReader, target Descriptor, host Platform, strict bool) (Descr
 		return Descriptor{}, &PlatformError{Host: host.String(), Have: have}
 	}
 	return all[best].d, nil
+}
+
+// present lists the platforms of an index for which manifest and config are there.
+func present(read blobReader, target Descriptor) (have []string) {
+	c := collector{read: read, seen: map[Digest]bool{}}
+	if c.collect(target, 1) != nil {
+		return nil
+	}
+	for _, i := range c.images {
+		if _, _, err := readImage(read, i.d); err == nil {
+			have = append(have, i.p.String())
+		}
+	}
+	return have
 }
 
 // collector walks an index and the indexes in it. It visits each one once, so

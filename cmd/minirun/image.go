@@ -51,6 +51,7 @@ func (o *imageOptions) add(f *flagSet) {
 		o.pull = v
 		return nil
 	}))
+	f.add("platform", 0, "OS/ARCH[/VARIANT]", "the image's platform: this host's, no other", note("platform", checkPlatform))
 	f.add("env", 'e', "NAME=VALUE", "set an environment variable (repeatable)", note("env", func(v string) error {
 		name, _, ok := strings.Cut(v, "=")
 		if name == "" {

@@ -136,10 +136,14 @@ func hints(err error) []string {
 		return []string{"give the full name, or more digits of the ID"}
 	case errors.As(err, &inUse):
 		return []string{"delete these containers first, or remove the image with --force: they go on, and their layers stay until they are gone"}
+	case errors.As(err, &platform) && platform.Elsewhere:
+		return []string{"the one for " + platform.Host + " comes with: minirun pull " + printable(platform.Ref)}
 	case errors.As(err, &platform):
 		return []string{"use an image that was built for " + platform.Host}
 	case errors.As(err, &depth):
 		return []string{"flatten the image: export its root file system and import that"}
+	case errors.As(err, &pull) && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
+		return []string{"free space in the store, for example with: minirun image rm NAME; the next pull goes on with what has come by now, and minirun image gc removes it"}
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return []string{"free space in the store, for example with: minirun image rm NAME; nothing of this attempt was kept"}
 	case errors.As(err, &load) && isDamaged(err):
