@@ -22,7 +22,7 @@ HAMMER ?= 10000
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-images: build ## Measure pulling, mounting, reading and removing images ag
 
 fuzz: testrun ## Run every fuzz target for FUZZTIME (30s).
 	@$(TESTRUN) fuzz
+
+interop-images: ## Compare what minirun, umoci and podman make of 100 generated and three Debian images.
+	MINIRUN_TEST_INTEROP_IMAGES=100 MINIRUN_TEST_INTEROP_DEBOOTSTRAP=1 go test -count=1 -timeout 1h -v -run '^TestRootInterop$$' ./integration
 
 lint: ## Report what vet, staticcheck, gofumpt and an untidy go.mod have to say.
 	go vet ./...
