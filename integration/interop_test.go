@@ -159,7 +159,7 @@ func (x *interop) compare(tags []string) {
 	testenv.Supervisor(t)
 	for _, kind := range []string{"index", "extract"} {
 		minirun := fmt.Sprintf("%s --root %s/state --store %[2]s/store-%s image", testenv.Binary(t), x.dir, kind)
-		x.in(minirun+" load --quiet --unpacker "+kind+" "+x.dir+"/layout >&2\n"+all+minirun+" mount x:$tag $(mktemp -d) >at\nread at <at; echo $tag $at; read ok\ndone\n"+minirun+" unmount --all >&2", same("minirun, "+kind))
+		x.in(minirun+" load --quiet --unpacker "+kind+" "+x.dir+"/layout >&2\n"+all+"at=$("+minirun+" mount x:$tag $(mktemp -d))\necho $tag $at; read ok\ndone\n"+minirun+" unmount --all >&2", same("minirun, "+kind))
 	}
 }
 
