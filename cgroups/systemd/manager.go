@@ -55,8 +55,13 @@ func (e *ConnectError) Hint() string {
 // Connect connects to the host's systemd or, with user, to that of the user: to
 // its own socket or, where that cannot be had, through the message bus.
 func Connect(user bool) (*Manager, error) {
-	uid := hostUID()
-	own, bus := "/run/systemd/private", os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")
+	own, bus := addresses(user)
+	return connect(user, own, bus)
+}
+
+// addresses says where systemd's own socket is, and the message bus.
+func addresses(user bool) (own, bus string) {
+	own, bus = "/run/systemd/private", os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")
 	if bus == "" {
 		bus = "/run/dbus/system_bus_socket"
 	}
@@ -70,6 +75,11 @@ func Connect(user bool) (*Manager, error) {
 			}
 		}
 	}
+	return own, bus
+}
+
+func connect(user bool, own, bus string) (*Manager, error) {
+	uid := hostUID()
 	var errs []error
 	if own != "" {
 		c, err := dbus.Dial(own, uid, callTimeout)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -248,5 +249,43 @@ func TestConnect_Nobody(t *testing.T) {
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
 	if _, err = Connect(true); !errors.As(err, &none) || !strings.Contains(err.Error(), "systemd/private") || !strings.Contains(err.Error(), "/bus") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Where systemd's own socket is missing, or left over from one that has ended, the
+// message bus is what remains.
+func TestConnect_Bus(t *testing.T) {
+	for _, user := range []bool{false, true} {
+		for _, left := range []bool{false, true} {
+			bus := startBus(t, func(string, int) (byte, string, string) { return 2, "v252", "" })
+			if !user {
+				t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", os.Getenv("DBUS_SESSION_BUS_ADDRESS"))
+				t.Setenv("DBUS_SESSION_BUS_ADDRESS", "")
+			}
+			own, address := addresses(user)
+			if !user && own != "/run/systemd/private" || user && own != "" {
+				t.Errorf("user %v: systemd's own socket is looked for at %q", user, own)
+			}
+			own = filepath.Join(t.TempDir(), "private")
+			if left {
+				l, err := net.ListenUnix("unix", &net.UnixAddr{Name: own, Net: "unix"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.SetUnlinkOnClose(false)
+				l.Close()
+			}
+			m, err := connect(user, own, address)
+			if err != nil {
+				t.Fatalf("user %v, left over %v: %v", user, left, err)
+			}
+			if v := m.Version(); v != 252 {
+				t.Errorf("user %v, left over %v: version %d", user, left, v)
+			}
+			m.Close()
+			if got := bus.sent(); got != prefix+"Get" {
+				t.Errorf("user %v, left over %v: calls %q", user, left, got)
+			}
+		}
 	}
 }
