@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/minirun/minirun/cgroups"
@@ -52,6 +53,10 @@ func (c *Container) initGroup() (*cgroups.Group, error) {
 	path, err := cgroups.PathOf(c.Pid)
 	if err != nil {
 		return nil, fmt.Errorf("container %q: %w", c.ID, err)
+	}
+	if path != c.Cgroup && !strings.HasPrefix(path, strings.TrimSuffix(c.Cgroup, "/")+"/") {
+		// Somebody has moved it: a process there would have none of the limits.
+		return nil, fmt.Errorf("container %q: its process is in the cgroup %q, which is not below the container's, %q", c.ID, path, c.Cgroup)
 	}
 	return cgroups.Open(c.CgroupMount, path), nil
 }

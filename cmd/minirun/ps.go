@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -87,7 +88,7 @@ func pidsJSON(pids []int) string {
 // filterPS keeps the first line of what ps has printed and the lines of pids.
 func filterPS(table string, pids []int) (string, error) {
 	head, rest, _ := strings.Cut(table, "\n")
-	column := slices.Index(strings.Fields(head), "PID")
+	column, end := slices.Index(strings.Fields(head), "PID"), pidEnd(head)
 	if column < 0 {
 		return "", &noPIDError{}
 	}
@@ -98,18 +99,57 @@ func filterPS(table string, pids []int) (string, error) {
 		if len(fields) == 0 {
 			continue
 		}
-		if column >= len(fields) {
-			return "", fmt.Errorf("line %q of ps has no column PID", line)
+		pid := pidAt(line, end)
+		if pid < 0 && column < len(fields) {
+			pid = pidOf(fields[column])
 		}
-		pid, err := strconv.Atoi(fields[column])
-		if err != nil {
-			return "", fmt.Errorf("unable to parse pid: %w", err)
+		_, found := slices.BinarySearch(pids, pid)
+		if pid < 0 { // no process hides itself by its name, or has the table fail
+			found = slices.ContainsFunc(fields, func(f string) bool { return slices.Contains(pids, pidOf(f)) })
 		}
-		if _, found := slices.BinarySearch(pids, pid); found {
+		if found {
 			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
 		}
 	}
 	return b.String(), nil
+}
+
+// pidEnd is where the title PID ends, in characters, -1 if there is none.
+func pidEnd(head string) int {
+	for i := 0; ; {
+		k := strings.Index(head[i:], "PID")
+		if k < 0 {
+			return -1
+		}
+		from, to := i+k, i+k+len("PID")
+		if (from == 0 || head[from-1] == ' ') && (to == len(head) || head[to] == ' ') {
+			return utf8.RuneCountInString(head[:to])
+		}
+		i = to
+	}
+}
+
+// pidAt is the number that ends at a place in a line, -1 if there is none: ps
+// aligns pids with the end of their title, and columns before it may hold blanks
+// that a process has put into its name.
+func pidAt(line string, end int) int {
+	r := []rune(strings.TrimSuffix(line, "\n"))
+	if end < 0 || end > len(r) || end < len(r) && r[end] != ' ' {
+		return -1
+	}
+	from := end
+	for from > 0 && r[from-1] != ' ' {
+		from--
+	}
+	return pidOf(string(r[from:end]))
+}
+
+func pidOf(field string) int {
+	pid, err := strconv.Atoi(field)
+	if err != nil || pid <= 0 {
+		return -1
+	}
+	return pid
 }
 
 type noPIDError struct{}

@@ -52,7 +52,7 @@ func (l *logger) entry(level, msg string) {
 	b := make([]byte, 0, 256)
 	if l.json {
 		b = jsonread.AppendString(append(b, `{"level":`...), level)
-		b = jsonread.AppendString(append(b, `,"msg":`...), msg)
+		b = jsonread.AppendString(append(b, `,"msg":`...), visible(msg)) // JSON leaves C1 as it is
 		b = now.AppendFormat(append(b, `,"time":"`...), time.RFC3339)
 		b = append(b, "\"}\n"...)
 	} else {

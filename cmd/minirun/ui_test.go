@@ -111,13 +111,16 @@ func TestHints(t *testing.T) {
 func TestLogger(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	l := &logger{file: path, json: true}
-	msgs := []string{"plain", "quote \" backslash \\ newline \n tab \t nul \x00 ü \xff"}
+	msgs := []string{"plain", "quote \" backslash \\ newline \n tab \t nul \x00 c1 \u009b31m ü \xff"}
 	for _, m := range msgs {
 		l.entry("error", m)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if strings.ContainsRune(string(raw), '\u009b') {
+		t.Errorf("a terminal obeys what is in the file: %q", raw)
 	}
 	rows := strings.Split(strings.TrimSuffix(string(raw), "\n"), "\n")
 	if len(rows) != 2 {
@@ -128,7 +131,7 @@ func TestLogger(t *testing.T) {
 		if err := json.Unmarshal([]byte(row), &e); err != nil {
 			t.Fatalf("%q: %v", row, err)
 		}
-		if want := strings.ToValidUTF8(msgs[i], "\ufffd"); e.Level != "error" || e.Msg != want {
+		if want := visible(msgs[i]); e.Level != "error" || e.Msg != want {
 			t.Errorf("%+v, want %q", e, want)
 		}
 		if _, err := time.Parse(time.RFC3339, e.Time); err != nil {

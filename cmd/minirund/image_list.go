@@ -5,6 +5,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/urfave/cli/v2"
@@ -168,9 +169,15 @@ func createdText(s string) string {
 // printable keeps control characters of an image's metadata from the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError || invisible(r) {
 			return '?'
 		}
 		return r
 	}, s)
+}
+
+// invisible reports whether a character changes the direction or the lines of the
+// text around it.
+func invisible(r rune) bool {
+	return r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff
 }

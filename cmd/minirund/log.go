@@ -21,7 +21,7 @@ func (l *logger) entry(level string, err error) {
 			Level string `json:"level"`
 			Msg   string `json:"msg"`
 			Time  string `json:"time"`
-		}{level, err.Error(), now})
+		}{level, oneLine(err), now}) // JSON leaves C1 as it is
 		line = string(b) + "\n"
 	}
 	f, openErr := os.OpenFile(l.file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)

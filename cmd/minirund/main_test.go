@@ -467,6 +467,9 @@ func TestText(t *testing.T) {
 	if got := printable("a\x1b[31mb\n\u009bc"); got != "a?[31mb??c" {
 		t.Errorf("printable: %q", got)
 	}
+	if got := printable("\u202egpj.exe\u2066\u200b\xff."); got != "?gpj.exe???." {
+		t.Errorf("printable: %q", got)
+	}
 	if got := oneLine(&imagestore.PlatformError{Ref: "x", Host: "h", Have: []string{"\x1b[2J\nminirun: all is well"}}); strings.ContainsAny(got, "\x1b\n") {
 		t.Errorf("oneLine: %q", got)
 	}

@@ -71,7 +71,7 @@ func (u *ui) fail(err error) int {
 		u.log.entry("error", e)
 		fmt.Fprintf(u.err, "minirun: %s\n", oneLine(e))
 		for _, h := range hints(e) {
-			fmt.Fprintf(u.err, "hint: %s\n", h)
+			fmt.Fprintf(u.err, "hint: %s\n", printable(h))
 		}
 	}
 	return 1
