@@ -301,9 +301,9 @@ func TestLoad_PartialIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The index offers an image for this host, of which nothing is here.
-		var me *imagestore.MissingError
-		if _, err := s.Resolve("test/multi:1"); !errors.As(err, &me) {
-			t.Errorf("Resolve = %v, want a MissingError", err)
+		var pe *imagestore.PlatformError
+		if _, err := s.Resolve("test/multi:1"); !errors.As(err, &pe) || !pe.Elsewhere {
+			t.Errorf("Resolve = %v, want a PlatformError of an image that is elsewhere", err)
 		}
 	})
 	t.Run("none", func(t *testing.T) {

@@ -268,6 +268,7 @@ func TestPull_Faults(t *testing.T) {
 			}
 			// The trouble is over.
 			srv.Heal()
+			srv.CloseClientConnections() // of what was given up, too
 			srv.Reset()
 			o.Stall = quick().Stall
 			if _, err := client(t, o).Pull(t.Context(), s, reference(t, name), registry.PullOptions{}); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -110,7 +111,7 @@ func (s *Server) hang(r *http.Request) {
 }
 
 // send sends b, which begins at off of the whole, as the fault says.
-func (f *Fault) send(s *Server, w http.ResponseWriter, r *http.Request, status int, b []byte, off int, count bool) {
+func (f *Fault) send(s *Server, w http.ResponseWriter, r *http.Request, status int, b []byte, off int, count *atomic.Int64) {
 	upTo := func(n int) []byte { return b[:min(max(n-off, 0), len(b))] }
 	if at := f.Flip - 1 - off; f.Flip > 0 && at >= 0 && at < len(b) {
 		b = bytes.Clone(b)

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -56,7 +57,7 @@ type Server struct {
 	tokens    map[string]time.Time
 	requests  []Request
 	faults    []*Fault
-	blobBytes int64
+	blobBytes *atomic.Int64 // another one after each Reset
 	n         int
 	down      chan struct{} // closed when the server goes
 }
@@ -79,7 +80,7 @@ func New(t testing.TB, o Options) *Server {
 	}
 	s := &Server{
 		o: o, blobs: map[string]map[string][]byte{}, manifests: map[string]map[string]manifest{},
-		uploads: map[string]*upload{}, tokens: map[string]time.Time{}, down: make(chan struct{}),
+		uploads: map[string]*upload{}, tokens: map[string]time.Time{}, blobBytes: new(atomic.Int64), down: make(chan struct{}),
 	}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that a test lets fail
@@ -163,7 +164,10 @@ func (s *Server) RemoveBlob(repo, digest string) {
 }
 
 // BlobBytes is how many bytes of blobs were sent so far.
-func (s *Server) BlobBytes() int64 {
+func (s *Server) BlobBytes() int64 { return s.counter().Load() }
+
+// counter counts the bytes of the requests that begin now.
+func (s *Server) counter() *atomic.Int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.blobBytes
@@ -186,11 +190,12 @@ func (s *Server) Count(method, text string) (n int) {
 	return n
 }
 
-// Reset forgets the requests and counts of before.
+// Reset forgets the requests and counts of before, with what requests that a
+// client has given up will still send.
 func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests, s.blobBytes = nil, 0
+	s.requests, s.blobBytes = nil, new(atomic.Int64)
 }
 
 // ExpireTokens makes the server refuse all tokens that it gave out.
@@ -326,11 +331,11 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, repo, digest strin
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", off, len(b)-1, len(b)))
 		status, b = http.StatusPartialContent, b[off:]
 	}
-	s.body(w, r, status, b, len(whole)-len(b), f, true)
+	s.body(w, r, status, b, len(whole)-len(b), f, s.counter())
 }
 
 // body sends b, which begins at off of the whole, with the fault if there is one.
-func (s *Server) body(w http.ResponseWriter, r *http.Request, status int, b []byte, off int, f *Fault, count bool) {
+func (s *Server) body(w http.ResponseWriter, r *http.Request, status int, b []byte, off int, f *Fault, count *atomic.Int64) {
 	if f != nil {
 		f.send(s, w, r, status, b, off, count)
 		return
@@ -340,13 +345,11 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, status int, b []by
 	s.write(w, b, count)
 }
 
-func (s *Server) write(w io.Writer, b []byte, count bool) {
+func (s *Server) write(w io.Writer, b []byte, count *atomic.Int64) {
 	for len(b) > 0 {
 		n, err := w.Write(b[:min(len(b), 64<<10)])
-		if count {
-			s.mu.Lock()
-			s.blobBytes += int64(n)
-			s.mu.Unlock()
+		if count != nil {
+			count.Add(int64(n))
 		}
 		if err != nil {
 			return
@@ -393,7 +396,7 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo, ref stri
 		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 		return
 	}
-	s.body(w, r, http.StatusOK, b, 0, f, false)
+	s.body(w, r, http.StatusOK, b, 0, f, nil)
 }
 
 // missing names something that a manifest refers to and the repository has not.
@@ -464,7 +467,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, repo, id string,
 		b, err := io.ReadAll(in)
 		s.mu.Lock()
 		u.b = append(u.b, b...)
-		s.blobBytes += int64(len(b))
+		s.blobBytes.Add(int64(len(b)))
 		s.mu.Unlock()
 		if f != nil && f.Cut > 0 || err != nil {
 			panic(http.ErrAbortHandler)
