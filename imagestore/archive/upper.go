@@ -102,16 +102,6 @@ func (w *dirWriter) opaque(fd int, prefix string) error {
 	return nil
 }
 
-const (
-	// A file becomes a sparse one when that saves so much: readers that know
-	// nothing of it are rare, and rather have a plain file.
-	minHoles = 64 << 10
-	// maxSegments bounds the map: readers refuse those of more than 1 MiB.
-	maxSegments = 8192
-)
-
-type segment struct{ off, n int64 }
-
 // sparse writes a regular file with holes in the PAX format of GNU tar, version
 // 1.0, which docker, containerd, podman and archive/tar read; done is false for
 // a file that is none. Holes that the file system knows count, not zeros: a hole
@@ -124,9 +114,12 @@ func (w *dirWriter) sparse(f *os.File, st *unix.Stat_t, full string, xattrs map[
 	if st.Size < minHoles || st.Blocks*512 > st.Size-minHoles {
 		return false, nil
 	}
-	data, ok, err := segments(fd, st.Size)
-	if err != nil || !ok {
+	data, filled, err := segments(w.ctx, fd, st.Size)
+	if err != nil {
 		return false, err
+	}
+	if filled > max(maxFill, st.Blocks*512) {
+		return false, &HolesError{full, st.Size, st.Blocks * 512}
 	}
 	// The map, in decimal: how many, then offset and length of each. It ends
 	// with one that says where the file ends.
@@ -162,31 +155,6 @@ func (w *dirWriter) sparse(f *os.File, st *unix.Stat_t, full string, xattrs map[
 	}
 	_, err = w.raw.Write(make([]byte, padding(size)))
 	return true, err
-}
-
-// segments are the parts of a file that are no holes. ok is false when there
-// are too many of them.
-func segments(fd int, size int64) (list []segment, ok bool, err error) {
-	for at := int64(0); at < size; {
-		off, err := unix.Seek(fd, at, unix.SEEK_DATA)
-		if err == unix.ENXIO {
-			break
-		}
-		if err == nil && off < size {
-			at, err = unix.Seek(fd, off, unix.SEEK_HOLE)
-		}
-		if err != nil {
-			return nil, false, os.NewSyscallError("lseek", err)
-		}
-		if off >= size {
-			break
-		}
-		if len(list) == maxSegments {
-			return nil, false, nil
-		}
-		list = append(list, segment{off, min(at, size) - off})
-	}
-	return list, true, nil
 }
 
 // sparseHeader writes a PAX header and a header behind w.tw's back: that has no

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -96,6 +98,114 @@ func TestSparse(t *testing.T) {
 	}
 	for name := range content {
 		t.Errorf("%q is missing", name)
+	}
+}
+
+// A file in more pieces than the map has room for: the smallest holes become
+// zeros, whatever they are among, and that is all that grows.
+func TestSparseManyPieces(t *testing.T) {
+	const piece, small, large = 4096, 4096, 8192
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	at := int64(0)
+	for i := range maxSegments + 500 {
+		if _, err := f.WriteAt([]byte{byte(i), 1}, at); err != nil {
+			t.Fatal(err)
+		}
+		if at += piece + large; i%10 == 3 {
+			at += small - large
+		}
+	}
+	if err := f.Truncate(at); err != nil {
+		t.Fatal(err)
+	}
+	list, filled, err := segments(context.Background(), int(f.Fd()), at)
+	if err != nil || len(list) > maxSegments {
+		t.Fatalf("%d pieces, %v", len(list), err)
+	}
+	if want := int64(500 * small); filled != want {
+		t.Errorf("%d bytes of holes became data, want %d", filled, want)
+	}
+	raw, err := upperTar(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most := (maxSegments+1000)*piece + 1<<20; len(raw) > most {
+		t.Errorf("the archive has %d bytes, want at most %d", len(raw), most)
+	}
+	r := tar.NewReader(bytes.NewReader(raw))
+	for {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name == "f" {
+			break
+		}
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	got, want := sha256.New(), sha256.New()
+	if _, err := io.Copy(got, r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(want, f); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
+		t.Error("archive/tar reads another file")
+	}
+}
+
+// What a container can make in a second must not be terabytes in an archive.
+func TestSparseTooManyHoles(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := range 2 * int64(maxSegments) {
+		if _, err := f.WriteAt([]byte{1}, i*(16<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw, err := upperTar(t, dir)
+	var holes *HolesError
+	if !errors.As(err, &holes) || holes.Name != "f" {
+		t.Errorf("%d bytes, %v, want a *HolesError", len(raw), err)
+	}
+}
+
+func TestJoined(t *testing.T) {
+	for _, tt := range []struct {
+		list, want string
+		most       int
+		filled     int64
+	}{
+		{"0+1 5+1 8+1", "[{0 1} {5 1} {8 1}]", 3, 0},
+		{"0+1 5+1 8+1", "[{0 1} {5 4}]", 2, 2},
+		{"0+1 5+1 8+1", "[{0 9}]", 1, 6},
+		{"0+1 2+1 4+1 6+1", "[{0 5} {6 1}]", 2, 2}, // of equal ones the first go
+		{"0+1 9+1 11+1 20+1 22+1", "[{0 1} {9 3} {20 3}]", 3, 2},
+	} {
+		var list []segment
+		for _, f := range strings.Fields(tt.list) {
+			var s segment
+			if _, err := fmt.Sscanf(f, "%d+%d", &s.off, &s.n); err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, s)
+		}
+		got, filled := joined(list, tt.most)
+		if fmt.Sprint(got) != tt.want || filled != tt.filled {
+			t.Errorf("%s, at most %d: %v and %d filled, want %s and %d", tt.list, tt.most, got, filled, tt.want, tt.filled)
+		}
 	}
 }
 
