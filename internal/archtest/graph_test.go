@@ -68,6 +68,9 @@ var graph = []arrows{
 	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
+	{"network/ipam", "", "", "the arithmetic of addresses; touches nothing"},
+	{"network/store", "internal/jsonread internal/linux internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
+
 	{"internal/bigstack", "", "", "must be the first package to initialize, which one with imports would not be"},
 	{"internal/archtest", "", "", "tests of the project as a whole"},
 	{"internal/criu", "", "", "the program criu: knows a pid, a configuration and directories, and nothing of the runtime's records"},

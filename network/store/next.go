@@ -1,0 +1,58 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/minirun/minirun/network/ipam"
+)
+
+// ExhaustedError reports a subnet without a free address.
+type ExhaustedError struct {
+	Network string
+	Subnet  netip.Prefix
+	Taken   int
+}
+
+func (e *ExhaustedError) Error() string {
+	return fmt.Sprintf("network %q: subnet %s has no free address: %d are taken", e.Network, e.Subnet, e.Taken)
+}
+
+func (e *ExhaustedError) Unwrap() error { return ipam.ErrExhausted }
+
+// Hint says what to do.
+func (e *ExhaustedError) Hint() string {
+	return "minirun network prune frees what killed processes have left; minirun network create --subnet makes a larger network"
+}
+
+// Next takes the next free address of a subnet for a container, which has a
+// record already.
+func (s Store) Next(n *Network, subnet *Subnet, key string) (netip.Addr, error) {
+	list, err := s.Leases(n.Name)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	taken := make(map[netip.Addr]struct{}, len(list)+1)
+	taken[subnet.Gateway] = struct{}{}
+	for _, a := range list {
+		if subnet.Prefix.Contains(a) {
+			taken[a] = struct{}{}
+		}
+	}
+	for {
+		a, err := ipam.Next(subnet.Prefix, s.Last(n.Name, subnet.Prefix.Addr().Is6()), len(taken), func(a netip.Addr) bool {
+			_, ok := taken[a]
+			return ok
+		})
+		if err != nil {
+			return a, &ExhaustedError{n.Name, subnet.Prefix, len(taken) - 1}
+		}
+		err = s.Take(n.Name, a, key)
+		var other *TakenError
+		if !errors.As(err, &other) {
+			return a, err
+		}
+		taken[a] = struct{}{} // by somebody who has no respect for locks
+	}
+}
