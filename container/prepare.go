@@ -134,7 +134,10 @@ func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.I
 	}
 	spec.Root.Path = snapshot.RootfsDir()
 	p.Bundle, err = inMemory(p.Reservation.Dir(), spec)
-	return err
+	if err != nil {
+		return fmt.Errorf("image %q: %w", image.Name, err)
+	}
+	return nil
 }
 
 // inMemory is a bundle that was never on disk; the runtime keeps a copy of its
@@ -143,6 +146,9 @@ func inMemory(dir string, spec *specs.Spec) (*bundle.Bundle, error) {
 	raw, err := bundle.AppendJSON(nil, spec)
 	if err != nil {
 		return nil, err
+	}
+	if len(raw) > bundle.MaxConfigSize { // what an image has may be three times as long in here
+		return nil, fmt.Errorf("a container of it has a config.json of %d bytes, %d is the limit: its labels or variables are too long", len(raw), bundle.MaxConfigSize)
 	}
 	return &bundle.Bundle{Dir: dir, Raw: raw, Spec: spec}, nil
 }

@@ -4,15 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/minirun/minirun/internal/initprog"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/testenv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -112,6 +116,41 @@ func TestEnvironment(t *testing.T) {
 		if got := environment(tt.in, home); !slices.Equal(got, tt.want) {
 			t.Errorf("%q: %q, want %q", tt.in, got, tt.want)
 		}
+	}
+}
+
+// Long lists take another way to the same result.
+func TestRepeatedOf(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	env := make([]string, 200)
+	for i := range env {
+		env[i] = []string{"HOME=", "HOME", "A=x=y", "A", "", "=", fmt.Sprintf("V%d=%d", random.IntN(60), i)}[random.IntN(7)]
+	}
+	long := repeatedOf(env)
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		if got, want := long(env[i+1:], name), repeated(env[i+1:], name); got != want {
+			t.Errorf("%d: %q: %v, want %v", i, e, got, want)
+		}
+	}
+}
+
+// An image may bring as many variables as fit into its configuration. Comparing
+// them with each other took five minutes of a processor.
+func TestEnvironment_Hostile(t *testing.T) {
+	env := make([]string, 400_000)
+	for i := range env {
+		env[i] = strconv.FormatInt(int64(i), 36) + "="
+	}
+	done := make(chan int, 1)
+	go func() { done <- len(environment(env, func() string { return "/" })) }()
+	select {
+	case n := <-done:
+		if n != len(env)+1 {
+			t.Errorf("%d of %d variables", n, len(env)+1)
+		}
+	case <-time.After(testenv.Timeout(30 * time.Second)):
+		t.Fatal("it takes more than half a minute")
 	}
 }
 

@@ -15,10 +15,14 @@ const maxPasswd = 1 << 20
 // last wins, and HOME is filled in from the container's passwd.
 func environment(env []string, home func() string) []string {
 	out := make([]string, 0, len(env)+1)
+	later := repeated
+	if len(env) > manyVariables {
+		later = repeatedOf(env)
+	}
 	hasHome := false
 	for i, e := range env {
 		name, value, _ := strings.Cut(e, "=")
-		if repeated(env[i+1:], name) {
+		if later(env[i+1:], name) {
 			continue
 		}
 		if name == "HOME" {
@@ -33,6 +37,24 @@ func environment(env []string, home func() string) []string {
 		out = append(out, "HOME="+home())
 	}
 	return out
+}
+
+// manyVariables is up to where comparing all names with each other is cheapest.
+// An image can bring some 500,000, with which that would take minutes.
+const manyVariables = 128
+
+// repeatedOf is repeated for the rests of a long env.
+func repeatedOf(env []string) func(rest []string, name string) bool {
+	last := make(map[string]int, len(env))
+	for i, e := range env {
+		if name, _, ok := strings.Cut(e, "="); ok {
+			last[name] = i
+		}
+	}
+	return func(rest []string, name string) bool {
+		i, ok := last[name]
+		return ok && i >= len(env)-len(rest)
+	}
 }
 
 func repeated(env []string, name string) bool {

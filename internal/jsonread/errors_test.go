@@ -42,6 +42,21 @@ func TestError_LongPathIsCut(t *testing.T) {
 	}
 }
 
+func TestError_LongNumberIsCut(t *testing.T) {
+	for _, doc := range []string{"1." + strings.Repeat("0", 1000), "1e" + strings.Repeat("0", 1000), strings.Repeat("9", 1000), "-" + strings.Repeat("9", 1000)} {
+		for name, read := range map[string]func(*Reader){
+			"int64":  func(r *Reader) { r.Int64(new(int64)) },
+			"uint16": func(r *Reader) { r.Uint16(new(uint16)) },
+		} {
+			r := New([]byte(doc))
+			read(&r)
+			if err := r.End(); err == nil || len(err.Error()) > 200 {
+				t.Errorf("%s of %.10s...: %v", name, doc, err)
+			}
+		}
+	}
+}
+
 func TestLocate(t *testing.T) {
 	doc := []byte(`{"a": 1, "b": {"c": [true, {"d": "x]"}], "e.f": null}, "a": 2}`)
 	wants := map[string]string{

@@ -108,7 +108,7 @@ func (r *Reader) integer() (start, end int, ok bool) {
 	}
 	for _, c := range r.b[start:end] {
 		if c == '.' || c == 'e' || c == 'E' {
-			r.fail(start, "want an integer, got "+string(r.b[start:end]))
+			r.fail(start, "want an integer, got "+string(r.b[start:min(end, start+40)]))
 			return 0, 0, false
 		}
 	}
