@@ -37,3 +37,20 @@ func TestRootAttackImageConfigSize(t *testing.T) {
 		t.Errorf("control: %.300s", r.Stderr)
 	}
 }
+
+// A file that minirun reads for an image is a device of the host's: to open it
+// could be to use it. One without a driver tells by its error that it was tried.
+func TestRootAttackImageDevice(t *testing.T) {
+	setup(t)
+	images := atNewImages(t)
+	for name, want := range map[string]string{"etc/passwd": `the container's /etc/passwd is no regular file`, "etc/group": `the container's /etc/group is no regular file`} {
+		images.must(`{"Cmd": ["/bin/true"], "User": "user"}`, atFile{name: name, device: true, mode: 0o644})
+		if r := images.run(nil); r.Code == 0 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("%s: %+v, want %q", name, r, want)
+		}
+	}
+	images.must(`{"Cmd": ["/bin/true"], "User": "user"}`)
+	if r := images.run(nil); r.Code != 0 {
+		t.Errorf("control: %+v", r)
+	}
+}

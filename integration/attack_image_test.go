@@ -57,6 +57,7 @@ type atFile struct {
 	name, data, link string
 	mode             int64
 	uid, gid         int
+	device           bool // a character device that has no driver
 }
 
 // load makes an image "attack" with busybox, a passwd file, the files and the
@@ -88,6 +89,8 @@ func (i *atImages) load(config string, files ...atFile) testenv.Result {
 			h.Typeflag = tar.TypeDir
 		case f.link != "":
 			h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, f.link, 0o777
+		case f.device:
+			h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, 1<<12-1, 1<<20-1
 		}
 		if err := w.WriteHeader(h); err != nil {
 			i.t.Fatal(err)

@@ -84,20 +84,16 @@ func homeOf(root int, uid uint32) string {
 }
 
 // ReadInRoot reads a regular file below the directory root, at most limit
-// bytes of it. The file is the container's: it may be a link, a pipe that
-// nobody writes to, or endless.
+// bytes of it. The file is the container's: it may be a link, a device, a pipe
+// that nobody writes to, or endless.
 func ReadInRoot(root int, path string, limit int) ([]byte, error) {
-	fd, err := linux.OpenInRoot(root, path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := linux.OpenInRoot(root, path, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}
-	defer linux.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if fd, err = linux.ReopenRegular(fd); err != nil {
 		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, unix.EINVAL
-	}
+	defer linux.Close(fd)
 	return linux.ReadAll(fd, limit)
 }

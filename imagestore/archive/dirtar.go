@@ -164,8 +164,14 @@ func (w *dirWriter) dir(dir int, name, full string, depth int, xattrs map[string
 }
 
 func (w *dirWriter) file(dir int, name, full string, xattrs map[string]string) error {
-	// O_NONBLOCK: it may have become a FIFO since the look at it.
-	fd, err := linux.OpenAt(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	fd, err := linux.OpenAt(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("%q: %w", full, err)
+	}
+	// It may have become a FIFO or a device since the look at it.
+	if fd, err = linux.ReopenRegular(fd); err == unix.EINVAL {
+		return fmt.Errorf("%q changed while it was read", full)
+	}
 	if err != nil {
 		return fmt.Errorf("%q: %w", full, err)
 	}
@@ -174,9 +180,6 @@ func (w *dirWriter) file(dir int, name, full string, xattrs map[string]string) e
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%q changed while it was read", full)
 	}
 	if w.upper {
 		if done, err := w.sparse(f, &st, full, xattrs); done || err != nil {

@@ -186,20 +186,14 @@ type directory struct {
 }
 
 func (d *directory) open(name string) (*os.File, error) {
-	// O_NONBLOCK: a FIFO in the directory must not hang us.
-	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
+	st, err := d.root.Stat(name) // first: to open a device can be to use it
 	if err == nil && !st.Mode().IsRegular() {
 		err = fmt.Errorf("%q is no regular file", name)
 	}
 	if err != nil {
-		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 func (d *directory) file(name string) ([]byte, error) {

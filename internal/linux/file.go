@@ -2,6 +2,7 @@ package linux
 
 import (
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -106,6 +107,23 @@ func OpenAt(dir int, name string, flags int, mode uint32) (int, error) {
 		}
 		return fd, nil
 	}
+}
+
+// ReopenRegular returns a descriptor for reading of the file that path, opened with
+// O_PATH, stands for, and closes path. Anything but a regular file is EINVAL and is
+// not opened: to open a device can be to use it (a watchdog starts to count, a tape
+// is wound back), and names in a container's tree may be devices, as whoever may
+// write to it likes. Nor does it wait for somebody who holds a lease.
+func ReopenRegular(path int) (int, error) {
+	defer Close(path)
+	var st unix.Stat_t
+	if err := unix.Fstat(path, &st); err != nil {
+		return -1, os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return -1, unix.EINVAL
+	}
+	return OpenAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(path), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 // Read is read(2), retried on EINTR.
