@@ -15,7 +15,8 @@ import (
 type enter struct {
 	target initprog.Value
 	flags  uint64
-	unused int // first descriptor number that is neither the user's nor ours
+	unused int     // first descriptor number that is neither the user's nor ours
+	spaces []space // in place of target, at the numbers from unused on
 }
 
 func (s *enter) Phase() string { return "namespaces" }
@@ -31,10 +32,11 @@ func (s *enter) Why() string { return "" }
 
 func (s *enter) Emit(b *initprog.Builder) {
 	b.Object("descriptors of the caller")
-	b.CloseRange(s.unused)
+	b.CloseRange(s.unused + len(s.spaces))
 	b.Object("container init")
-	if s.flags != 0 {
-		b.Setns(s.target, s.flags)
+	emitJoin(b, s.target, s.flags, s.spaces)
+	if len(s.spaces) > 0 {
+		b.CloseRange(s.unused)
 	}
 	if s.flags&unix.CLONE_NEWUSER != 0 {
 		b.Setresgid(0)

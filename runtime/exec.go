@@ -92,7 +92,12 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 		console = o.Console()
 	}
 	o.Timing.Mark("record and configuration")
-	e := &execution{console: console, c: c, o: &o, spec: spec, pr: pr, target: target, sync: [2]int{-1, -1}}
+	inner, err := c.openInside()
+	if err != nil {
+		return nil, err
+	}
+	defer inner.close()
+	e := &execution{console: console, c: c, o: &o, spec: spec, pr: pr, target: target, inner: inner, sync: [2]int{-1, -1}}
 	p, err = e.run()
 	e.close()
 	return p, err
@@ -122,6 +127,7 @@ type execution struct {
 	spec    *specs.Spec
 	pr      *specs.Process
 	target  int         // pidfd of the container's init
+	inner   *inside     // what it is in, if the pidfd does not do
 	console int         // see ExecOptions.Console
 	hook    *specs.Hook // startContainer: what is executed in place of pr.Args[0]
 	sync    [2]int
@@ -233,7 +239,7 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 		return nil, nil, err
 	}
 	p.Set = set
-	root, err := linux.OpenAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(e.c.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	root, err := e.c.rootOf(e.inner)
 	if err != nil {
 		return nil, nil, &StatusError{ID: e.c.ID, Op: "exec", Have: Stopped}
 	}
@@ -250,7 +256,7 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 		p.Steps = append(p.Steps, &classGate{&e.c.Rdt})
 	}
 	p.Steps = append(p.Steps, labels(e.pr)...)
-	p.Steps = append(p.Steps, &enter{initprog.FD(p.fds.listen), e.joinFlags(set), p.fds.root},
+	p.Steps = append(p.Steps, e.enter(p),
 		&session{keyring: e.c.ID, skip: e.c.NoNewKeyring, join: true})
 	if e.pr.Terminal {
 		var h, w uint16
@@ -269,6 +275,11 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	}
 	image, _, err := p.compile()
 	return p, image, err
+}
+
+// enter is the step that joins the namespaces of the container.
+func (e *execution) enter(p *Plan) *enter {
+	return &enter{initprog.FD(p.fds.listen), e.joinFlags(p.Set), p.fds.root, e.inner.spaces(p.fds.root)}
 }
 
 // joinFlags are the namespaces that the program joins. Joining the user
@@ -308,6 +319,9 @@ func (e *execution) openFiles(l *fdLayout) ([]int, error) {
 		}
 		e.fds = append(e.fds, fd)
 		files[l.console] = fd
+	}
+	if e.inner != nil {
+		files = append(files, e.inner.fds[1:]...)
 	}
 	return files, nil
 }

@@ -15,7 +15,10 @@ import (
 
 // hookGate is where the init waits until create has run its hooks: everything
 // is mounted, and the host's files are still there.
-type hookGate struct{ hooks *specs.Hooks }
+type hookGate struct {
+	hooks *specs.Hooks
+	inner *innerFiles
+}
 
 func (s *hookGate) Phase() string { return "hooks" }
 func (s *hookGate) String() string {
@@ -37,7 +40,7 @@ func (s *hookGate) Why() string {
 
 func (s *hookGate) Emit(b *initprog.Builder) {
 	b.Object("")
-	namespaces.Handshake(b, namespaces.Hooks)
+	s.inner.emitHandshake(b, namespaces.Hooks)
 }
 
 // dieWithParent has the process end with the one that waits for it.
@@ -85,6 +88,10 @@ func (t *creation) createHooks() error {
 	}
 	if err == nil && len(hooks.CreateContainer) > 0 {
 		e := &execution{c: c, target: t.pidfd, sync: [2]int{-1, -1}}
+		if e.inner, err = t.inner(); err != nil {
+			return t.explain(err)
+		}
+		defer e.inner.close()
 		err = c.runHooks("createContainer", hooks.CreateContainer, Creating, innerPid(c.Pid),
 			func(stdio [3]int, hook *specs.Hook) (int, int, error) {
 				return e.startHook(stdio, func() (*Plan, *initprog.Image, error) { return e.planCreateContainer(t.plan, hook) })
@@ -103,7 +110,7 @@ func (t *creation) createHooks() error {
 // has not changed its root yet: in its mount namespace, / is the host's.
 func (e *execution) planCreateContainer(of *Plan, hook *specs.Hook) (*Plan, *initprog.Image, error) {
 	p := &Plan{ID: of.ID, Bundle: of.Bundle, Set: of.Set, fds: layout(0)}
-	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, &enter{initprog.FD(p.fds.listen), e.joinFlags(p.Set), p.fds.root},
+	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, e.enter(p),
 		&session{keyring: of.ID, skip: e.c.NoNewKeyring, join: true})
 	if p.Set.All()&unix.CLONE_NEWPID != 0 {
 		p.Steps = append(p.Steps, &appear{}, &leader{})
@@ -182,7 +189,12 @@ func (t *creation) startHooks() error {
 	}
 	t.early = namespaces.Ready
 	t.c.Supervise = t.o.Supervise
-	if err := t.c.startContainer(t.plan.Spec, t.pidfd); err != nil {
+	inner, err := t.inner()
+	if err == nil {
+		err = t.c.startContainer(t.plan.Spec, t.pidfd, inner)
+	}
+	inner.close()
+	if err != nil {
 		return t.explain(err)
 	}
 	return nil
@@ -202,11 +214,18 @@ func (c *Container) hooksOfStart(dir int) (*specs.Spec, error) {
 
 // startContainer runs the hooks inside the container, as the process will run:
 // with its user, its capabilities and its filter.
-func (c *Container) startContainer(spec *specs.Spec, pidfd int) error {
+func (c *Container) startContainer(spec *specs.Spec, pidfd int, inner *inside) error {
 	if c.Hooks&hooksStartContainer == 0 {
 		return nil
 	}
-	e := &execution{c: c, spec: spec, target: pidfd, sync: [2]int{-1, -1}}
+	if inner == nil {
+		var err error
+		if inner, err = c.openInside(); err != nil {
+			return err
+		}
+		defer inner.close()
+	}
+	e := &execution{c: c, spec: spec, target: pidfd, inner: inner, sync: [2]int{-1, -1}}
 	e.o = &ExecOptions{DenialReport: c.Agent.Report, Supervise: c.Supervise}
 	return c.runHooks("startContainer", spec.Hooks.StartContainer, Created, innerPid(c.Pid),
 		func(stdio [3]int, hook *specs.Hook) (int, int, error) {

@@ -122,6 +122,7 @@ type live struct {
 	spec   *specs.Spec
 	target int // pidfd of its init
 	root   int // its root directory
+	inner  *inside
 	flags  uint64
 	fds    []int // what the program gets, from liveFirst on
 	// attached are the mounts that the program has attached, or was about to.
@@ -169,7 +170,10 @@ func (l *live) open() (err error) {
 	if l.flags&unix.CLONE_NEWUSER != 0 && sameNamespace(c.Pid, "user") {
 		l.flags &^= unix.CLONE_NEWUSER
 	}
-	l.root, err = linux.OpenAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(c.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if l.inner, err = c.openInside(); err != nil {
+		return err
+	}
+	l.root, err = c.rootOf(l.inner)
 	if err != nil {
 		return &StatusError{ID: c.ID, Op: op, Have: Stopped}
 	}
@@ -177,6 +181,7 @@ func (l *live) open() (err error) {
 }
 
 func (l *live) close() {
+	l.inner.close()
 	for _, fd := range append(append(l.fds, l.attached...), l.root, l.target) {
 		linux.Close(fd)
 	}
@@ -188,7 +193,12 @@ func (l *live) joinedUser(maps *mountMaps) error {
 	if l.flags&unix.CLONE_NEWUSER == 0 {
 		return nil
 	}
-	fd, err := linux.OpenAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(l.c.Pid)+"/ns/user", unix.O_RDONLY, 0)
+	fd, err := -1, error(nil)
+	if l.inner != nil {
+		fd, err = unix.FcntlInt(uintptr(l.inner.fds[1]), unix.F_DUPFD_CLOEXEC, 0) // the first is the user namespace
+	} else {
+		fd, err = linux.OpenAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(l.c.Pid)+"/ns/user", unix.O_RDONLY, 0)
+	}
 	if err != nil {
 		return err
 	}
@@ -250,9 +260,14 @@ func isBind(m *specs.Mount) bool {
 
 // run starts the program and waits for its end.
 func (l *live) run(before, steps []initprog.Step) error {
-	all := []initprog.Step{&harden{l.c.ID, 3}, &dropFiles{liveFirst + len(l.fds)}}
+	files := append([]int{-1, -1, -1, -1, l.target}, l.fds...)
+	spaces := l.inner.spaces(len(files))
+	if l.inner != nil {
+		files = append(files, l.inner.fds[1:]...)
+	}
+	all := []initprog.Step{&harden{l.c.ID, 3}, &dropFiles{len(files)}}
 	all = append(all, before...)
-	all = append(all, &enterMounts{l.flags})
+	all = append(all, &enterMounts{l.flags, spaces})
 	b := initprog.NewBuilder(3)
 	for _, s := range append(all, steps...) {
 		b.Phase(s.Phase())
@@ -268,7 +283,7 @@ func (l *live) run(before, steps []initprog.Step) error {
 		return os.NewSyscallError("socketpair", err)
 	}
 	defer linux.Close(pair[0])
-	files := append([]int{-1, -1, -1, pair[1], l.target}, l.fds...)
+	files[3] = pair[1]
 	pid, pidfd, err := image.Start(initprog.Options{Files: files, CgroupFD: -1, Fallback: l.c.Dir()})
 	linux.Close(pair[1])
 	if err != nil {
@@ -332,7 +347,10 @@ func (s *dropFiles) Emit(b *initprog.Builder) {
 
 // enterMounts joins the container's namespaces but for its pid namespace, in
 // which its processes would see this one.
-type enterMounts struct{ flags uint64 }
+type enterMounts struct {
+	flags  uint64
+	spaces []space
+}
 
 func (s *enterMounts) Phase() string  { return "namespaces" }
 func (s *enterMounts) String() string { return "join the namespaces of the container" }
@@ -340,7 +358,7 @@ func (s *enterMounts) Why() string    { return "a mount can only be attached fro
 
 func (s *enterMounts) Emit(b *initprog.Builder) {
 	b.Object("container init")
-	b.Setns(initprog.FD(liveFirst-1), s.flags)
+	emitJoin(b, initprog.FD(liveFirst-1), s.flags, s.spaces)
 	if s.flags&unix.CLONE_NEWUSER != 0 {
 		b.Setresgid(0)
 		b.Setresuid(0)

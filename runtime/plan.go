@@ -43,6 +43,7 @@ type Plan struct {
 	maps    *mountMaps
 	devices []*netDevice
 	rdt     Rdt
+	inner   *innerFiles // if the init has to tell what it is in
 }
 
 // fdLayout are the descriptor numbers inside the init. The standard streams and
@@ -165,6 +166,10 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		joins[i] = initprog.FD(p.fds.join + i)
 	}
 	steps = append(steps, p.Set.Plan(joins, !p.caller.user)...)
+	if p.caller.user && (o.gate == gateStart || hooksInside(spec.Hooks)) {
+		p.inner = &innerFiles{flags: p.Set.All()}
+		steps = append(steps, p.inner)
+	}
 	steps = append(steps, &session{keyring: p.ID, skip: o.NoNewKeyring})
 	if p.Set.New&unix.CLONE_NEWNET != 0 {
 		steps = append(steps, &loopback{})
@@ -227,7 +232,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		steps = append(steps, &deviceGate{p.devices})
 	}
 	if atCreate(spec.Hooks) {
-		steps = append(steps, &hookGate{spec.Hooks})
+		steps = append(steps, &hookGate{spec.Hooks, p.inner})
 	}
 	// After the hooks, which may bring the interfaces that a name names.
 	parameters, err := planSysctls(&p.Set, spec.Linux.Sysctl)
@@ -242,6 +247,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	if err := p.planProcess(spec.Process, spec.Linux.Seccomp, root, o.gate); err != nil {
 		return err
 	}
+	p.process.inner = p.inner
 	p.Steps = append(steps, p.process.steps()...)
 	return nil
 }

@@ -30,6 +30,7 @@ type process struct {
 	caps    capSets
 	gate    gate
 	listen  initprog.Value // gateStart: the socket that start connects to
+	inner   *innerFiles    // what the init hands out at the gate, or nil
 	inGroup bool           // setgroups is not permitted: leave the groups alone
 	denied  bool           // setgroups may be denied in the user namespace; then there are none to be set
 	file    string         // a hook's: executed in place of args[0]
@@ -376,12 +377,16 @@ func (s *waitGate) Why() string { return "" }
 func (s *waitGate) Emit(b *initprog.Builder) {
 	b.Object("")
 	if s.p.gate == gateReady {
-		namespaces.Handshake(b, namespaces.Ready)
+		s.p.inner.emitHandshake(b, namespaces.Ready)
 		return
 	}
 	b.WriteWords(initprog.Sync(), b.Words(0, namespaces.Ready), 2)
 	// From here on failures go to whoever says start. The descriptor of the
 	// connection closes with execve: end of file tells that it worked.
+	if s.p.inner != nil {
+		b.Set(initprog.Sync(), s.p.inner.emitAccept(b, s.p.listen))
+		return
+	}
 	conn := b.Accept(s.p.listen).Retry(syscall.EINTR).Result()
 	b.Set(initprog.Sync(), conn)
 }

@@ -45,7 +45,7 @@ func (c *Container) Start() error {
 	if err != nil {
 		return err
 	}
-	if err := c.startContainer(hooks, pidfd); err != nil {
+	if err := c.startContainer(hooks, pidfd, nil); err != nil {
 		return c.stop(dir, pidfd, err)
 	}
 	if c.Hooks != 0 {
@@ -62,6 +62,11 @@ func (c *Container) Start() error {
 		return fmt.Errorf("container %q: it does not wait for start: %w", c.ID, err)
 	}
 	defer linux.Close(conn)
+	if c.Owner != 0 { // an init that may also be asked something else
+		if _, err := linux.Write(conn, make([]byte, 8)); err != nil && err != unix.EPIPE {
+			return fmt.Errorf("container %q: write to its init: %w", c.ID, err)
+		}
+	}
 	if !c.Agent.empty() {
 		if err := c.notify(conn, pidfd); err != nil {
 			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
