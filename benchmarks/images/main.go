@@ -83,6 +83,7 @@ type bench struct {
 	self    string
 	minirun string
 	dir     string // the file system on which everything happens
+	cold    *disk  // another one, whose caches can be dropped; nil with -dir
 	blobs   string
 	groups  string
 	own     *group // of parts of this program
@@ -114,12 +115,17 @@ func measure(o options) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	b.dir = work
 	if o.dir == "" {
-		unmount, err := inMemory(work)
-		defer unmount()
+		fs, err := inMemory(work, "fs")
+		defer fs.end()
 		if err != nil {
 			return err
 		}
-		b.dir = filepath.Join(work, "fs")
+		b.cold, err = inMemory(work, "cold")
+		defer b.cold.end()
+		if err != nil {
+			return err
+		}
+		b.dir = fs.at
 	}
 	parent, err := cgroup2()
 	if err != nil {
@@ -170,31 +176,54 @@ func measure(o options) (err error) {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// inMemory mounts ext4 on a loop device on a tmpfs at work/fs.
-func inMemory(work string) (func(), error) {
-	disk, fs := filepath.Join(work, "disk"), filepath.Join(work, "fs")
-	for _, d := range []string{disk, fs} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			return func() {}, err
+// disk is an ext4 file system on a loop device on a tmpfs.
+type disk struct{ tmpfs, at string }
+
+// inMemory makes one at work/name. It has to be ended after an error, too.
+func inMemory(work, name string) (*disk, error) {
+	d := &disk{filepath.Join(work, name+".disk"), filepath.Join(work, name)}
+	for _, dir := range []string{d.tmpfs, d.at} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return d, err
 		}
 	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "mode=0700"); err != nil {
-		return func() {}, fmt.Errorf("mount tmpfs: %w", err)
+	if err := unix.Mount("tmpfs", d.tmpfs, "tmpfs", 0, "mode=0700"); err != nil {
+		return d, fmt.Errorf("mount tmpfs: %w", err)
 	}
-	unmount := func() {
-		_ = unix.Unmount(fs, unix.MNT_DETACH)
-		_ = unix.Unmount(disk, unix.MNT_DETACH)
+	if err := command("truncate", "-s", "12G", d.tmpfs+"/image"); err != nil {
+		return d, err
 	}
-	for _, argv := range [][]string{
-		{"truncate", "-s", "12G", disk + "/image"},
-		{"mkfs.ext4", "-q", "-F", "-N", "1500000", "-E", "lazy_itable_init=0,lazy_journal_init=0", disk + "/image"},
-		{"mount", "-o", "loop,noatime", disk + "/image", fs},
-	} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return unmount, fmt.Errorf("%s: %w: %s", argv[0], err, tail(string(out)))
-		}
+	if err := command("mkfs.ext4", "-q", "-F", "-N", "1500000", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.tmpfs+"/image"); err != nil {
+		return d, err
 	}
-	return unmount, os.Chmod(fs, 0o711)
+	return d, d.mount()
+}
+
+func (d *disk) mount() error {
+	if err := command("mount", "-o", "loop,noatime", d.tmpfs+"/image", d.at); err != nil {
+		return err
+	}
+	return os.Chmod(d.at, 0o711)
+}
+
+// forget has the kernel forget everything that it has cached of the file system.
+func (d *disk) forget() error {
+	if err := unix.Unmount(d.at, 0); err != nil {
+		return fmt.Errorf("unmount %q: %w", d.at, err)
+	}
+	return d.mount()
+}
+
+func (d *disk) end() {
+	_ = unix.Unmount(d.at, unix.MNT_DETACH)
+	_ = unix.Unmount(d.tmpfs, unix.MNT_DETACH)
+}
+
+func command(argv ...string) error {
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", argv[0], err, tail(string(out)))
+	}
+	return nil
 }
 
 // child is a part of this program as a command.

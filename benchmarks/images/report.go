@@ -93,6 +93,7 @@ func (b *bench) report(m *machine) string {
 		{"unpack", "unpack only; the first line is the least that can be done, on one processor", "inodes"},
 		{"rm", "remove the image", "inodes left"},
 		{"read", "read all files for the first time, through a new mount, archives and files in the page cache", "files read"},
+		{"cold", "the same with nothing of the file system cached, as after a boot", "files read"},
 	} {
 		fmt.Fprintf(&s, "\n%s\n", c.head)
 		w := tabwriter.NewWriter(&s, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -204,7 +205,9 @@ func (b *bench) verdicts() []verdict {
 		judge("unpack, cpu, over inflate and sha256", "%.2f", ratio(own("unpack").cpu, floor.cpu), 1.3),
 		judge("pull, peak RSS", "%.0f MB", median(own("pull").rss)/1000, 64),
 		judge("first read, cpu, over extracted", "%.2f", ratio(own("read").cpu, b.at("read", "minirun-extract").cpu), 1.3),
-		judge("first read, wall, over extracted", "%.2f", ratio(own("read").wall, b.at("read", "minirun-extract").wall), 1.3))
+		judge("first read, wall, over extracted", "%.2f", ratio(own("read").wall, b.at("read", "minirun-extract").wall), 1.3),
+		judge("first read, nothing cached, cpu, over extracted", "%.2f", ratio(own("cold").cpu, b.at("cold", "minirun-extract").cpu), 1.3),
+		judge("first read, nothing cached, wall, over extracted", "%.2f", ratio(own("cold").wall, b.at("cold", "minirun-extract").wall), 1.3))
 	for _, n := range depths {
 		out = append(out, judge(fmt.Sprintf("mount, %d layers", n), "%.3f ms", median(b.at("mount", fmt.Sprintf("%d layers", n)).wall)/1e6, 0.5))
 	}

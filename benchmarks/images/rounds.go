@@ -40,18 +40,22 @@ func (r *row) add(u usage, inodes float64) {
 	r.inodes = append(r.inodes, inodes)
 }
 
-// inodes of the file system in use.
-func (b *bench) inodes() float64 {
+func (b *bench) inodes() float64 { return inodes(b.dir) }
+
+// inodes of a file system in use.
+func inodes(dir string) float64 {
 	var fs unix.Statfs_t
-	if unix.Statfs(b.dir, &fs) != nil {
+	if unix.Statfs(dir, &fs) != nil {
 		return 0
 	}
 	return float64(fs.Files - fs.Ffree)
 }
 
 // settle writes out what earlier commands have left to be written, so that nobody pays for others.
-func (b *bench) settle() error {
-	fd, err := unix.Open(b.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func (b *bench) settle() error { return settle(b.dir) }
+
+func settle(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -127,7 +131,10 @@ func (b *bench) life(t *tool) error {
 	}
 	pull.add(u, b.inodes()-had)
 	if strings.HasPrefix(t.name, "minirun-") {
-		if err := b.read(t); err != nil {
+		if err := b.settle(); err != nil {
+			return err
+		}
+		if err := b.read("read", t.name, t.stores[0]); err != nil {
 			return err
 		}
 	}
@@ -143,12 +150,10 @@ func (b *bench) life(t *tool) error {
 	return nil
 }
 
-func (b *bench) read(t *tool) error {
-	if err := b.settle(); err != nil {
-		return err
-	}
-	r := b.at("read", t.name)
-	u, err := b.run(b.own, b.child("read", filepath.Join(t.stores[0], "overlay"), b.chain(t.stores[0])))
+// read reads every file of the image in a store.
+func (b *bench) read(test, tool, store string) error {
+	r := b.at(test, tool)
+	u, err := b.run(b.own, b.child("read", filepath.Join(store, "overlay"), b.chain(store)))
 	if err != nil {
 		r.failed = err.Error()
 		return nil
@@ -196,24 +201,37 @@ func (b *bench) unpack(from string) error {
 		return err
 	}
 	floor.add(u, 0)
+	at := b.dir
+	if b.cold != nil {
+		at = b.cold.at
+	}
 	for _, kind := range []string{"index", "extract"} {
 		r := b.at("unpack", "minirun-"+kind)
-		global := []string{b.minirun, "--root", filepath.Join(b.dir, "minirun.state"), "--store", filepath.Join(b.dir, "unpack-"+kind), "image"}
+		store := filepath.Join(at, "unpack-"+kind)
+		global := []string{b.minirun, "--root", filepath.Join(b.dir, "minirun.state"), "--store", store, "image"}
 		if _, err := b.run(b.own, slices.Concat(global, []string{"pull", "--quiet", "--no-unpack", name})); err != nil {
 			r.failed = err.Error()
 			continue
 		}
-		if err := b.settle(); err != nil {
+		if err := settle(at); err != nil {
 			return err
 		}
-		had := b.inodes()
+		had := inodes(at)
 		u, err := b.run(b.own, slices.Concat(global, []string{"unpack", "--quiet", "--unpacker", kind, name}))
 		if err != nil {
 			r.failed = err.Error()
 			continue
 		}
-		r.add(u, b.inodes()-had)
-		if err := os.RemoveAll(filepath.Join(b.dir, "unpack-"+kind)); err != nil {
+		r.add(u, inodes(at)-had)
+		if b.cold != nil {
+			if err := b.cold.forget(); err != nil {
+				return err
+			}
+			if err := b.read("cold", "minirun-"+kind, store); err != nil {
+				return err
+			}
+		}
+		if err := os.RemoveAll(store); err != nil {
 			return err
 		}
 	}

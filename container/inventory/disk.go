@@ -13,6 +13,9 @@ import (
 type disk struct {
 	total int64
 	parts map[string]int64 // by path relative to the store, see partOf
+	// blobs are those that are the archive of an indexed layer too, by the layer's
+	// part: a file with two names, whose bytes count as the blob's.
+	blobs map[string]string
 }
 
 // partOf is the part of a store that a path belongs to: a blob, a layer, a
@@ -33,21 +36,27 @@ func partOf(rel string) string {
 // measure walks root. What vanishes meanwhile is not there; a file with several
 // names counts where it is found first, and blobs come first.
 func measure(root string) (*disk, error) {
-	d := &disk{parts: map[string]int64{}}
+	d := &disk{parts: map[string]int64{}, blobs: map[string]string{}}
 	type inode struct{ dev, ino uint64 }
-	seen := map[inode]bool{}
+	seen := map[inode]string{} // where it was found first
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
 			var st unix.Stat_t
 			err = unix.Lstat(path, &st)
-			if id := (inode{st.Dev, st.Ino}); err == nil && !seen[id] {
+			id := inode{st.Dev, st.Ino}
+			part := partOf(strings.TrimPrefix(strings.TrimPrefix(path, root), "/"))
+			first, again := seen[id]
+			switch {
+			case err != nil:
+			case again && strings.HasPrefix(first, "blobs/") && strings.HasPrefix(part, "overlay/layers/"):
+				d.blobs[part] = first
+			case !again:
 				if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-					seen[id] = true
+					seen[id] = part
 				}
 				n := st.Blocks * 512
 				d.total += n
-				rel := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
-				d.parts[partOf(rel)] += n
+				d.parts[part] += n
 			}
 		}
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOENT) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/minirun/minirun/imagestore"
@@ -13,9 +14,25 @@ import (
 // Fsck checks both halves of a store. With a repair, broken layers go, so that
 // they are unpacked again; those that containers stand on stay.
 func Fsck(ctx context.Context, s Stores, o imagestore.FsckOptions) ([]imagestore.Finding, error) {
+	linked, err := linkedLayers(s) // while damaged blobs have their names
+	if err != nil {
+		return nil, err
+	}
 	found, err := s.Images.Fsck(ctx, o)
 	if err != nil || s.Layers == nil {
 		return found, err
+	}
+	for _, f := range found {
+		if f.Residue {
+			continue
+		}
+		for _, c := range linked[f.Object] {
+			also, err := damagedArchive(s, c, f)
+			if err != nil {
+				return found, err
+			}
+			found = append(found, also)
+		}
 	}
 	broken, err := s.Layers.Check()
 	if err != nil {
@@ -50,6 +67,67 @@ func Fsck(ctx context.Context, s Stores, o imagestore.FsckOptions) ([]imagestore
 		found = append(found, f)
 	}
 	return residue(ctx, s, o, found)
+}
+
+// linkedLayers are the layers whose archives are blobs, by what findings call the
+// blob.
+func linkedLayers(s Stores) (map[string][]overlay.ChainID, error) {
+	if s.Layers == nil {
+		return nil, nil
+	}
+	d, err := measure(s.Images.Root())
+	if err != nil {
+		return nil, err
+	}
+	linked := map[string][]overlay.ChainID{}
+	for layer, blob := range d.blobs {
+		algorithm, word, _ := strings.Cut(strings.TrimPrefix(blob, "blobs/"), "/")
+		object := "blob " + algorithm + ":" + word
+		linked[object] = append(linked[object], overlay.ChainID("sha256:"+strings.TrimPrefix(layer, "overlay/layers/")))
+	}
+	return linked, nil
+}
+
+// damagedArchive is the finding about a layer whose archive is the blob that the
+// finding f is about, and its repair, if f was repaired.
+func damagedArchive(s Stores, c overlay.ChainID, f imagestore.Finding) (imagestore.Finding, error) {
+	also := imagestore.Finding{Object: "layer " + string(c), Problem: "its archive is the damaged " + f.Object, Advice: "repair it, and it is unpacked again"}
+	if f.Repaired == "" {
+		return also, nil
+	}
+	err := dropFrom(s.Layers, c)
+	var used *overlay.InUseError
+	switch {
+	case errors.As(err, &used):
+		also.Advice = used.Error()
+	case err != nil:
+		return also, err
+	default:
+		also.Repaired = "removed, with what stood on it"
+	}
+	return also, nil
+}
+
+// dropFrom removes the layer c and all above it, those first.
+func dropFrom(layers *overlay.Store, c overlay.ChainID) error {
+	all, err := layers.Layers()
+	if err != nil {
+		return err
+	}
+	drop := []overlay.ChainID{c}
+	for i := 0; i < len(drop); i++ {
+		for _, l := range all {
+			if l.Parent == drop[i] && !slices.Contains(drop, l.ID) {
+				drop = append(drop, l.ID)
+			}
+		}
+	}
+	for _, c := range slices.Backward(drop) {
+		if err := layers.RemoveLayer(c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // residue adds what a collection would remove in the half of the layers.

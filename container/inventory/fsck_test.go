@@ -13,6 +13,7 @@ import (
 	"github.com/minirun/minirun/container/inventory"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/imagetest"
+	"github.com/minirun/minirun/overlay"
 )
 
 // fsck returns the findings as lines and how many are damage that is left.
@@ -211,5 +212,45 @@ func TestRootFsck_Container(t *testing.T) {
 	lines, damage := fsck(t, s, true)
 	if damage == 0 || !s.Layers.HasLayer(chain) {
 		t.Errorf("%d damaged, layer there %v: %q", damage, s.Layers.HasLayer(chain), lines)
+	}
+}
+
+// The blob of a layer that is not compressed is the archive of the indexed layer
+// too: when it is damaged, what stands on it goes with it, unless a container does.
+func TestRootFsck_LinkedArchive(t *testing.T) {
+	for _, used := range []bool{false, true} {
+		s, built := newStores(t)
+		root, b := s.Images.Root(), built["a"]
+		chain, base := unpacked(t, s, "a"), overlay.ChainID(b.DiffIDs[0])
+		if !s.Layers.Has(overlay.Indexed, base) {
+			t.Skip("this kernel does not mount indexed layers: archives are not kept")
+		}
+		if used {
+			if _, err := s.Layers.Prepare("web.0123456789ab", chain); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rewrite(t, root, "blobs/sha256/"+b.Layers[0].Digest.Hex(), func(c []byte) []byte { c[len(c)/2] ^= 1; return c })
+		want := fmt.Sprintf("layer %s: its archive is the damaged blob %s: ", base, b.Layers[0].Digest)
+		if lines, _ := fsck(t, s, false); !slices.Contains(lines, want) {
+			t.Errorf("no %q in %q", want, lines)
+		}
+		if !used {
+			want += "removed, with what stood on it"
+		}
+		if lines, _ := fsck(t, s, true); !slices.Contains(lines, want) {
+			t.Errorf("no %q in %q", want, lines)
+		}
+		if s.Layers.HasLayer(base) != used || s.Layers.HasLayer(chain) != used {
+			t.Errorf("used %v: layers there %v, %v", used, s.Layers.HasLayer(base), s.Layers.HasLayer(chain))
+		}
+		if used {
+			continue
+		}
+		load(t, s.Images, b)
+		unpacked(t, s, "a")
+		if lines, damage := fsck(t, s, false); damage > 0 {
+			t.Errorf("after a load: %q", lines)
+		}
 	}
 }

@@ -232,6 +232,47 @@ func TestRootPlan_IsWhatHappens(t *testing.T) {
 	}
 }
 
+// The bytes of an archive that is a blob too are there once, and become free when
+// the last of the two names goes.
+func TestRootPlan_LinkedArchive(t *testing.T) {
+	s, built := newStores(t)
+	root := s.Images.Root()
+	chain := unpacked(t, s, "a")
+	if !s.Layers.Has(overlay.Indexed, chain) {
+		t.Skip("this kernel does not mount indexed layers: archives are not kept")
+	}
+	if _, err := s.Layers.Prepare("web.0123456789ab", chain); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name        string
+		do          func() error
+		least, most int64
+	}{
+		{"the container stays", func() error {
+			return os.WriteFile(filepath.Join(root, "index.json"), []byte(`{"schemaVersion":2,"manifests":[]}`), 0o600)
+		}, 1, 39999},
+		{"and goes", func() error { return s.Layers.RemoveSnapshot("web.0123456789ab") }, 20000, 1 << 20},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		p := plan(t, s)
+		before := blocks(t, root)
+		done, err := inventory.Collect(context.Background(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		freed := before - blocks(t, root)
+		if freed != p.Freed || done.Freed != p.Freed || freed < step.least || freed > step.most {
+			t.Errorf("%s: %d bytes were freed, the plan says %d, the collection %d", step.name, freed, p.Freed, done.Freed)
+		}
+	}
+	if names, err := os.ReadDir(filepath.Join(root, "blobs/sha256")); err != nil || len(names) > 0 {
+		t.Errorf("left of %v: %v, %v", built["a"].Layers, names, err)
+	}
+}
+
 func TestRootUsage_SumIsDu(t *testing.T) {
 	s, built := newStores(t)
 	root := s.Images.Root()

@@ -79,6 +79,7 @@ func NewPlan(s Stores) (*Plan, error) {
 			return nil, err
 		}
 		p.records()
+		p.linked()
 	}
 	for _, i := range p.Items {
 		if !i.Keep {
@@ -174,6 +175,24 @@ func nameOf(e *imagestore.Entry) string {
 		return "image " + e.Target.Digest.Short() + " without a name"
 	}
 	return "name " + imagestore.Familiar(e.Name)
+}
+
+// linked sees to blobs that go while a layer stays whose archive they are: the
+// name goes, the bytes when the layer does.
+func (p *Plan) linked() {
+	stay := map[string]bool{}
+	for _, i := range p.Items {
+		if i.Kind == Layer && i.Keep {
+			stay[p.disk.blobs["overlay/layers/"+strings.TrimPrefix(i.Name, "sha256:")]] = true
+		}
+	}
+	for n := range p.Items {
+		i := &p.Items[n]
+		if d := imagestore.Digest(i.Name); i.Kind == Blob && !i.Keep && stay["blobs/"+d.Algorithm()+"/"+d.Hex()] {
+			i.Disk = 0
+			i.Why = []string{"nothing in the store needs it; its bytes are an unpacked layer's too"}
+		}
+	}
 }
 
 // layers decides as [unpack.Prune] does.

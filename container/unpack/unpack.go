@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/decompress"
@@ -184,6 +185,9 @@ func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, p
 		return apply.Result{}, err
 	}
 	defer z.Close()
+	if f, ok := blob.(*os.File); ok && z.Format == decompress.None {
+		opts.Plain = f // no second copy of it
+	}
 	_, res, err := apply.Layer(ctx, layers, parent, string(diffID), z, opts)
 	return res, err
 }

@@ -27,7 +27,7 @@ type Base struct {
 	memory int64 // estimate
 }
 
-// sizes are those of a layer's files, with their padding.
+// sizes are those of a layer's files, in whole blocks; an archive's file may be longer.
 type sizes struct{ archive, sparse int64 }
 
 // forget is for when it is not sure whether the base is right.
@@ -70,7 +70,7 @@ func (b *Base) advance(ctx context.Context, s *overlay.Store, top overlay.ChainI
 			b.forget()
 			return fmt.Errorf("index of layer %s: %w", c, err)
 		}
-		b.add(c, e.root, sizes{alignUp(e.archive, 4096), e.sparse}, nil)
+		b.add(c, e.root, sizes{alignUp(e.archive, erofs.BlockSize), e.sparse}, nil)
 	}
 	return nil
 }

@@ -195,7 +195,7 @@ func parseEntries(b []byte, base *Base, mem *budget) (e *entriesFile, err error)
 	}
 	r := &entryReader{b: b[len(entriesMagic):end], base: base, mem: mem}
 	e = &entriesFile{archive: r.size(), sparse: r.size()}
-	r.archive, r.sparse = alignUp(e.archive, 4096), e.sparse
+	r.archive, r.sparse = alignUp(e.archive, erofs.BlockSize), e.sparse
 	e.root = newDir(nil, "")
 	r.dir(e.root)
 	if r.err == nil && len(r.b) > 0 {

@@ -154,23 +154,19 @@ func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged,
 	x.openSparse = func() (int, error) { return create(st.Dir(), overlay.SparseFile) }
 	defer func() { linux.Close(x.sparse) }()
 
-	keep, err := create(st.Dir(), overlay.ArchiveFile)
+	keep, err := newKeeper(st.Dir(), f.opts.Plain)
 	if err != nil {
 		return err
 	}
-	defer linux.Close(keep)
-	if err := f.read(ctx, archive, diffID, fdWriter{keep}, x); err != nil {
+	defer keep.close()
+	if err := f.read(ctx, archive, diffID, keep.writer(), x); err != nil {
 		return err
 	}
 	if err := x.finish(); err != nil {
 		return err
 	}
-	// Reads of the last block of a file must not meet the end of the archive.
-	if err := unix.Ftruncate(keep, alignUp(f.result.Stream, 4096)); err != nil {
-		return os.NewSyscallError("ftruncate", err)
-	}
-	if err := unix.Fdatasync(keep); err != nil {
-		return os.NewSyscallError("fdatasync", err)
+	if err := keep.finish(f.result.Stream); err != nil {
+		return err
 	}
 	if x.sparse >= 0 {
 		if err := unix.Ftruncate(x.sparse, alignUp(x.sparseSize, 4096)); err != nil {
@@ -186,7 +182,7 @@ func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged,
 	if err := x.load(); err != nil {
 		return err
 	}
-	base.add(Chain(parent, diffID), x.root, sizes{alignUp(f.result.Stream, 4096), alignUp(x.sparseSize, 4096)}, f)
+	base.add(Chain(parent, diffID), x.root, sizes{alignUp(f.result.Stream, erofs.BlockSize), alignUp(x.sparseSize, 4096)}, f)
 	return nil
 }
 
@@ -194,16 +190,6 @@ func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
 func create(dir int, name string) (int, error) {
 	return linux.OpenAt(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-}
-
-// fdWriter writes to a descriptor.
-type fdWriter struct{ fd int }
-
-func (w fdWriter) Write(p []byte) (int, error) {
-	if err := linux.WriteAll(w.fd, p); err != nil {
-		return 0, os.NewSyscallError("write", err)
-	}
-	return len(p), nil
 }
 
 var (

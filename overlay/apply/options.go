@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/minirun/minirun/overlay"
 )
@@ -47,6 +48,12 @@ type Options struct {
 	// Inner says that nothing will stand on this layer but another layer: an
 	// indexed one then gets no image. Calling Layer again without it makes one.
 	Inner bool
+
+	// Plain is the archive as a file, when it is one that never changes and has
+	// nothing else in it: the blob of a layer that is not compressed. An indexed
+	// layer then keeps it by a second name and not by a copy, where that can be
+	// done. It may be nil, and is left at the caller's.
+	Plain *os.File
 
 	// unprivileged is for tests without root: owners, devices and trusted
 	// attributes are left out.
