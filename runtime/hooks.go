@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	goruntime "runtime"
 	"strconv"
@@ -156,7 +157,7 @@ type hookRun struct {
 func (h *hookRun) run() error {
 	w := &hookWatch{limit: h.limit, signals: h.signals}
 	if h.hook.Timeout != nil {
-		w.limit = time.Duration(*h.hook.Timeout) * time.Second
+		w.limit = hookLimit(*h.hook.Timeout)
 	}
 	ws, err := h.start(w)
 	if err == nil && ws != 0 {
@@ -169,6 +170,12 @@ func (h *hookRun) run() error {
 		late.own = h.hook.Timeout != nil
 	}
 	return &HookError{Kind: h.kind, Index: h.index, Path: h.hook.Path, Err: err, Output: string(w.output)}
+}
+
+// hookLimit is a hook's timeout, given in seconds. More of them than nanoseconds
+// have room for are no short time.
+func hookLimit(seconds int) time.Duration {
+	return time.Duration(min(seconds, math.MaxInt32)) * time.Second
 }
 
 func hookStatus(ws syscall.WaitStatus) error {
@@ -289,7 +296,7 @@ func (w *hookWatch) wait(pid, pidfd, out int) (ws syscall.WaitStatus, err error)
 				err = &hookTimeout{limit: w.limit}
 				break
 			}
-			timeout = int(left.Milliseconds()) + 1
+			timeout = int(min(left.Milliseconds(), 1<<30)) + 1 // an int of C
 		}
 		if _, e := unix.Poll(fds, timeout); e != nil && e != unix.EINTR {
 			err = os.NewSyscallError("poll", e)

@@ -3,6 +3,7 @@ package runtime
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -111,6 +112,15 @@ func TestHookTimeout(t *testing.T) {
 }
 
 // A state that no pipe would hold, and a hook that does not care.
+// 18446744074 seconds are 0.29 when nanoseconds overflow.
+func TestHookLimit(t *testing.T) {
+	for _, seconds := range []int{1, 60, 86400, math.MaxInt32, 9223372037, 18446744074, math.MaxInt} {
+		if got, want := hookLimit(seconds), time.Duration(min(seconds, math.MaxInt32))*time.Second; got != want {
+			t.Errorf("%d seconds: %v, want %v", seconds, got, want)
+		}
+	}
+}
+
 func TestHookInput(t *testing.T) {
 	state := []byte(strings.Repeat("x", 1<<20))
 	for script, fails := range map[string]bool{
