@@ -57,7 +57,7 @@ func (s *Store) Describe(e *Entry) (*Description, error) {
 	}
 	sort.Strings(d.Names)
 	m := newMarker(s.ReadBlob)
-	if err := m.mark(e.Target, 0); err == nil {
+	if err := m.mark(e.Target); err == nil {
 		for _, r := range x.referrers(s.ReadBlob, m) {
 			if r.Digest == e.Target.Digest {
 				continue

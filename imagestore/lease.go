@@ -204,7 +204,7 @@ func (g *Ingest) hold(refs []string) ([]Held, error) {
 			return nil, err
 		}
 		m := newMarker(g.s.ReadBlob)
-		if err := m.mark(*d, 0); err != nil {
+		if err := m.mark(*d); err != nil {
 			return nil, fmt.Errorf("image %q: %w", clip(ref), err)
 		}
 		h := Held{Entry: *d, ByName: refersByName(ref, entryName(d)), Referrers: x.referrers(g.s.ReadBlob, m)}

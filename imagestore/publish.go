@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -172,7 +171,7 @@ func (x *Index) set(name string, target Descriptor) (replaced bool) {
 func (g *Ingest) reachable(names []Naming) ([]Digest, error) {
 	m := newMarker(g.ReadBlob)
 	for _, n := range names {
-		if err := m.mark(n.Target, 0); err != nil {
+		if err := m.mark(n.Target); err != nil {
 			return nil, err
 		}
 	}
@@ -221,23 +220,38 @@ func (m *marker) add(d Digest) {
 // missing refers to nothing; one that is there and damaged is an error. The
 // subject of a manifest is not followed: what a signature is about does not stay
 // because of the signature, see [Index.referrers].
-func (m *marker) mark(d Descriptor, depth int) error {
+//
+// It ends, because nothing is followed twice, and has no limit of depth: indexes
+// that refer to each other can come as many images, each of them flat as long as
+// the others are not there, and none must keep the store from being swept.
+func (m *marker) mark(d Descriptor) error {
+	for todo := []Descriptor{d}; len(todo) > 0; {
+		d, todo = todo[len(todo)-1], todo[:len(todo)-1]
+		children, err := m.visit(d)
+		if err != nil {
+			return err
+		}
+		todo = append(todo, children...)
+	}
+	return nil
+}
+
+// visit marks d and what it says that it consists of, and returns the manifests
+// that it lists.
+func (m *marker) visit(d Descriptor) (children []Descriptor, err error) {
 	m.add(d.Digest)
 	if m.followed[d.Digest] {
-		return nil
-	}
-	if depth > 8 {
-		return &FormatError{Object: "index " + string(d.Digest), Err: errors.New("nested too deep")}
+		return nil, nil
 	}
 	if d.Size > MaxMetadata && !isManifestType(d.MediaType) && !isIndexType(d.MediaType) {
-		return nil
+		return nil, nil
 	}
 	b, err := m.read(kind(d.MediaType), d, MaxMetadata)
 	if _, missing := err.(*MissingError); missing {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.followed[d.Digest] = true
 	var body struct {
@@ -248,9 +262,9 @@ func (m *marker) mark(d Descriptor, depth int) error {
 	}
 	if err := json.Unmarshal(b, &body); err != nil {
 		if isManifestType(d.MediaType) || isIndexType(d.MediaType) {
-			return &FormatError{Object: kind(d.MediaType) + " " + string(d.Digest), Err: err}
+			return nil, &FormatError{Object: kind(d.MediaType) + " " + string(d.Digest), Err: err}
 		}
-		return nil
+		return nil, nil
 	}
 	leaves := append(body.Layers, body.Blobs...)
 	if body.Config != nil {
@@ -262,14 +276,11 @@ func (m *marker) mark(d Descriptor, depth int) error {
 		}
 	}
 	for _, c := range body.Manifests {
-		if c.check() != nil {
-			continue
-		}
-		if err := m.mark(c, depth+1); err != nil {
-			return fmt.Errorf("%s %s: %w", kind(d.MediaType), d.Digest, err)
+		if c.check() == nil && !m.followed[c.Digest] {
+			children = append(children, c)
 		}
 	}
-	return nil
+	return children, nil
 }
 
 func syncData(path string) error {

@@ -38,7 +38,7 @@ func (x *Index) referrers(read blobReader, m *marker) []Descriptor {
 				continue
 			}
 			taken[d.Digest] = true
-			if m.mark(d, 0) == nil {
+			if m.mark(d) == nil {
 				found = append(found, d)
 				again = true
 			}
@@ -57,7 +57,7 @@ func (x *Index) dropReferrers(read blobReader, before *Index) {
 			waiting++
 			continue
 		}
-		_ = old.mark(d, 0)
+		_ = old.mark(d)
 	}
 	if waiting == 0 {
 		return
@@ -66,7 +66,7 @@ func (x *Index) dropReferrers(read blobReader, before *Index) {
 	now := newMarker(read)
 	for _, d := range x.Manifests {
 		if entryName(&d) != "" || subjectOf(read, d) == "" {
-			_ = now.mark(d, 0)
+			_ = now.mark(d)
 		}
 	}
 	x.referrers(read, now)

@@ -205,7 +205,7 @@ func (s *Store) sweep() (n Swept, err error) {
 	}
 	m := newMarker(s.ReadBlob)
 	for _, d := range x.Manifests {
-		if err := m.mark(d, 0); err != nil {
+		if err := m.mark(d); err != nil {
 			return n, fmt.Errorf("image %q: %w", entryName(&d), err)
 		}
 	}

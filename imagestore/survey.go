@@ -95,7 +95,7 @@ func (s *Store) reasons(x *Index) (why map[Digest][]string, roots map[Digest][]D
 				roots[d] = append(roots[d], root)
 			}
 		}
-		if err := m.mark(d, 0); err != nil {
+		if err := m.mark(d); err != nil {
 			damaged = append(damaged, fmt.Errorf("image %q: %w", entryName(&d), err))
 		}
 	}
