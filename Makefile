@@ -19,10 +19,11 @@ TESTFLAGS ?=
 FUZZTIME ?= 30s
 BENCH_ARGS ?=
 HAMMER ?= 10000
+HAMMER_IMAGES ?= 1000
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer hammer-images interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ test-vm: testrun ## Run the tests that need every cgroup v2 controller, in one v
 
 hammer: ## Live through HAMMER (10000) containers, killed and deleted in every state.
 	MINIRUN_TEST_HAMMER=$(HAMMER) go test -count=1 -timeout 3h -v -run '^TestRootHammer' ./integration
+
+hammer-images: ## Kill HAMMER_IMAGES (1000) commands that change the store of images at random points.
+	MINIRUN_TEST_HAMMER_IMAGES=$(HAMMER_IMAGES) go test -count=1 -timeout 3h -v -run '^TestRootImageHammer$$' ./integration
 
 # vmrun boots a virtual machine for one command: make vmrun && bin/vmrun -- uname -r
 vmrun:

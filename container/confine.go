@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	goruntime "runtime"
+	"slices"
 	"strings"
 
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/seccomp"
 	"github.com/minirun/minirun/runtime"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // defaultCaps are the capabilities that containers have under docker.
@@ -103,10 +106,36 @@ func confinement(s *specs.Spec, caps []string, o *Options) (err error) {
 	case "":
 		if !o.Privileged {
 			s.Linux.Seccomp = seccomp.Default(goruntime.GOARCH, caps)
+			if o.Size > 0 {
+				keepProject(s.Linux.Seccomp)
+			}
 		}
 	case "unconfined":
 	default: // asked for, so it holds for a privileged container too
 		s.Linux.Seccomp, err = readProfile(o.Seccomp, goruntime.GOARCH, caps)
 	}
 	return err
+}
+
+// keepProject has the default profile deny what takes files out of the project that
+// they are counted for: root of a container, who is root of the host's user namespace,
+// may do that to the files it owns, and so would any user. file_setattr(2) is not in
+// the profile.
+func keepProject(p *specs.LinuxSeccomp) {
+	for i := range p.Syscalls {
+		p.Syscalls[i].Names = slices.DeleteFunc(p.Syscalls[i].Names, func(n string) bool { return n == "ioctl" })
+	}
+	denied := uint(unix.EACCES) // not the default action: a rule that equals it is none
+	for _, request := range []uint32{linux.FSSetXAttr, linux.FSSetFlags, linux.FSSetFlags32} {
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
+			Names: []string{"ioctl"}, Action: specs.ActErrno, ErrnoRet: &denied,
+			// The kernel looks at 32 bits.
+			Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpMaskedEqual, Value: 1<<32 - 1, ValueTwo: uint64(request)}},
+		})
+	}
+	// Without a condition it would beat the others.
+	p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
+		Names: []string{"ioctl"}, Action: specs.ActAllow,
+		Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpMaskedEqual, Value: 0, ValueTwo: 0}},
+	})
 }

@@ -37,6 +37,7 @@ type Options struct {
 	Memory      int64 // bytes; 0: no limit
 	CPUs        float64
 	Pids        int64 // 0: no limit
+	Size        int64 // bytes on disk that the container may write; 0: no limit
 	CgroupPath  string
 	UIDMap      []specs.LinuxIDMapping // a user namespace with these maps; empty: none
 	GIDMap      []specs.LinuxIDMapping

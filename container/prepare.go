@@ -111,6 +111,11 @@ func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.I
 	if err != nil {
 		return err
 	}
+	if o.Size > 0 {
+		if err := snapshot.SetSize(o.Size); err != nil {
+			return err
+		}
+	}
 	placing := *o
 	if err := placing.mapIDs(p.volumes.store, key); err != nil {
 		return err

@@ -162,6 +162,10 @@ func (s *Store) GC() (Swept, error) {
 	}
 	swept, err := s.sweep()
 	swept.Disk += residue + parts
+	// Whoever was killed behind his index.json has left no reserve for the next one.
+	if st, err := os.Lstat(s.path(indexFile)); err == nil {
+		s.reserve(int(st.Size()))
+	}
 	return swept, err
 }
 

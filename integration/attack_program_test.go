@@ -37,6 +37,7 @@ func init() {
 		"keys":    atKeys,
 		"notify":  atNotify,
 		"leader":  atLeader,
+		"project": atProject,
 	}
 	f := attacks[name]
 	if f == nil {

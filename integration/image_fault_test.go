@@ -16,6 +16,17 @@ import (
 // diskUse is what du(1) says of the store, in bytes.
 func (h *imageHost) diskUse() (n int64) {
 	h.t.Helper()
+	for _, size := range h.diskFiles() {
+		n += size
+	}
+	return n
+}
+
+// diskFiles are the bytes on disk of each file of the store; of one with several
+// names those of the first.
+func (h *imageHost) diskFiles() map[string]int64 {
+	h.t.Helper()
+	files := map[string]int64{}
 	seen := map[[2]uint64]bool{}
 	err := filepath.Walk(h.store, func(path string, _ os.FileInfo, err error) error {
 		if err != nil {
@@ -27,14 +38,14 @@ func (h *imageHost) diskUse() (n int64) {
 		}
 		if id := [2]uint64{st.Dev, st.Ino}; !seen[id] {
 			seen[id] = true
-			n += st.Blocks * 512
+			files[strings.TrimPrefix(path, h.store)] = st.Blocks * 512
 		}
 		return nil
 	})
 	if err != nil && !os.IsNotExist(err) {
 		h.t.Fatal(err)
 	}
-	return n
+	return files
 }
 
 // sound fails the test unless the store is: nothing is damaged, `image du` tells
@@ -73,6 +84,20 @@ func faultImages(t *testing.T) (one, two string) {
 	return one, two
 }
 
+// forget takes a name away behind the store's back: blobs, layer and record of the
+// image are garbage then.
+func (h *imageHost) forget(name string) {
+	h.t.Helper()
+	index := filepath.Join(h.store, "index.json")
+	var x map[string]any
+	if err := json.Unmarshal([]byte(readFile(h.t, index)), &x); err != nil {
+		h.t.Fatal(err)
+	}
+	list := x["manifests"].([]any)
+	x["manifests"] = slices.DeleteFunc(list, func(m any) bool { return strings.Contains(fmt.Sprint(m), name) })
+	writeFile(h.t, index, string(imageJSON(h.t, x)))
+}
+
 // storeCommands are the commands that change a store, or write what is in it,
 // each with what has to be there before.
 func (h *imageHost) storeCommands(one, two string) []struct {
@@ -95,15 +120,7 @@ func (h *imageHost) storeCommands(one, two string) []struct {
 		{"rm", 29, []string{"image", "rm", "two"}, load(two)},
 		{"gc", 29, []string{"image", "gc"}, func() {
 			load(two)()
-			// The name goes behind the store's back: blobs, layer and record are garbage.
-			index := filepath.Join(h.store, "index.json")
-			var x map[string]any
-			if err := json.Unmarshal([]byte(readFile(h.t, index)), &x); err != nil {
-				h.t.Fatal(err)
-			}
-			list := x["manifests"].([]any)
-			x["manifests"] = slices.DeleteFunc(list, func(m any) bool { return strings.Contains(fmt.Sprint(m), "two") })
-			writeFile(h.t, index, string(imageJSON(h.t, x)))
+			h.forget("two")
 		}},
 	}
 }

@@ -25,6 +25,7 @@ type pullSource struct {
 	size   int64  // of the big layer
 	blobs  int64  // bytes of all
 	config []byte
+	sizes  map[string]int64 // of all blobs, by digest
 }
 
 func newPullSource(t *testing.T, noise int) *pullSource {
@@ -33,7 +34,7 @@ func newPullSource(t *testing.T, noise int) *pullSource {
 	for _, v := range []string{"DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"} {
 		t.Setenv(v, t.TempDir())
 	}
-	s := &pullSource{Server: registrytest.New(t, registrytest.Options{})}
+	s := &pullSource{Server: registrytest.New(t, registrytest.Options{}), sizes: map[string]int64{}}
 	random := make([]byte, noise)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(random)
 	plain := [][]byte{imageRootfs(t), imageLayer(t, imageEntry{name: "noise", data: string(random)})}
@@ -47,9 +48,11 @@ func newPullSource(t *testing.T, noise int) *pullSource {
 		layers = append(layers, map[string]any{"mediaType": prefix + "layer.v1.tar" + []string{"+gzip", ""}[i], "digest": d, "size": len(l)})
 		s.blobs += int64(len(l))
 		s.big, s.size = d, int64(len(l))
+		s.sizes[d] = s.size
 	}
 	config := map[string]any{"mediaType": prefix + "config.v1+json", "digest": s.AddBlob("test/app", s.config), "size": len(s.config)}
 	s.blobs += int64(len(s.config))
+	s.sizes[imageDigest(s.config)] = int64(len(s.config))
 	s.AddManifest("test/app", prefix+"manifest.v1+json", imageJSON(t, map[string]any{
 		"schemaVersion": 2, "mediaType": prefix + "manifest.v1+json", "config": config, "layers": layers,
 	}), "v1")

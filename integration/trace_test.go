@@ -91,6 +91,7 @@ type tracer struct {
 	// fail is what the nth call that only picks fails with, in place of the kill.
 	fail unix.Errno
 	only func(pid int, nr uint64, args [7]uint64) bool
+	seen *int // if not nil, becomes the number of calls that counted
 }
 
 // noise are calls that Go makes for itself.
@@ -125,6 +126,11 @@ func (x tracer) run(argv []string) (code int, reached bool, err error) {
 	entered := map[int]bool{}
 	counting := len(x.from) == 0
 	count := 0
+	defer func() {
+		if x.seen != nil {
+			*x.seen = count
+		}
+	}()
 	started := false
 	failing := map[int]bool{} // threads in a call that is going to fail
 	watchdog := time.AfterFunc(testenv.Timeout(20*time.Second), func() { _ = unix.Kill(pid, unix.SIGKILL) })

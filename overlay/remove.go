@@ -101,6 +101,7 @@ func (s *Store) Cleanup() error {
 		}
 		linux.Close(fd)
 	}
+	errs = append(errs, s.dropLimits())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up layer store %q: %w", s.root, err)
 	}
@@ -116,7 +117,12 @@ func (s *Store) trash(path string) error {
 		}
 		return err
 	}
-	return s.removeIn("staging", tmp)
+	project := s.projectOf("staging/" + tmp)
+	err := s.removeIn("staging", tmp)
+	if project != 0 && err == nil {
+		err = s.dropLimit(project)
+	}
+	return err
 }
 
 func (s *Store) toTrash(path, tmp string) error {

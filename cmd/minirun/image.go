@@ -94,6 +94,14 @@ func (o *imageOptions) add(f *flagSet) {
 		}
 		return nil
 	}))
+	f.add("storage-opt", 0, "size=BYTES[kmg]", "limit what the container writes to its root, where the store's file system has project quotas", note("storage-opt", func(v string) (err error) {
+		size, ok := strings.CutPrefix(v, "size=")
+		if !ok {
+			return errors.New("want size=BYTES")
+		}
+		c.Size, err = parseBytes(size)
+		return err
+	}))
 	list(&c.CapAdd, "cap-add", 0, "CAP", "add a capability, or ALL (repeatable)")
 	list(&c.CapDrop, "cap-drop", 0, "CAP", "take a capability away, or ALL (repeatable)")
 	toggle(&c.Privileged, "privileged", 0, "all capabilities and devices, nothing masked or filtered")
