@@ -109,7 +109,7 @@ func TestRootAttackExecSpy(t *testing.T) {
 	}
 }
 
-func atHash(t *testing.T, path string) [32]byte {
+func atHash(t testing.TB, path string) [32]byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {

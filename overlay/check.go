@@ -109,6 +109,16 @@ func (s *Store) checkDir(path string, files ...string) (below []ChainID, problem
 // DropBroken is DropLayer for a layer that Check has found, whatever it stands
 // on. What stands on it is broken too, and stays until it is dropped.
 func (s *Store) DropBroken(k Kind, c ChainID) (*Dropped, error) {
+	return s.dropIf(k, c, func() bool { return s.checkLayer(k, c) != "" })
+}
+
+// DropDamaged is DropBroken for a layer of which somebody has found that its
+// content is not what it was.
+func (s *Store) DropDamaged(k Kind, c ChainID) (*Dropped, error) {
+	return s.dropIf(k, c, func() bool { return true })
+}
+
+func (s *Store) dropIf(k Kind, c ChainID, still func() bool) (*Dropped, error) {
 	if !c.Valid() {
 		return nil, &NameError{"chain ID", string(c)}
 	}
@@ -117,7 +127,7 @@ func (s *Store) DropBroken(k Kind, c ChainID) (*Dropped, error) {
 		return nil, err
 	}
 	defer linux.Close(lock)
-	if s.checkLayer(k, c) == "" {
+	if !still() {
 		return nil, nil // somebody has made it again
 	}
 	snapshots, err := s.names("snapshots")

@@ -51,8 +51,8 @@ func (s *Store) Ready(c ChainID) bool { return s.HasImage(c) || s.Has(Extracted,
 
 func (s *Store) exists(path string) bool { return unix.Faccessat(s.dir, path, unix.F_OK, 0) == nil }
 
-// parentsOf returns the chain IDs below the layer c, kept as k, nearest first.
-func (s *Store) parentsOf(k Kind, c ChainID) ([]ChainID, error) {
+// ParentsOf returns the chain IDs below the layer c, kept as k, nearest first.
+func (s *Store) ParentsOf(k Kind, c ChainID) ([]ChainID, error) {
 	if !c.Valid() {
 		return nil, &NameError{"chain ID", string(c)}
 	}
@@ -65,10 +65,10 @@ func (s *Store) parentsOf(k Kind, c ChainID) ([]ChainID, error) {
 
 // Parents returns the chain IDs below the layer c, nearest first.
 func (s *Store) Parents(c ChainID) ([]ChainID, error) {
-	ids, err := s.parentsOf(Extracted, c)
+	ids, err := s.ParentsOf(Extracted, c)
 	var none *NotExistError
 	if errors.As(err, &none) {
-		ids, err = s.parentsOf(Indexed, c)
+		ids, err = s.ParentsOf(Indexed, c)
 	}
 	return ids, err
 }
@@ -79,7 +79,7 @@ func (s *Store) chain(k Kind, c ChainID) ([]ChainID, error) {
 	if c == "" {
 		return nil, nil
 	}
-	below, err := s.parentsOf(k, c)
+	below, err := s.ParentsOf(k, c)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,8 @@ func imageFsckCommand(u *ui) *cli.Command {
 		Name:  "fsck",
 		Usage: "check the whole store, and with --repair remove what is broken",
 		Description: "Reads every blob and compares it with its digest, every descriptor with what it describes,\n" +
-			"and looks whether layers and snapshots are complete. What --repair removes comes back with\n" +
+			"and looks whether layers and snapshots are complete; layers that are kept as archives are\n" +
+			"compared with their digests too. What --repair removes comes back with\n" +
 			"the next load or pull of the image; what is good stays. The exit status is 1 if damage is left.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "repair", Usage: "remove what is broken"},

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/apply"
 )
 
 // Fsck checks both halves of a store. With a repair, broken layers go, so that
@@ -34,6 +36,10 @@ func Fsck(ctx context.Context, s Stores, o imagestore.FsckOptions) ([]imagestore
 			found = append(found, also)
 		}
 	}
+	// First what is in layers: what stands on one that goes is broken then.
+	if found, err = contents(ctx, s, o, found); err != nil {
+		return found, err
+	}
 	broken, err := s.Layers.Check()
 	if err != nil {
 		return found, err
@@ -50,18 +56,8 @@ func Fsck(ctx context.Context, s Stores, o imagestore.FsckOptions) ([]imagestore
 			if !o.Repair {
 				break
 			}
-			d, err := s.Layers.DropBroken(b.Kind, b.Layer)
-			var used *overlay.InUseError
-			switch {
-			case errors.As(err, &used):
-				f.Advice = used.Error()
-			case err != nil:
+			if err := drop(&f, func() (*overlay.Dropped, error) { return s.Layers.DropBroken(b.Kind, b.Layer) }); err != nil {
 				return found, err
-			case d != nil:
-				if err := d.Delete(); err != nil {
-					return found, err
-				}
-				f.Repaired = "removed"
 			}
 		}
 		found = append(found, f)
@@ -128,6 +124,75 @@ func dropFrom(layers *overlay.Store, c overlay.ChainID) error {
 		}
 	}
 	return nil
+}
+
+// drop removes a layer and says so in f, unless a container stands on it.
+func drop(f *imagestore.Finding, from func() (*overlay.Dropped, error)) error {
+	d, err := from()
+	var used *overlay.InUseError
+	switch {
+	case errors.As(err, &used):
+		f.Advice = used.Error()
+	case err != nil:
+		return err
+	case d != nil:
+		if err := d.Delete(); err != nil {
+			return err
+		}
+		f.Repaired = "removed"
+	}
+	return nil
+}
+
+// contents reads the layers that are kept as archives, each after those that it
+// stands on, and compares them with their chain IDs. Of an extracted layer there
+// is nothing to compare its files with.
+func contents(ctx context.Context, s Stores, o imagestore.FsckOptions, found []imagestore.Finding) ([]imagestore.Finding, error) {
+	list, err := s.Layers.Layers()
+	if err != nil {
+		return found, nil // Check says what is wrong
+	}
+	above := map[overlay.ChainID][]overlay.ChainID{}
+	for _, l := range list {
+		above[l.Parent] = append(above[l.Parent], l.ID)
+	}
+	base := &apply.Base{}
+	// A chain from the bottom to the top needs every layer once; only where it
+	// forks the layers below are read again. What stands on damage is not looked at.
+	for todo := slices.Clone(above[""]); len(todo) > 0; {
+		c := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if slices.ContainsFunc(found, func(f imagestore.Finding) bool { return f.Object == "layer "+string(c) }) {
+			continue // by its blob
+		}
+		if !s.Layers.Has(overlay.Indexed, c) {
+			todo = append(todo, above[c]...)
+			continue
+		}
+		err := apply.Verify(ctx, s.Layers, c, base)
+		var damage *apply.DamageError
+		var gone *overlay.NotExistError
+		switch {
+		case ctx.Err() != nil:
+			return found, context.Cause(ctx)
+		case err == nil:
+			todo = append(todo, above[c]...)
+			continue
+		case errors.As(err, &gone), errors.Is(err, fs.ErrNotExist): // removed meanwhile, or Check says so
+			continue
+		case !errors.As(err, &damage):
+			found = append(found, imagestore.Finding{Object: "layer " + string(c), Problem: err.Error()})
+			continue
+		}
+		f := imagestore.Finding{Object: "layer " + string(c), Problem: damage.File + ": " + damage.Problem, Advice: "repair it, and it is unpacked again"}
+		if o.Repair {
+			if err := drop(&f, func() (*overlay.Dropped, error) { return s.Layers.DropDamaged(overlay.Indexed, c) }); err != nil {
+				return found, err
+			}
+		}
+		found = append(found, f)
+	}
+	return found, nil
 }
 
 // residue adds what a collection would remove in the half of the layers.

@@ -3,6 +3,7 @@ package inventory_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,6 +98,30 @@ func TestRootFsck(t *testing.T) {
 		{"parents are nonsense", func(t *testing.T, root string, b *imagetest.Built) []string {
 			return []string{filepath.Dir(rewrite(t, root, place(root, top(b))+"/parents", func([]byte) []byte { return []byte("x") }))}
 		}, []string{"not a list of chain IDs: removed"}, false, false},
+		{"archive of a layer flipped", func(t *testing.T, root string, b *imagetest.Built) []string {
+			below, above := place(root, b.DiffIDs[0].Hex()), place(root, top(b))
+			if !strings.HasSuffix(below, ".index") {
+				t.Skip("layers are extracted here")
+			}
+			path := filepath.Join(root, below, "tar") // which may be a name of the blob
+			c, err := os.ReadFile(path)
+			if err == nil {
+				c[515] ^= 1
+				err = errors.Join(os.Remove(path), os.WriteFile(path, c, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return []string{below, above}
+		}, []string{"tar: its content is another: removed", "below it is missing: removed"}, false, false},
+		{"image of a chain flipped", func(t *testing.T, root string, b *imagetest.Built) []string {
+			path := place(root, top(b))
+			if !strings.HasSuffix(path, ".index") {
+				t.Skip("layers are extracted here")
+			}
+			rewrite(t, root, path+"/image", func(c []byte) []byte { c[len(c)-1] ^= 1; return c })
+			return []string{path}
+		}, []string{"image: it is not what the archives make of it: removed"}, false, false},
 		{"layer below gone", func(t *testing.T, root string, b *imagetest.Built) []string {
 			if err := os.RemoveAll(filepath.Join(root, place(root, b.DiffIDs[0].Hex()))); err != nil {
 				t.Fatal(err)

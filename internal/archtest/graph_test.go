@@ -32,7 +32,7 @@ var graph = []arrows{
 		"composes one container; the packages it composes do not know each other",
 	},
 	{
-		"container/inventory", "container/unpack imagestore overlay", "container imagestore/archive benchmarks/images imagestore/decompress imagestore/imagetest",
+		"container/inventory", "container/unpack imagestore overlay overlay/apply", "container imagestore/archive benchmarks/images imagestore/decompress imagestore/imagetest",
 		"what a store holds, why, and on how much disk: sees both halves",
 	},
 	{"container/volume", "internal/jsonread internal/linux internal/safepath", "", "directories that outlive containers; knows snapshots by their names alone"},

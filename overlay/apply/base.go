@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/minirun/minirun/internal/kfeature"
-	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/erofs"
 )
@@ -182,41 +180,7 @@ func (b *Base) makeImage(ctx context.Context, s *overlay.Store, c overlay.ChainI
 	if err := b.advance(ctx, s, c, &mem); err != nil {
 		return err
 	}
-	used := make([]int64, 2*len(b.sizes))
-	b.prepare(b.root, used)
-	defer b.release(b.root)
-	devices := make([]erofs.Device, len(used))
-	var open []int
-	defer func() {
-		for _, fd := range open {
-			linux.Close(fd)
-		}
-	}()
-	for i, n := range used {
-		if n == 0 {
-			continue
-		}
-		file, size := overlay.ArchiveFile, b.sizes[i/2].archive
-		if i%2 == 1 {
-			file, size = overlay.SparseFile, b.sizes[i/2].sparse
-		}
-		devices[i] = erofs.Device{Size: size, Tag: overlay.DeviceTag(file, i/2)}
-		if n <= embedBelow {
-			fd, err := s.OpenIndexed(b.chain[i/2], file)
-			if err != nil {
-				return err
-			}
-			open = append(open, fd)
-			devices[i].Embed = fdReaderAt{fd}
-		}
-	}
-	return s.MakeImage(ctx, c, func(fd int) error {
-		_, err := erofs.Write(fdWriter{fd}, &b.root.Inode, devices)
-		if errors.Is(err, erofs.ErrTooLarge) {
-			err = limit("the chain of layers has %v", err)
-		}
-		return err
-	})
+	return s.MakeImage(ctx, c, func(fd int) error { return b.writeImage(s, fdWriter{fd}) })
 }
 
 // prepare gives directories their sorted entries and counts the content of

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash"
+	"io"
 	"os"
 	"sort"
 	"strings"
@@ -51,18 +52,44 @@ func writeEntries(dir int, e *entriesFile) error {
 	if err != nil {
 		return err
 	}
-	w := &entryWriter{sum: sha256.New(), files: map[*inode]uint64{}}
-	w.out = bufio.NewWriterSize(fdWriter{fd}, 64<<10)
-	w.raw([]byte(entriesMagic))
-	w.number(uint64(e.archive))
-	w.number(uint64(e.sparse))
-	w.dir(e.root)
+	w := encodeEntries(fdWriter{fd}, e)
 	w.out.Write(w.sum.Sum(nil))
 	if err = w.out.Flush(); err == nil {
 		err = os.NewSyscallError("fdatasync", unix.Fdatasync(fd))
 	}
 	linux.Close(fd)
 	return err
+}
+
+// encodeEntries writes all but the digest.
+func encodeEntries(to io.Writer, e *entriesFile) *entryWriter {
+	w := &entryWriter{out: bufio.NewWriterSize(to, 64<<10), sum: sha256.New(), files: map[*inode]uint64{}}
+	w.raw([]byte(entriesMagic))
+	w.number(uint64(e.archive))
+	w.number(uint64(e.sparse))
+	w.dir(e.root)
+	return w
+}
+
+// sumEntries is the digest that writeEntries writes.
+func sumEntries(e *entriesFile) (sum [sha256.Size]byte) {
+	copy(sum[:], encodeEntries(io.Discard, e).sum.Sum(nil))
+	return sum
+}
+
+// entriesHead returns the size of the layer's archive and the digest at the end
+// of its index, which is right.
+func entriesHead(s *overlay.Store, c overlay.ChainID) (archive int64, sum [sha256.Size]byte, err error) {
+	b, err := entriesOf(s, c)
+	if err != nil {
+		return 0, sum, err
+	}
+	if b, sum, err = sealed(b); err != nil {
+		return 0, sum, err
+	}
+	r := &entryReader{b: b}
+	archive = r.size()
+	return archive, sum, r.err
 }
 
 // entryWriter leaves errors to its bufio.Writer, which keeps the first.
@@ -173,27 +200,41 @@ var errEntries = errors.New("damaged index: remove the image and unpack it again
 
 // readEntries reads the index of the layer c, which stands on base.
 func readEntries(s *overlay.Store, c overlay.ChainID, base *Base, mem *budget) (*entriesFile, error) {
+	b, err := entriesOf(s, c)
+	if err != nil {
+		return nil, err
+	}
+	return parseEntries(b, base, mem)
+}
+
+func entriesOf(s *overlay.Store, c overlay.ChainID) ([]byte, error) {
 	fd, err := s.OpenIndexed(c, entriesName)
 	if err != nil {
 		return nil, err
 	}
 	b, err := linux.ReadAll(fd, maxEntries)
 	linux.Close(fd)
-	if err != nil {
-		return nil, os.NewSyscallError("read", err)
+	return b, os.NewSyscallError("read", err)
+}
+
+// sealed checks the digest at the end and returns what is between it and the
+// first line.
+func sealed(b []byte) (content []byte, sum [sha256.Size]byte, err error) {
+	if len(b) < len(entriesMagic)+sha256.Size || string(b[:len(entriesMagic)]) != entriesMagic {
+		return nil, sum, errEntries
 	}
-	return parseEntries(b, base, mem)
+	end := len(b) - sha256.Size
+	if sum = sha256.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
+		return nil, sum, errEntries
+	}
+	return b[len(entriesMagic):end], sum, nil
 }
 
 func parseEntries(b []byte, base *Base, mem *budget) (e *entriesFile, err error) {
-	if len(b) < len(entriesMagic)+sha256.Size || string(b[:len(entriesMagic)]) != entriesMagic {
-		return nil, errEntries
+	if b, _, err = sealed(b); err != nil {
+		return nil, err
 	}
-	end := len(b) - sha256.Size
-	if sum := sha256.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
-		return nil, errEntries
-	}
-	r := &entryReader{b: b[len(entriesMagic):end], base: base, mem: mem}
+	r := &entryReader{b: b, base: base, mem: mem}
 	e = &entriesFile{archive: r.size(), sparse: r.size()}
 	r.archive, r.sparse = alignUp(e.archive, erofs.BlockSize), e.sparse
 	e.root = newDir(nil, "")

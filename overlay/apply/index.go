@@ -143,16 +143,23 @@ func nodeCost(name string, a *attr) int64 {
 	return size
 }
 
+// newIndexer is for a layer on top of parent, with so many layers below it.
+func newIndexer(ctx context.Context, f *front, s *overlay.Store, parent overlay.ChainID, below int) (x *indexer, closeSparse func()) {
+	base := f.opts.Base
+	x = &indexer{front: f, ctx: ctx, root: newDir(nil, ""), base: base, copied: map[*inode]copiedAt{}, layer: below, sparse: -1}
+	x.load = func() error { return base.advance(ctx, s, parent, &f.mem) }
+	return x, func() { linux.Close(x.sparse) }
+}
+
 // index keeps the archive as it is and writes what is in it where.
 func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged, parent overlay.ChainID, diffID string, archive io.Reader) error {
 	base := f.opts.Base
 	if err := f.mem.take(base.memory); err != nil {
 		return err
 	}
-	x := &indexer{front: f, ctx: ctx, root: newDir(nil, ""), base: base, copied: map[*inode]copiedAt{}, layer: len(st.Parents()), sparse: -1}
-	x.load = func() error { return base.advance(ctx, s, parent, &f.mem) }
+	x, closeSparse := newIndexer(ctx, f, s, parent, len(st.Parents()))
 	x.openSparse = func() (int, error) { return create(st.Dir(), overlay.SparseFile) }
-	defer func() { linux.Close(x.sparse) }()
+	defer closeSparse()
 
 	keep, err := newKeeper(st.Dir(), f.opts.Plain)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/erofs"
 )
 
 // attackCase is a chain of layers; all but the last must unpack. {C} in names
@@ -209,6 +210,19 @@ func attacks(t *testing.T, canary string) []attackCase {
 		{name: "40 NUL", layers: [][]byte{raw(rawPAX('x', "path", "a\x00b"), rawEntry("f", '0', "x"))}, want: ErrInvalid},
 		{name: "40 long component", layers: one(file(strings.Repeat("x", 256), "")), want: ErrInvalid},
 		{name: "40 backslash", layers: one(file(`..\..\x`, "1")), check: content(`..\..\x`, "1")},
+		{name: "59 file system in place of an archive", layers: [][]byte{emptyImage(t)}, check: func(t *testing.T, l string, _ Result) {
+			// It begins with zeros, which end an archive.
+			if names, err := os.ReadDir(l); err != nil || len(names) > 0 {
+				t.Errorf("unpacked %v, %v, want nothing", names, err)
+			}
+		}},
+		{
+			name: "59 files named as those of an index", layers: one(file("image", string(emptyImage(t))), file("entries", entriesMagic), file("tar", "x"), file("parents", "x")),
+			check: func(t *testing.T, l string, r Result) {
+				content("tar", "x")(t, l, r)
+				content("image", string(emptyImage(t)))(t, l, r)
+			},
+		},
 		{name: "ids -1", layers: [][]byte{raw(rawPAX('x', "uid", "4294967295"), rawEntry("f", '0', "x"))}, want: ErrInvalid},
 		{name: "ids negative", layers: [][]byte{raw(rawPAX('x', "gid", "-1"), rawEntry("f", '0', "x"))}, want: ErrInvalid},
 		{name: "ids too large", layers: [][]byte{raw(rawPAX('x', "uid", "4294967296"), rawEntry("f", '0', "x"))}, want: ErrInvalid},
@@ -218,6 +232,16 @@ func attacks(t *testing.T, canary string) []attackCase {
 		{name: "no archive", layers: [][]byte{[]byte(strings.Repeat("not a tar archive ", 100))}, want: ErrInvalid},
 		{name: "empty stream", layers: [][]byte{{}}},
 	}
+}
+
+// emptyImage is an EROFS image that the kernel mounts.
+func emptyImage(t *testing.T) []byte {
+	t.Helper()
+	var image sliceWriter
+	if _, err := erofs.Write(&image, &newDir(nil, "").Inode, nil); err != nil {
+		t.Fatal(err)
+	}
+	return image
 }
 
 // deeper nests beyond the limit with short names: each link shortens the way.

@@ -97,10 +97,36 @@ func rootAttacks(t *testing.T, canary string) []attackCase {
 
 func TestRootMalicious(t *testing.T) { runAttacks(t, rootAttacks) }
 
+// TestRootCorpus has rows of the corpus that are about more than what is in an
+// archive; see docs/security.md.
+func TestRootCorpus(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		test func(t *testing.T)
+	}{
+		{"11 names exchanged while unpacking", testRace},
+		{"14 opaque root", testOpaqueRoot},
+		{"18 closed to users", testClosedToUsers},
+		{"38 many markers", testManyMarkers},
+		{"57 one layer on two parents", testOtherParent},
+		{"59 damaged image", testDamagedImage},
+		{"60 damaged layer", testDamagedLayer},
+	} {
+		t.Run(row.name, func(t *testing.T) { eachKind(t, row.test) })
+	}
+}
+
 // Users of the host must not reach what an image brings (CVE-2021-41091).
-func TestRootStoreIsClosedToUsers(t *testing.T) {
+func testClosedToUsers(t *testing.T) {
 	s := openStore(t)
 	c := mustApply(t, s, "", file("sh", "x").mode(0o6755))
+	content := layerDir(s, c) + "/sh"
+	if kindUnderTest == Index {
+		content = filepath.Join(s.Root(), overlay.Indexed.Dir(c), overlay.ArchiveFile)
+	}
+	if _, err := os.Lstat(content); err != nil {
+		t.Fatal(err)
+	}
 	sn, err := s.Prepare("k", c)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +142,7 @@ func TestRootStoreIsClosedToUsers(t *testing.T) {
 	if err := os.Chmod(s.Root(), 0o755); err != nil { // even if the store's own directory is
 		t.Fatal(err)
 	}
-	for path, ok := range map[string]bool{s.Root(): true, layerDir(s, c) + "/sh": false, sn.UpperDir(): false, sn.RootfsDir(): false, s.Root() + "/staging/.": false} {
+	for path, ok := range map[string]bool{s.Root(): true, content: false, sn.UpperDir(): false, sn.RootfsDir(): false, s.Root() + "/staging/.": false} {
 		cmd := exec.Command("/bin/ls", "-ld", path)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		out, err := cmd.CombinedOutput()
@@ -126,7 +152,7 @@ func TestRootStoreIsClosedToUsers(t *testing.T) {
 	}
 }
 
-func TestRootOpaqueRoot(t *testing.T) {
+func testOpaqueRoot(t *testing.T) {
 	s := openStore(t)
 	a := mustApply(t, s, "", file("f", "1"), dir("d"), file("d/x", "1"), dir("e"), file("e/x", "1"))
 	b := mustApply(t, s, a, file("d/y", "2"), file(whOpaque, ""), file("g", "2"))
@@ -179,13 +205,14 @@ func TestRootHardLinkAcrossLayers(t *testing.T) {
 	}
 }
 
-// Row 11: names in staging are exchanged while unpacking.
-func TestRootRace(t *testing.T) {
+// Names in staging are exchanged while unpacking.
+func testRace(t *testing.T) {
 	canary := filepath.Join(t.TempDir(), "canary")
 	if err := os.Mkdir(canary, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s := openStore(t)
+	kind := kindUnderTest
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {
 		swaps := 0
@@ -196,11 +223,17 @@ func TestRootRace(t *testing.T) {
 				return
 			default:
 			}
-			for _, fs := range glob(s.Root() + "/staging/layer-*/fs") {
-				_ = os.Symlink(canary, fs+"/evil")
-				for range 50 {
-					if unix.Renameat2(unix.AT_FDCWD, fs+"/evil", unix.AT_FDCWD, fs+"/d", unix.RENAME_EXCHANGE) == nil {
-						swaps++
+			for _, layer := range glob(s.Root() + "/staging/layer-*") {
+				at, names, times := layer+"/fs", []string{"d"}, 50
+				if kind == Index {
+					at, names, times = layer, []string{"tar", "entries", "sparse"}, 3
+				}
+				_ = os.Symlink(canary, at+"/evil")
+				for range times {
+					for _, name := range names {
+						if unix.Renameat2(unix.AT_FDCWD, at+"/evil", unix.AT_FDCWD, at+"/"+name, unix.RENAME_EXCHANGE) == nil {
+							swaps++
+						}
 					}
 				}
 			}
@@ -293,9 +326,7 @@ func TestRootFullDisk(t *testing.T) {
 	}
 }
 
-// Row 38: markers over a big lower layer cost the same each.
-func TestRootManyMarkers(t *testing.T) { eachKind(t, testManyMarkers) }
-
+// Markers over a big lower layer cost the same each.
 func testManyMarkers(t *testing.T) {
 	cost := func(n int) float64 {
 		s := openStore(t)
