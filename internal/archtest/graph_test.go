@@ -69,6 +69,7 @@ var graph = []arrows{
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
 	{"network/ipam", "", "", "the arithmetic of addresses; touches nothing"},
+	{"network/service", "", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
 	{"network/store", "internal/jsonread internal/linux internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
 
 	{"internal/bigstack", "", "", "must be the first package to initialize, which one with imports would not be"},
@@ -190,6 +191,8 @@ var foreign = []struct{ path, users, why string }{
 	{"github.com/klauspost/compress/", "benchmarks/images imagestore/decompress imagestore/imagetest", "minirun must not link it"},
 	{"github.com/BurntSushi/toml", "imagestore/registry", "hosts.toml"},
 	{"github.com/urfave/cli/v2", "cmd/minirund", "its start costs more than minirun's"},
+	{"github.com/google/nftables", "network/service", "rules of the kernel; minirun must not link it"},
+	{"github.com/mdlayher/netlink", "network/service", "comes with google/nftables, which has it in its API"},
 	{"github.com/opencontainers/image-spec/", "none", "only tests compare our types with it"},
 	{"github.com/opencontainers/go-digest", "none", "compiles regular expressions at start"},
 	{"github.com/distribution/reference", "none", "compiles regular expressions at start; only tests compare with it"},

@@ -42,6 +42,7 @@ var heavy = []struct{ path, why string }{
 	{"github.com/opencontainers/go-digest", "compiles regular expressions at start"},
 	{"github.com/distribution/reference", "compiles regular expressions at start"},
 	{"github.com/containerd", "brings logging, protobuf and metrics, all initialized at start"},
+	{module + "/network/service", "services are minirund's business; nftables' library makes tables at start"},
 	{"k8s.io", "registers its types at start"},
 }
 
