@@ -45,10 +45,16 @@ func atStatusOf(pid int) (s atStatus, ok bool) {
 // A container with CAP_SYS_PTRACE takes over a process that exec adds, before
 // that has given up root of the host's capabilities. The tracer here stands for
 // it: at each system call that is made where the container can see it, there must
-// be nothing to be taken that the container does not have.
+// be nothing to be taken that the container does not have: neither privileges, nor
+// what the caller of minirun has open.
 func TestRootAttackExecTakeover(t *testing.T) {
 	setup(t)
 	base := len(strings.Fields(atField(t, os.Getpid(), "NSpid")))
+	left, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer left.Close()
 	const ptrace = 1 << unix.CAP_SYS_PTRACE
 	deny := func(names ...string) func(*specs.Spec) {
 		return func(s *specs.Spec) {
@@ -89,12 +95,18 @@ func TestRootAttackExecTakeover(t *testing.T) {
 			b.up()
 			seen, executed := 0, false
 			var bad []string
-			x := tracer{target: containerInit, n: -1, stderr: new(string), look: func(pid int, nr uint64) {
+			control := false
+			x := tracer{target: containerInit, n: -1, stderr: new(string), left: int(left.Fd()), look: func(pid int, nr uint64) {
 				s, ok := atStatusOf(pid)
+				target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/40", pid))
+				control = control || target == left.Name()
 				if !ok || s.pids <= base {
 					return
 				}
 				seen++
+				if target != "" {
+					bad = append(bad, fmt.Sprintf("call %d: it has %s, which the caller has left open", nr, target))
+				}
 				executed = executed || nr == unix.SYS_EXECVE
 				if extra := s.permitted &^ (ptrace | c.more); extra != 0 {
 					bad = append(bad, fmt.Sprintf("call %d: it has capabilities %#x", nr, extra))
@@ -121,6 +133,9 @@ func TestRootAttackExecTakeover(t *testing.T) {
 			}
 			if seen == 0 || !executed {
 				t.Fatalf("%d system calls seen in the container, execve among them: %t", seen, executed)
+			}
+			if !control {
+				t.Error("nobody was given what the caller has left open")
 			}
 			if len(bad) > 0 {
 				t.Errorf("of %d system calls in the container:\n%s", seen, strings.Join(bad, "\n"))

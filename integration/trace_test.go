@@ -90,6 +90,8 @@ type tracer struct {
 	look func(pid int, nr uint64)
 	// fail is what the nth call that only picks fails with, in place of the kill.
 	fail unix.Errno
+	// left, if > 0, is what the caller of minirun has left open, as number 40.
+	left int
 	only func(pid int, nr uint64, args [7]uint64) bool
 	seen *int // if not nil, becomes the number of calls that counted
 }
@@ -115,8 +117,15 @@ func (x tracer) run(argv []string) (code int, reached bool, err error) {
 	}
 	output := os.NewFile(uintptr(text), "stderr")
 	defer output.Close()
+	files := []uintptr{fd, fd, uintptr(text)}
+	if x.left > 0 {
+		for len(files) < 40 {
+			files = append(files, ^uintptr(0)) // closed
+		}
+		files = append(files, uintptr(x.left))
+	}
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{fd, fd, uintptr(text)}, Sys: &syscall.SysProcAttr{Ptrace: true},
+		Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Ptrace: true},
 	})
 	if err != nil {
 		return 0, false, err

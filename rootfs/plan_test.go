@@ -261,6 +261,23 @@ func TestPlan_AllowsOnProc(t *testing.T) {
 	}
 }
 
+// Links of the image lead a mount where its destination could not be.
+func TestPlan_RefusesThroughLinks(t *testing.T) {
+	for to, refused := range map[string]bool{"/proc": true, "/proc/.": true, "/proc/self/attr": true, "proc/sys/kernel": true, "/proc2": false, "/data": false, "/proc/uptime": false} {
+		for _, m := range []specs.Mount{
+			{Destination: "/link", Type: "tmpfs"},
+			{Destination: "/link", Source: "/host/dir", Options: []string{"rbind"}},
+		} {
+			o := testOptions()
+			o.Destination = func(string) string { return to }
+			_, err := Plan(&specs.Spec{Root: &specs.Root{Path: "rootfs"}, Mounts: []specs.Mount{m}, Linux: &specs.Linux{}}, o)
+			if got := err != nil && strings.Contains(err.Error(), "links lead it to /proc"); got != refused || err != nil && !got {
+				t.Errorf("to %s: %v", to, err)
+			}
+		}
+	}
+}
+
 // Whatever is accepted behind idmap= could be written to a uid_map.
 func FuzzIDMap(f *testing.F) {
 	for _, s := range []string{"uids=0-1000-1;gids=0-1000-1", "uids=@0-0-65536#65536-5-1;gids=@1-2-3", "gids=1-2-4294967292;uids=0-0-1", "uids=;gids=", "uids=@4294967295-1-1"} {

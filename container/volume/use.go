@@ -149,6 +149,9 @@ func (c *copier) tree(src, dst int, prefix string, depth int) error {
 	}
 	for _, name := range names {
 		if err := c.entry(src, dst, name, prefix, depth); err != nil {
+			if below, ok := err.(*os.PathError); ok && below.Op == "copy" { //nolint:errorlint // of a level below
+				return err
+			}
 			return &os.PathError{Op: "copy", Path: prefix + name, Err: err}
 		}
 	}
