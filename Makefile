@@ -20,13 +20,14 @@ FUZZTIME ?= 30s
 BENCH_ARGS ?=
 HAMMER ?= 10000
 HAMMER_IMAGES ?= 1000
+POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer hammer-images interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer hammer-images hammer-images-vm interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # A binary that does not build any more must not be tested in its old form. The
 # copies are for speed: the linker writes through a mapping, which leaves the file in
@@ -59,6 +60,9 @@ hammer: ## Live through HAMMER (10000) containers, killed and deleted in every s
 
 hammer-images: ## Kill HAMMER_IMAGES (1000) commands that change the store of images at random points.
 	MINIRUN_TEST_HAMMER_IMAGES=$(HAMMER_IMAGES) go test -count=1 -timeout 3h -v -run '^TestRootImageHammer$$' ./integration
+
+hammer-images-vm: ## Cut the power of a guest that works with images POWER_CUTS (100) times.
+	MINIRUN_TEST_POWER_CUTS=$(POWER_CUTS) go test -count=1 -timeout 12h -v -run '^TestRootPowerCut$$' ./integration
 
 # vmrun boots a virtual machine for one command: make vmrun && bin/vmrun -- uname -r
 vmrun:

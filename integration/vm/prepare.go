@@ -42,6 +42,11 @@ func (m *machine) prepare(ctx context.Context) ([]string, error) {
 		"-chardev", "file,id=console,path=" + filepath.Join(m.work, "console"), "-serial", "chardev:console",
 		"-device", "virtio-serial-pci,max_ports=8",
 	}
+	for i, d := range m.o.Disks {
+		// writeback: the guest's flushes come through, and nothing else is flushed.
+		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d,cache=writeback", d.drive(), i),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", i))
+	}
 	for _, s := range append([]guest.Share{{Tag: "root", Path: "/"}}, shares...) {
 		cmd, socket, err := serve(m.work, s.Tag, s.Path, s.ReadWrite, m.self)
 		if err != nil {

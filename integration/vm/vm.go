@@ -25,6 +25,7 @@ type Options struct {
 	Timeout   time.Duration // for boot and command; one hour if 0
 	ReadOnly  []string      // host directories that must be visible though they may be other file systems than /
 	ReadWrite []string      // host directories whose changes stay
+	Disks     []*Disk       // /dev/vdb and so on
 	Kernel    string        // Debian package; what linux-image-cloud-amd64 depends on if empty
 	Append    string        // added to the kernel's command line
 	Cache     string        // directory for unpacked kernels; minirun/vm in the user's cache directory if empty
