@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/minirun/minirun/container/volume"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
 	"golang.org/x/sys/unix"
@@ -97,6 +98,23 @@ func Delete(c *runtime.Container, mode runtime.Mode) error {
 		return c.Delete(mode, nil)
 	}
 	return c.Delete(mode, func() error { return release(c.Snapshot) })
+}
+
+// DeleteVolumes is Delete that also removes the container's volumes without a name,
+// but for those that other containers use.
+func DeleteVolumes(c *runtime.Container, mode runtime.Mode) error {
+	store, key, ok := SnapshotOf(c)
+	if !ok {
+		return Delete(c, mode)
+	}
+	names, err := volume.Store(store).AnonymousOf(key)
+	if err != nil {
+		return err
+	}
+	if err := Delete(c, mode); err != nil {
+		return err
+	}
+	return volume.Store(store).RemoveAnonymous(names)
 }
 
 // DeleteRemains removes a container that has no usable record, and its snapshot.

@@ -208,6 +208,12 @@ func powerGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(seed, 8))
+	if r.IntN(2) == 0 {
+		// Data gets to the disk early and in any order, not flushed.
+		for _, name := range []string{"dirty_writeback_centisecs", "dirty_expire_centisecs"} {
+			writeFile(t, "/proc/sys/vm/"+name, "5")
+		}
+	}
 	say := func(op, name, state string) { fmt.Println(powerWord, op, name+"="+state) }
 	for name, make := range map[string]func(){"base": func() { h.base() }, "one": func() { h.must("image", "load", "--quiet", x.one) }} {
 		if !have[name] {

@@ -126,6 +126,20 @@ func TestRootVolumeAnonymous(t *testing.T) {
 		t.Errorf("prune --all: %q", got)
 	}
 	h.noVolumes("pruned")
+	// delete --volumes takes what has no name and what nobody else uses.
+	first, second := h.id(), h.id()
+	h.must("run", "--image", "base", "-v", "kept:/kept", first, "true")
+	h.must("run", "--image", "base", "--volumes-from", first, "-v", "/own", second, "true")
+	h.must("delete", "--volumes", first)
+	if left := h.entries("volumes"); len(left) != 4 {
+		t.Errorf("delete -v of what another uses: %q, want 4 volumes", left)
+	}
+	h.must("delete", "-f", "-v", second)
+	if left := h.entries("volumes"); len(left) != 1 || left[0] != "kept" {
+		t.Errorf("delete -v: %q", left)
+	}
+	h.must("volume", "rm", "kept")
+	h.noVolumes("delete --volumes")
 	// A container that cannot be made leaves none, one that is only explained neither.
 	if r := h.do("run", "--image", "base", "--user", "nosuch", h.id(), "true"); r.Code == 0 {
 		t.Errorf("an unknown user: %+v", r)

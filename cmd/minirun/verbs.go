@@ -86,8 +86,8 @@ func (a *app) kill(args []string) error {
 
 // deleteOptions are the flags of delete.
 type deleteOptions struct {
-	force  bool
-	timing timingOptions
+	force, volumes bool
+	timing         timingOptions
 }
 
 func deleteFlags(*app) *flagSet { return new(deleteOptions).flags() }
@@ -95,6 +95,7 @@ func deleteFlags(*app) *flagSet { return new(deleteOptions).flags() }
 func (o *deleteOptions) flags() *flagSet {
 	f := newFlags("delete")
 	f.Bool(&o.force, "force", 'f', "kill the container if it runs; succeed if it does not exist")
+	f.Bool(&o.volumes, "volumes", 'v', "also remove the container's volumes without a name")
 	o.timing.add(f)
 	return f
 }
@@ -129,7 +130,11 @@ func (a *app) delete(args []string) error {
 		}
 	}
 	c.Timing = o.timing.Timing
-	err = container.Delete(c, mode)
+	if o.volumes {
+		err = container.DeleteVolumes(c, mode)
+	} else {
+		err = container.Delete(c, mode)
+	}
 	if o.force && errors.Is(err, fs.ErrNotExist) {
 		return nil // somebody else has deleted it meanwhile
 	}

@@ -304,6 +304,24 @@ func (s Store) remove(dir int, name string) error {
 	return nil
 }
 
+// AnonymousOf are the volumes without a name that the container with this snapshot
+// uses.
+func (s Store) AnonymousOf(key string) (names []string, err error) {
+	dir, err := s.open(false, unix.LOCK_SH)
+	if err != nil || dir < 0 {
+		return nil, err
+	}
+	defer linux.Close(dir)
+	all, err := safepath.ReadNames(dir)
+	for _, name := range all {
+		if CheckName(name) == nil && unix.Faccessat(dir, name+"/"+anonymousName, unix.F_OK, 0) == nil &&
+			unix.Faccessat(dir, name+"/"+usersName+"/"+key, unix.F_OK, 0) == nil {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
 // RemoveAnonymous removes those of the volumes that nobody has named and nobody
 // uses any more.
 func (s Store) RemoveAnonymous(names []string) error {
