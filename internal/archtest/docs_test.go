@@ -17,7 +17,7 @@ import (
 // documents are the pages that the tests here hold to what there is.
 var documents = []string{
 	"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/cli.md", "docs/security.md", "docs/state-format.md", "docs/images.md", "docs/registry.md",
-	"docs/spec-conformance.md", "docs/cgroups.md", "docs/seccomp.md", "docs/checkpoint.md", "docs/init.md", "docs/mounts.md", "docs/differences.md", "docs/sandbox.md", "docs/testing.md", "benchmarks/README.md",
+	"docs/spec-conformance.md", "docs/cgroups.md", "docs/seccomp.md", "docs/checkpoint.md", "docs/init.md", "docs/mounts.md", "docs/differences.md", "docs/sandbox.md", "docs/orchestrate.md", "docs/testing.md", "benchmarks/README.md",
 }
 
 // help runs minirun with --help behind the words.

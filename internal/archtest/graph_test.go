@@ -63,6 +63,11 @@ var graph = []arrows{
 	{"runtime/bundle", "internal/jsonread internal/linux", "", "config.json: reading, checking, writing"},
 	{"runtime/bundle/internal/gen", "", "", "generates the reader and the writer of config.json"},
 
+	{"orchestrate/rollout", "", "", "pure: from objects and observations to actions; linked into minirund alone, like all of orchestrate"},
+	{"orchestrate/store", "", "", "objects on disk: knows metadata, and nothing of what kinds mean"},
+	{"orchestrate/api", "orchestrate/podlife orchestrate/rollout orchestrate/store", "", "kinds: reading, defaults, validation; touches neither containers nor the network"},
+	{"orchestrate/podlife", "", "", "pure: restarts, probes and endings of one pod"},
+
 	{"cgroups", "internal/linux", "", "does not know rootfs, namespaces or plans: it works from outside, on the host's files"},
 	{"cgroups/systemd", "cgroups internal/dbus internal/linux", "", "asks systemd for the group; apart from cgroups, which never needs it"},
 	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
@@ -183,6 +188,9 @@ func findCycle(graph map[string]arrows) string {
 	return ""
 }
 
+// orchestrators are the packages that know Kubernetes' types.
+const orchestrators = "orchestrate/api orchestrate/podlife orchestrate/rollout orchestrate/store"
+
 // foreign are the modules of others, and which packages may import them outside
 // of tests. Each has a sentence in docs/architecture.md.
 var foreign = []struct{ path, users, why string }{
@@ -193,6 +201,10 @@ var foreign = []struct{ path, users, why string }{
 	{"github.com/urfave/cli/v2", "cmd/minirund", "its start costs more than minirun's"},
 	{"github.com/google/nftables", "network/service", "rules of the kernel; minirun must not link it"},
 	{"github.com/mdlayher/netlink", "network/service", "comes with google/nftables, which has it in its API"},
+	{"k8s.io/api/", orchestrators, "its start costs more than minirun's"},
+	{"k8s.io/apimachinery/", orchestrators, "its start costs more than minirun's"},
+	{"go.yaml.in/yaml/v3", "orchestrate/api", "large, and nothing on the way to a container is YAML"},
+	{"go.etcd.io/bbolt", "orchestrate/store", "a database; minirun's state is one small file for each container"},
 	{"github.com/opencontainers/image-spec/", "none", "only tests compare our types with it"},
 	{"github.com/opencontainers/go-digest", "none", "compiles regular expressions at start"},
 	{"github.com/distribution/reference", "none", "compiles regular expressions at start; only tests compare with it"},

@@ -36,6 +36,7 @@ var heavy = []struct{ path, why string }{
 	{"compress", "unpacking is minirund's business"},
 	{"flag", "minirun reads its flags itself"},
 	{"log", "minirun writes its log itself"},
+	{module + "/orchestrate", "brings the types of Kubernetes"},
 	{module + "/imagestore", "hashes, and decodes JSON by reflection: minirun has imagestore/unpacked and imagestore/reference"},
 	{"github.com/klauspost/compress", "unpacking is minirund's business"},
 	{"github.com/urfave/cli", "with what it imports it takes longer to initialize than all of minirun"},
@@ -44,6 +45,8 @@ var heavy = []struct{ path, why string }{
 	{"github.com/containerd", "brings logging, protobuf and metrics, all initialized at start"},
 	{module + "/network/service", "services are minirund's business; nftables' library makes tables at start"},
 	{"k8s.io", "registers its types at start"},
+	{"go.yaml.in", "patterns and tables at start"},
+	{"go.etcd.io/bbolt", "a database, with what it needs of net and fmt"},
 }
 
 func TestNoHeavyPackages(t *testing.T) {
