@@ -10,6 +10,8 @@ type ChainID string
 const (
 	prefix  = "sha256:"
 	hexSize = 64 // digits of a SHA-256
+
+	parentsLine = len(prefix) + hexSize + 1 // of a parents file, the newline too
 )
 
 // Valid reports whether c has the form of a chain ID. Everything in this package
@@ -40,14 +42,13 @@ func (c ChainID) path() string { return "layers/" + c.hex() }
 
 // parseParents reads the text of a parents file.
 func parseParents(b []byte) ([]ChainID, bool) {
-	const line = len(prefix) + hexSize + 1
-	if len(b)%line != 0 {
+	if len(b)%parentsLine != 0 {
 		return nil, false
 	}
-	ids := make([]ChainID, 0, len(b)/line)
-	for ; len(b) > 0; b = b[line:] {
-		c := ChainID(b[:line-1])
-		if b[line-1] != '\n' || !c.Valid() {
+	ids := make([]ChainID, 0, len(b)/parentsLine)
+	for ; len(b) > 0; b = b[parentsLine:] {
+		c := ChainID(b[:parentsLine-1])
+		if b[parentsLine-1] != '\n' || !c.Valid() {
 			return nil, false
 		}
 		ids = append(ids, c)

@@ -49,7 +49,7 @@ func (s *Store) Check() ([]Broken, error) {
 	slices.Sort(names)
 	for _, name := range names {
 		below, problem := s.checkDir("snapshots/"+name, "upper", "work")
-		for _, c := range below {
+		for _, c := range s.wholeChain(below) {
 			if !s.HasLayer(c) {
 				problem = fmt.Sprintf("the layer %s below it is missing", c)
 			}
@@ -59,6 +59,23 @@ func (s *Store) Check() ([]Broken, error) {
 		}
 	}
 	return broken, nil
+}
+
+// wholeChain is what a snapshot stands on: its layer and, as far as that can be
+// told, those below. Snapshots of older versions name them all.
+func (s *Store) wholeChain(ids []ChainID) []ChainID {
+	if len(ids) != 1 {
+		return ids
+	}
+	for _, k := range []Kind{Extracted, Indexed} {
+		below, _ := s.ParentsOf(k, ids[0])
+		for _, c := range below {
+			if !slices.Contains(ids, c) {
+				ids = append(ids, c)
+			}
+		}
+	}
+	return ids
 }
 
 // checkLayer tells what is wrong with a layer; "" is nothing. It stands on
@@ -135,7 +152,7 @@ func (s *Store) dropIf(k Kind, c ChainID, still func() bool) (*Dropped, error) {
 		return nil, err
 	}
 	for _, key := range snapshots {
-		if below, err := s.readParents("snapshots/" + key); err == nil && slices.Contains(below, c) {
+		if below, err := s.readParents("snapshots/" + key); err == nil && slices.Contains(s.wholeChain(below), c) {
 			return nil, &InUseError{c, fmt.Sprintf("snapshot %q", key)}
 		}
 	}

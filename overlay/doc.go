@@ -21,7 +21,7 @@
 //	<root>/snapshots/<key>/upper              what the container wrote
 //	                      /work               scratch space of overlayfs
 //	                      /rootfs             empty: where the caller may attach the mount
-//	                      /parents            chain IDs of the lower layers, top first
+//	                      /parents            chain ID of the layer that it stands on
 //	<root>/staging/<name>                     being made or being deleted
 //
 // # Invariants

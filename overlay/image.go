@@ -51,9 +51,10 @@ func DeviceTag(file string, below int) string { return file + "/" + strconv.Itoa
 // errDamaged says that an image is none of ours.
 var errDamaged = errors.New("damaged image of a chain of layers")
 
-// openImage reads the image of a chain, top first; nil if there is none.
-func (s *Store) openImage(chain []ChainID) (*image, error) {
-	img := &image{path: Indexed.Dir(chain[0]) + "/image"}
+// openImage reads the image of the chain that ends with the layer c; nil if there
+// is none.
+func (s *Store) openImage(c ChainID) (*image, error) {
+	img := &image{path: Indexed.Dir(c) + "/image"}
 	fd, err := linux.OpenAt(s.dir, img.path, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -61,7 +62,7 @@ func (s *Store) openImage(chain []ChainID) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = img.read(fd, chain)
+	err = img.read(fd, &places{s: s, top: c, fd: -1})
 	linux.Close(fd)
 	if err != nil {
 		return nil, &os.PathError{Op: "read", Path: s.root + "/" + img.path, Err: err}
@@ -69,7 +70,8 @@ func (s *Store) openImage(chain []ChainID) (*image, error) {
 	return img, nil
 }
 
-func (img *image) read(fd int, chain []ChainID) error {
+func (img *image) read(fd int, chain *places) error {
+	defer chain.close()
 	le := binary.LittleEndian
 	b := make([]byte, 4096)
 	n, err := unix.Pread(fd, b, superOffset)
@@ -96,9 +98,9 @@ func (img *image) read(fd int, chain []ChainID) error {
 	}
 	for i := range devices {
 		tag := b[at+i*slotSize:][:tagSize]
-		path, ok := devicePath(string(tag), chain)
-		if !ok {
-			return errDamaged
+		path, err := chain.device(string(tag))
+		if err != nil {
+			return err
 		}
 		img.devices = append(img.devices, path)
 	}
@@ -114,14 +116,62 @@ func (img *image) read(fd int, chain []ChainID) error {
 	return nil
 }
 
-func devicePath(tag string, chain []ChainID) (string, bool) {
-	tag = strings.TrimRight(tag, "\x00")
-	file, number, _ := strings.Cut(tag, "/")
+// places finds the files of a chain of indexed layers. Of a chain of hundreds, of
+// which few are devices, it reads those lines of the list that it needs.
+type places struct {
+	s     *Store
+	top   ChainID
+	fd    int // of the list of the layers below top, nearest first; -1 as long as it is not needed
+	below int // how many these are
+}
+
+func (p *places) close() { linux.Close(p.fd) }
+
+// device is the path of the file that the tag of a device names.
+func (p *places) device(tag string) (string, error) {
+	file, number, _ := strings.Cut(strings.TrimRight(tag, "\x00"), "/")
 	below, err := strconv.Atoi(number)
-	if err != nil || below < 0 || below >= len(chain) || file != ArchiveFile && file != SparseFile {
-		return "", false
+	if err != nil || file != ArchiveFile && file != SparseFile {
+		return "", errDamaged
 	}
-	return Indexed.Dir(chain[len(chain)-1-below]) + "/" + file, true
+	c, err := p.layer(below)
+	if err != nil {
+		return "", err
+	}
+	return Indexed.Dir(c) + "/" + file, nil
+}
+
+// layer is the one with that number of layers below it.
+func (p *places) layer(below int) (ChainID, error) {
+	if p.fd < 0 {
+		var st unix.Stat_t
+		var err error
+		if p.fd, err = linux.OpenAt(p.s.dir, Indexed.Dir(p.top)+"/parents", unix.O_RDONLY|unix.O_NOFOLLOW, 0); err != nil {
+			return "", err
+		}
+		if err := unix.Fstat(p.fd, &st); err != nil {
+			return "", os.NewSyscallError("fstat", err)
+		}
+		if p.below = int(st.Size) / parentsLine; int(st.Size)%parentsLine != 0 {
+			return "", errDamaged
+		}
+	}
+	if below == p.below {
+		return p.top, nil
+	}
+	if below < 0 || below > p.below {
+		return "", errDamaged
+	}
+	var line [parentsLine]byte
+	n, err := unix.Pread(p.fd, line[:], int64((p.below-1-below)*parentsLine))
+	if err != nil {
+		return "", os.NewSyscallError("pread", err)
+	}
+	ids, ok := parseParents(line[:n])
+	if !ok || len(ids) != 1 {
+		return "", errDamaged
+	}
+	return ids[0], nil
 }
 
 // giveTo sets the attributes of the directory fd to those of the image's root,

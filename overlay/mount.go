@@ -74,12 +74,12 @@ func (sn *Snapshot) mount(volatile bool) (int, error) {
 
 // mountOver mounts st over what the snapshot stands on.
 func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
-	if len(sn.lowers) == 0 {
+	if sn.parent == "" {
 		st.lowers = []string{sn.path() + "/lower"}
 		return st.mount(byFD)
 	}
 	if sn.image == nil {
-		if sn.image, err = sn.s.openImage(sn.lowers); err != nil {
+		if sn.image, err = sn.s.openImage(sn.parent); err != nil {
 			return -1, err
 		}
 	}
@@ -97,12 +97,14 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 			return fd, err
 		}
 		var no *IndexError
-		if !errors.As(err, &no) || !sn.s.Has(Extracted, sn.lowers[0]) {
+		if !errors.As(err, &no) || !sn.s.Has(Extracted, sn.parent) {
 			return -1, err
 		}
 		// An older kernel than yesterday's: the directories show the same.
 	}
-	st.lowers = lowerPaths(sn.lowers)
+	if st.lowers, err = sn.s.lowerPaths(sn.parent); err != nil {
+		return -1, err
+	}
 	return st.mount(byFD)
 }
 
@@ -111,8 +113,7 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 func (s *Store) MountView(c ChainID) (fd int, err error) {
 	sn := Snapshot{s: s}
 	err = sn.stand(c)
-	lowers := sn.lowers
-	if err == nil && len(lowers) == 0 {
+	if err == nil && c == "" {
 		err = &NameError{"chain ID", ""}
 	}
 	switch {
@@ -120,8 +121,11 @@ func (s *Store) MountView(c ChainID) (fd int, err error) {
 	case sn.image != nil:
 		fd, err = s.mountImage(sn.image)
 	default:
-		st := stack{s: s, lowers: lowerPaths(lowers)}
-		if len(lowers) == 1 {
+		st := stack{s: s}
+		if st.lowers, err = s.lowerPaths(c); err != nil {
+			break
+		}
+		if len(st.lowers) == 1 {
 			fd, err = st.bind() // overlayfs wants two directories at least
 		} else {
 			fd, err = st.mount(byFD)
@@ -133,12 +137,17 @@ func (s *Store) MountView(c ChainID) (fd int, err error) {
 	return fd, nil
 }
 
-func lowerPaths(ids []ChainID) []string {
+// lowerPaths are the directories of the extracted chain that ends with c, top first.
+func (s *Store) lowerPaths(c ChainID) ([]string, error) {
+	ids, err := s.chain(Extracted, c)
+	if err != nil {
+		return nil, err
+	}
 	paths := make([]string, len(ids))
 	for i, c := range ids {
 		paths[i] = c.path() + "/fs"
 	}
-	return paths
+	return paths, nil
 }
 
 // bind is a read-only detached bind mount of the only lower directory.

@@ -96,7 +96,11 @@ func TestRootMountLayers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			st := stack{s: s, lowers: lowerPaths(sn.lowers), upper: sn.path() + "/upper", work: sn.path() + "/work"}
+			lowers, err := s.lowerPaths(sn.parent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st := stack{s: s, lowers: lowers, upper: sn.path() + "/upper", work: sn.path() + "/work"}
 			var fd int
 			if w == byOption {
 				fd, err = st.mountOption()

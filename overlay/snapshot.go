@@ -16,8 +16,8 @@ import (
 type Snapshot struct {
 	s      *Store
 	key    string
-	lowers []ChainID // top first
-	image  *image    // of the chain, nil if it is extracted or was not looked at
+	parent ChainID // the layer that it stands on, "" for none
+	image  *image  // of the chain, nil if it is extracted or was not looked at
 }
 
 // validKey reports whether key is [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 255
@@ -83,13 +83,11 @@ func (sn *Snapshot) stand(parent ChainID) (err error) {
 	if !parent.Valid() {
 		return &NameError{"chain ID", string(parent)}
 	}
-	if sn.s.HasImage(parent) {
-		if sn.lowers, err = sn.s.chain(Indexed, parent); err == nil {
-			sn.image, err = sn.s.openImage(sn.lowers)
-		}
-		return err
+	sn.parent = parent
+	sn.image, err = sn.s.openImage(parent)
+	if err == nil && sn.image == nil && !sn.s.exists(Extracted.Dir(parent)+"/parents") {
+		err = &NotExistError{"layer", string(parent)}
 	}
-	sn.lowers, err = sn.s.chain(Extracted, parent)
 	return err
 }
 
@@ -100,7 +98,12 @@ func (sn *Snapshot) fill(dir int) error {
 			return err
 		}
 	}
-	if err := writeFile(dir, "parents", formatParents(sn.lowers)); err != nil {
+	// The chain is what the layer stands on: nothing here is per layer.
+	var parents []ChainID
+	if sn.parent != "" {
+		parents = []ChainID{sn.parent}
+	}
+	if err := writeFile(dir, "parents", formatParents(parents)); err != nil {
 		return err
 	}
 	upper, err := safepath.OpenDirAt(dir, "upper", unix.O_RDONLY)
@@ -108,7 +111,7 @@ func (sn *Snapshot) fill(dir int) error {
 		return err
 	}
 	defer linux.Close(upper)
-	if len(sn.lowers) == 0 {
+	if sn.parent == "" {
 		// overlayfs wants a lower directory: an empty one, next to upper.
 		if err := safepath.MkdirAt(dir, "lower", 0o755); err != nil {
 			return err
@@ -118,7 +121,7 @@ func (sn *Snapshot) fill(dir int) error {
 	if sn.image != nil {
 		return sn.image.giveTo(upper)
 	}
-	top, err := linux.OpenAt(sn.s.dir, sn.lowers[0].path()+"/fs", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	top, err := linux.OpenAt(sn.s.dir, sn.parent.path()+"/fs", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -132,13 +135,14 @@ func (s *Store) Snapshot(key string) (*Snapshot, error) {
 		return nil, &NameError{"snapshot key", key}
 	}
 	sn := &Snapshot{s: s, key: key}
-	var err error
-	if sn.lowers, err = s.readParents(sn.path()); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			err = &NotExistError{"snapshot", key}
-		}
+	ids, err := s.readParents(sn.path())
+	if errors.Is(err, unix.ENOENT) {
+		err = &NotExistError{"snapshot", key}
+	}
+	if err != nil {
 		return nil, err
 	}
+	sn.parent = first(ids)
 	return sn, nil
 }
 
@@ -146,12 +150,7 @@ func (s *Store) Snapshot(key string) (*Snapshot, error) {
 func (sn *Snapshot) Key() string { return sn.key }
 
 // Parent returns the layer the snapshot stands on, "" for none.
-func (sn *Snapshot) Parent() ChainID {
-	if len(sn.lowers) == 0 {
-		return ""
-	}
-	return sn.lowers[0]
-}
+func (sn *Snapshot) Parent() ChainID { return sn.parent }
 
 // RootfsDir returns the absolute path of an empty directory, made to attach the
 // snapshot's mount on.

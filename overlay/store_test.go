@@ -95,7 +95,7 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("again: %v, want ErrExist", err)
 	}
 	again, err := s.Snapshot("a")
-	if err != nil || !slices.Equal(again.lowers, []ChainID{top, base}) {
+	if err != nil || again.parent != top || !slices.Equal(s.wholeChain([]ChainID{again.parent}), []ChainID{top, base}) {
 		t.Errorf("reopened: %+v, %v", again, err)
 	}
 	if _, err := s.Snapshot("b"); !errors.Is(err, fs.ErrNotExist) {

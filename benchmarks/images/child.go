@@ -78,7 +78,10 @@ type measured struct {
 
 func report(m measured) error { return json.NewEncoder(os.Stdout).Encode(m) }
 
-const mounts = 51
+const (
+	mounts   = 51
+	fileSize = 9000 // so that a layer is large enough to be used where it lies
+)
 
 // mountTimes makes a chain of layers with an index and mounts the root directory of a container
 // on it again and again: prepare and mount what run --image prepares and mounts.
@@ -98,10 +101,10 @@ func mountTimes(dir, layers string) error {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for j := range 10 {
-			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("dir%d/file-%d", j, i), Mode: 0o644, Size: 1}); err != nil {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("dir%d/file-%d", j, i), Mode: 0o644, Size: fileSize}); err != nil {
 				return err
 			}
-			if _, err := w.Write([]byte{'x'}); err != nil {
+			if _, err := w.Write(make([]byte, fileSize)); err != nil {
 				return err
 			}
 		}

@@ -209,7 +209,8 @@ func (b *bench) verdicts() []verdict {
 		judge("first read, nothing cached, cpu, over extracted", "%.2f", ratio(own("cold").cpu, b.at("cold", "minirun-extract").cpu), 1.3),
 		judge("first read, nothing cached, wall, over extracted", "%.2f", ratio(own("cold").wall, b.at("cold", "minirun-extract").wall), 1.3))
 	for _, n := range depths {
-		out = append(out, judge(fmt.Sprintf("mount, %d layers", n), "%.3f ms", median(b.at("mount", fmt.Sprintf("%d layers", n)).wall)/1e6, 0.5))
+		name := fmt.Sprintf("%d layers", n)
+		out = append(out, judge("prepare and mount, "+name, "%.3f ms", (median(b.at("prepare", name).wall)+median(b.at("mount", name).wall))/1e6, 0.5))
 	}
 	return out
 }

@@ -157,9 +157,44 @@ func (m *merger) merge(to, l *inode) {
 	}
 }
 
-// embedBelow is the size up to which a layer's content is copied into an image:
-// less than what a device costs every mount.
-const embedBelow = 64 << 10
+// Every device costs every mount some µs, so an image has copies of the content of
+// small layers.
+const (
+	embedBelow  = 64 << 10 // of those with less than this, however many devices there are;
+	fewDevices  = 16       // of the smallest others, while there are more devices than this
+	embedBudget = 64 << 20 // and the copies have together no more than this,
+	embedShare  = 16       // or than this part of the content of the chain
+)
+
+// embed tells of which devices the content is copied, of what is used of each.
+// Copies have no holes, so more than a little of the files for sparse files, which
+// are those with odd numbers, is not copied.
+func embed(used []int64) []bool {
+	copied := make([]bool, len(used))
+	var left []int
+	var total int64
+	devices := 0
+	for i, n := range used {
+		total += n
+		if n <= embedBelow {
+			copied[i] = n > 0
+			continue
+		}
+		devices++
+		if i%2 == 0 {
+			left = append(left, i)
+		}
+	}
+	sort.SliceStable(left, func(a, b int) bool { return used[left[a]] < used[left[b]] })
+	budget := max(embedBudget, total/embedShare)
+	for devices > fewDevices && len(left) > 0 && used[left[0]] <= budget {
+		budget -= used[left[0]]
+		copied[left[0]] = true
+		left = left[1:]
+		devices--
+	}
+	return copied
+}
 
 // MakeImage makes the image of the chain of indexed layers that ends with c,
 // unless there is one. Of the options only Base and the limits count.

@@ -214,6 +214,7 @@ func (b *Base) writeImage(s *overlay.Store, w io.Writer) error {
 	used := make([]int64, 2*len(b.sizes))
 	b.prepare(b.root, used)
 	defer b.release(b.root)
+	copied := embed(used)
 	devices := make([]erofs.Device, len(used))
 	var open []int
 	defer func() {
@@ -230,7 +231,7 @@ func (b *Base) writeImage(s *overlay.Store, w io.Writer) error {
 			file, size = overlay.SparseFile, b.sizes[i/2].sparse
 		}
 		devices[i] = erofs.Device{Size: size, Tag: overlay.DeviceTag(file, i/2)}
-		if n <= embedBelow {
+		if copied[i] {
 			fd, err := s.OpenIndexed(b.chain[i/2], file)
 			if err != nil {
 				return err
