@@ -254,38 +254,40 @@ func TestCheck_Damage(t *testing.T) {
 // blocks and all data embedded: names, inodes, attributes and links are the same.
 // The addresses are for the kernel to check.
 func TestFsck(t *testing.T) {
-	if _, err := exec.LookPath("fsck.erofs"); err != nil {
-		t.Fatalf("%v: tools/deps.sh installs erofs-utils", err)
-	}
-	dir := t.TempDir()
 	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 2))
-		root, data := randomTree(r, 1+r.IntN(2000), 1+r.IntN(3), 4096)
-		embed := make([]int, len(data))
-		for i := range data {
-			embed[i] = i
-		}
-		path := filepath.Join(dir, "image")
-		f, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &writer{bits: 12, devices: deviceList(data, embed...)}
-		n, err := w.write(f, root)
-		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Check(bytes.NewReader(b), n); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		out, err := exec.Command("fsck.erofs", "--extract", path).CombinedOutput()
-		if err != nil {
-			t.Fatalf("seed %d: fsck.erofs: %v\n%s", seed, err, out)
-		}
+		fsck(t, r, 1+r.IntN(2000), 1+r.IntN(3))
+	}
+}
+
+// fsck has fsck.erofs check and extract a random tree.
+func fsck(t *testing.T, r *rand.Rand, files, devices int) {
+	t.Helper()
+	root, data := randomTree(r, files, devices, 4096)
+	embed := make([]int, len(data))
+	for i := range data {
+		embed[i] = i
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &writer{bits: 12, devices: deviceList(data, embed...)}
+	n, err := w.write(f, root)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Check(bytes.NewReader(b), n); err != nil {
+		t.Fatal(err)
+	}
+	// tools/deps.sh installs erofs-utils.
+	if out, err := exec.Command("fsck.erofs", "--extract", path).CombinedOutput(); err != nil {
+		t.Fatalf("fsck.erofs: %v\n%s", err, out)
 	}
 }

@@ -264,11 +264,12 @@ func TestRootKernel_LargeFile(t *testing.T) {
 }
 
 // FuzzWrite makes a tree of the input; the checker takes every image, and as root
-// so does the kernel, and both see the tree.
+// so does the kernel, and both see the tree. fsck.erofs takes one like it.
 func FuzzWrite(f *testing.F) {
 	f.Add(uint64(1), uint16(40), byte(1))
 	f.Add(uint64(2), uint16(300), byte(3))
 	f.Fuzz(func(t *testing.T, seed uint64, files uint16, devices byte) {
+		fsck(t, rand.New(rand.NewPCG(seed, 5)), 1+int(files%2000), 1+int(devices%3))
 		r := rand.New(rand.NewPCG(seed, 4))
 		root, data := randomTree(r, 1+int(files%2000), 1+int(devices%8), BlockSize)
 		withoutXattrsOfSpecial(root)
