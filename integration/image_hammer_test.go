@@ -218,10 +218,10 @@ func (x *imageHammer) atRest(what string) {
 		x.t.Errorf("%s: fsck after gc: %+v", what, r)
 	}
 	x.clean(what)
-	if files := x.diskFiles(); x.disk != nil && !maps.Equal(files, x.disk) {
+	if files := x.files(); x.disk != nil && !maps.Equal(files, x.disk) {
 		for path, n := range files {
 			if x.disk[path] != n {
-				x.t.Errorf("%s: %s has %d bytes on disk, at rest it has %d", what, path, n, x.disk[path])
+				x.t.Errorf("%s: %s has %d bytes, at rest it has %d", what, path, n, x.disk[path])
 			}
 			delete(x.disk, path)
 		}
@@ -230,6 +230,26 @@ func (x *imageHammer) atRest(what string) {
 	if left := x.entries("partial"); len(left) > 0 {
 		x.t.Errorf("%s: partial has %q", what, left)
 	}
+}
+
+// files are the sizes of all files of the store, -1 for what is none.
+func (x *imageHammer) files() map[string]int64 {
+	x.t.Helper()
+	files := map[string]int64{}
+	err := filepath.Walk(x.store, func(path string, info os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		files[path] = -1
+		if info.Mode().IsRegular() {
+			files[path] = info.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return files
 }
 
 // traced runs a command and kills it at the nth system call.
@@ -323,7 +343,7 @@ func TestRootImageHammer(t *testing.T) {
 	}
 	x.src.Reset()
 	x.atRest("at the beginning")
-	x.disk = x.diskFiles()
+	x.disk = x.files()
 	killed := map[string]int{}
 	for n := range rounds {
 		x.round = 20 + n
