@@ -18,7 +18,7 @@ func TestRootImageDetached(t *testing.T) {
 	rootfs := testenv.Rootfs(t)
 	h.must("image", "import", "--quiet", "--change", "STOPSIGNAL SIGUSR1", rootfs, "base")
 	h.must("image", "import", "--quiet", rootfs, "plain")
-	const loop = "echo out; echo err >&2; while :; do sleep 1000 & wait $!; done"
+	const loop = "exec 2>&1; echo out; echo err >&2; while :; do sleep 1000 & wait $!; done"
 	id := h.id()
 	if got := h.must("run", "--detach", "--image", "base", id, "sh", "-c", `trap "echo stopped; exit 3" USR1; trap "" TERM; `+loop); got != "" {
 		t.Errorf("run --detach says %q", got)

@@ -22,7 +22,8 @@ type CreateOptions struct {
 	ID     string
 	Bundle *bundle.Bundle
 	PlanOptions
-	Stdio         [3]int // standard streams of the container
+	Stdio         [3]int // standard streams of the container; not used with a Monitor
+	Monitor       *Monitor
 	ConsoleSocket string // path of the socket that receives the terminal's master
 	ConsoleFD     int    // the same as an open descriptor, if > 0
 	RootFD        int    // the detached mount of PlanOptions.RootMount
@@ -162,7 +163,7 @@ func (s *Store) newCreation(o *CreateOptions) (*creation, error) {
 }
 
 func checkConsole(terminal bool, o *CreateOptions) error {
-	has := o.ConsoleSocket != "" || o.ConsoleFD > 0
+	has := o.ConsoleSocket != "" || o.ConsoleFD > 0 || o.Monitor != nil
 	switch {
 	case terminal && !has:
 		return errors.New("cannot allocate tty if runc will detach without setting console socket")
@@ -180,17 +181,18 @@ type creation struct {
 	gateOp int // first op whose failure belongs to start
 	c      *Container
 
-	dir    int // the locked state directory
-	cgroup int
-	group  *cgroups.Group
-	oom    cgroups.OOMCount // of a group that existed before
-	sync   [2]int           // our end, the init's end
-	pidfd  int
-	asked  bool   // systemd was asked for the unit: it may be ours
-	holder int    // placeholder of a unit, until it is reaped
-	first  int    // first process of a staged start, until it is reaped
-	early  uint64 // what the init said before its pid was known, or nobody waited for it
-	fds    []int  // to close at the end
+	dir     int // the locked state directory
+	cgroup  int
+	group   *cgroups.Group
+	oom     cgroups.OOMCount // of a group that existed before
+	sync    [2]int           // our end, the init's end
+	pidfd   int
+	asked   bool // systemd was asked for the unit: it may be ours
+	holder  int  // placeholder of a unit, until it is reaped
+	first   int  // first process of a staged start, until it is reaped
+	monitor *monitoring
+	early   uint64 // what the init said before its pid was known, or nobody waited for it
+	fds     []int  // to close at the end
 
 	devices *deviceMove // network devices that were moved
 }
@@ -198,6 +200,7 @@ type creation struct {
 func (t *creation) close() {
 	t.devices.close()
 	t.plan.unit.close()
+	t.monitor.close()
 	for _, fd := range append(t.fds, t.sync[0], t.sync[1], t.cgroup, t.pidfd, t.dir) {
 		linux.Close(fd)
 	}
@@ -310,6 +313,9 @@ func (t *creation) open() error {
 		if err := t.alive(); err != nil {
 			return err
 		}
+		if err := t.completeMonitor(); err != nil {
+			return err
+		}
 		return renameState(t.dir)
 	}
 	if err := renameState(t.dir); err != nil {
@@ -329,6 +335,9 @@ func (t *creation) open() error {
 		return t.explain(err)
 	}
 	t.o.Timing.Mark("wait for the init")
+	if err := t.completeMonitor(); err != nil {
+		return err
+	}
 	if err := t.notify(); err != nil {
 		return t.explain(err)
 	}
@@ -429,7 +438,11 @@ func (t *creation) launch(files []int) error {
 		CgroupFD: t.cgroup, Fallback: t.c.Dir(),
 	}
 	var err error
-	t.c.Pid, t.pidfd, err = t.image.Start(opts)
+	if t.o.Monitor != nil {
+		err = t.launchMonitor(files, opts)
+	} else {
+		t.c.Pid, t.pidfd, err = t.image.Start(opts)
+	}
 	t.releaseHolder()
 	if err != nil {
 		return err
@@ -487,29 +500,47 @@ func (t *creation) stage() error {
 	if err != nil {
 		return err
 	}
-	if r.Value == uint64(first) || !isChild(r.Value) {
+	mine := isChild
+	if t.monitor != nil {
+		mine = t.monitor.isParent
+	}
+	if r.Value == uint64(first) || !mine(r.Value) {
 		return errForeignPid
 	}
-	t.c.Pid = int(r.Value)
-	linux.Close(t.pidfd)
-	if t.pidfd, err = unix.PidfdOpen(t.c.Pid, 0); err != nil {
+	second, err := unix.PidfdOpen(int(r.Value), 0)
+	if err != nil {
 		return os.NewSyscallError("pidfd_open", err)
 	}
+	err = t.endFirst()
+	linux.Close(t.pidfd)
+	t.c.Pid, t.pidfd = int(r.Value), second
+	return err
+}
+
+// endFirst waits for the end of the first process, if that has not been done.
+func (t *creation) endFirst() error {
 	if t.first == 0 {
 		return nil
 	}
-	_, err = reap(first)
+	if t.monitor != nil { // which reaps it
+		if !ended(t.pidfd, killTimeout) {
+			return errors.New("the first process of the container does not end")
+		}
+		t.monitor.before = t.first
+		t.first = 0
+		return nil
+	}
+	_, err := reap(t.first)
 	t.first = 0
-	return err
+	return os.NewSyscallError("wait4", err)
 }
 
 // lastWord waits for the end of the first process and receives the record that
 // it has left. Without one it was killed, and its init would wait forever.
 func (t *creation) lastWord() (initprog.Record, error) {
-	if _, err := reap(t.first); err != nil {
-		return initprog.Record{}, os.NewSyscallError("wait4", err)
+	if err := t.endFirst(); err != nil {
+		return initprog.Record{}, err
 	}
-	t.first = 0
 	fds := []unix.PollFd{{Fd: int32(t.sync[0]), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n == 0 && err == nil {
 		return initprog.Record{}, errInitDied
@@ -640,10 +671,11 @@ func (t *creation) undo() error {
 	if t.pidfd >= 0 {
 		_ = unix.PidfdSendSignal(t.pidfd, unix.SIGKILL, nil, 0)
 	}
-	if t.pidfd >= 0 {
+	t.undoMonitor()
+	if t.pidfd >= 0 && t.monitor == nil {
 		_, _ = reap(t.c.Pid)
 	}
-	if t.first > 0 && t.first != t.c.Pid {
+	if t.first > 0 && t.first != t.c.Pid && t.monitor == nil {
 		_, _ = reap(t.first)
 	}
 	t.releaseHolder()

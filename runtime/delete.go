@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/monitor"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,6 +67,7 @@ func (c *Container) Delete(mode Mode, release func() error) error {
 					c.ID, c.Pid, killTimeout, c.Pid)
 			}
 		}
+		c.awaitMonitor(killTimeout)
 		c.Timing.Mark("end of the processes")
 		if c.Unit != "" {
 			if err := c.stopUnit(nil); err != nil {
@@ -122,8 +124,8 @@ func ended(pidfd int, timeout time.Duration) bool {
 // removeDir removes the container's directory, open and locked as dir. The
 // record goes last: as long as anything is left, delete finds it.
 func (c *Container) removeDir(dir int) error {
-	for _, name := range [...]string{configFile, startFile, LogFile, snapshotFile, "." + stateFile + ".tmp", "." + configFile + ".tmp", stateFile} {
-		if (name == LogFile || name == snapshotFile) && c.Snapshot == "" {
+	for _, name := range [...]string{configFile, startFile, snapshotFile, monitor.LogFile, monitor.ExitFile, "." + stateFile + ".tmp", "." + configFile + ".tmp", stateFile} {
+		if name == snapshotFile && c.Snapshot == "" || (name == monitor.LogFile || name == monitor.ExitFile) && c.Monitor == 0 {
 			continue
 		}
 		if err := unix.Unlinkat(dir, name, 0); err != nil && err != unix.ENOENT {
@@ -131,7 +133,7 @@ func (c *Container) removeDir(dir int) error {
 		}
 	}
 	err := unix.Rmdir(c.Dir())
-	if err == unix.ENOTEMPTY { // an init image of a create that was killed, or what somebody else put there
+	if err == unix.ENOTEMPTY { // older logs, an init image of a create that was killed, or what somebody else put there
 		err = os.RemoveAll(c.Dir())
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {

@@ -1,11 +1,15 @@
 package runtime
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/monitor"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +28,10 @@ func (c *Container) AwaitEnd() (ws syscall.WaitStatus, known bool, err error) {
 		return 0, false, &StatusError{ID: c.ID, Op: "wait", Have: Creating}
 	}
 	pidfd, err := c.openInit()
-	if pidfd < 0 || err != nil {
+	if err == nil && pidfd < 0 {
+		return c.recordedEnd()
+	}
+	if err != nil {
 		return 0, false, err
 	}
 	defer linux.Close(pidfd)
@@ -36,6 +43,11 @@ func (c *Container) AwaitEnd() (ws syscall.WaitStatus, known bool, err error) {
 			return 0, false, os.NewSyscallError("poll", err)
 		}
 	}
+	if c.Monitor != 0 {
+		if ws, known, err = c.recordedEnd(); known || err != nil {
+			return ws, known, err
+		}
+	}
 	if ws, known = linux.PidfdExit(pidfd); known {
 		return ws, true, nil
 	}
@@ -45,6 +57,37 @@ func (c *Container) AwaitEnd() (ws syscall.WaitStatus, known bool, err error) {
 	// It was reaped between the two.
 	ws, known = linux.PidfdExit(pidfd)
 	return ws, known, nil
+}
+
+// recordedEnd is what the monitor has recorded of a container whose init has ended.
+func (c *Container) recordedEnd() (ws syscall.WaitStatus, known bool, err error) {
+	e, err := c.Exit()
+	if e == nil {
+		return 0, false, err
+	}
+	return e.Status, true, nil
+}
+
+// Exit is what the container's monitor has recorded of the end of its init, which
+// has happened; nil if there is no record, because there was no monitor or it was
+// killed.
+func (c *Container) Exit() (*monitor.Exit, error) {
+	if c.Monitor == 0 {
+		return nil, nil //nolint:nilnil // no record is no error
+	}
+	pidfd := c.OpenMonitor()
+	defer linux.Close(pidfd)
+	for deadline := time.Now().Add(killTimeout); ; {
+		over := pidfd < 0 || time.Now().After(deadline) || ended(pidfd, 0)
+		e, err := monitor.ReadExit(c.Dir()) // after the look at the monitor, so that its last word counts
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return e, err
+		}
+		if over {
+			return nil, nil //nolint:nilnil // as above
+		}
+		ended(pidfd, time.Millisecond) // it is about to write it
+	}
 }
 
 // openInit opens the container's init, which may have ended as long as it was not

@@ -47,9 +47,13 @@ type State struct {
 	Owner       uint32 // uid that created the container
 	// Snapshot is what the layer above the runtime keeps for the container,
 	// such as its copy-on-write layer. The runtime only carries it.
-	Snapshot    string
-	Annotations map[string]string
-	Agent       Agent // of a filter that asks somebody
+	Snapshot string
+	// Monitor is the pid of the process that keeps the log and records the end, 0
+	// for a container without one; MonitorStart is to it what StartTime is to Pid.
+	Monitor      int
+	MonitorStart uint64
+	Annotations  map[string]string
+	Agent        Agent // of a filter that asks somebody
 	// NoNewKeyring: the container has the session keyring of create's caller, and
 	// exec gives that of its own.
 	NoNewKeyring bool
@@ -93,6 +97,10 @@ func (s *State) appendJSON(b []byte) []byte {
 	num("owner", uint64(s.Owner))
 	if s.Snapshot != "" {
 		str("snapshot", s.Snapshot)
+	}
+	if s.Monitor != 0 {
+		num("monitor", uint64(s.Monitor))
+		num("monitorStartTime", s.MonitorStart)
 	}
 	if len(s.Annotations) > 0 {
 		b = append(b, `,"annotations":`...)
@@ -193,6 +201,10 @@ func parseState(raw []byte) (*State, error) {
 			r.Uint32(&s.Owner)
 		case "snapshot":
 			r.String(&s.Snapshot)
+		case "monitor":
+			r.Int(&s.Monitor)
+		case "monitorStartTime":
+			r.Uint64(&s.MonitorStart)
 		case "annotations":
 			s.Annotations = map[string]string{}
 			for k, ok := r.Object(); ok; k, ok = r.NextKey() {
@@ -272,6 +284,7 @@ func bootID() (string, error) {
 // processInfo is what identifies a process beyond its number.
 type processInfo struct {
 	startTime uint64 // clock ticks since boot
+	parent    int
 	zombie    bool
 }
 
@@ -299,12 +312,17 @@ func parseStat(b []byte) (p processInfo, err error) {
 		switch field {
 		case 3:
 			p.zombie = j+1 < len(b) && (b[j+1] == 'Z' || b[j+1] == 'X')
-		case 22:
+		case 4, 22:
 			end := j + 1
 			for end < len(b) && b[end] >= '0' && b[end] <= '9' {
 				end++
 			}
-			p.startTime, err = strconv.ParseUint(string(b[j+1:end]), 10, 64)
+			n, err := strconv.ParseUint(string(b[j+1:end]), 10, 64)
+			if err == nil && field == 4 {
+				p.parent = int(n)
+				continue
+			}
+			p.startTime = n
 			return p, err
 		}
 	}

@@ -24,8 +24,6 @@ const (
 	startFile  = "start.sock"
 	// snapshotFile repeats State.Snapshot, for when state.json is damaged.
 	snapshotFile = "snapshot"
-	// LogFile receives the output of a detached container made from an image.
-	LogFile = "output.log"
 )
 
 // DefaultRoot is where containers are recorded unless said otherwise.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/minirun/minirun/imagestore/reference"
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/monitor"
 	"github.com/minirun/minirun/runtime"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -27,6 +29,9 @@ type imageOptions struct {
 	detach      bool     // set by run
 	from        []string // --volumes-from
 	used        string   // a flag that only makes sense with --image
+	logSize     int64    // --log-opt max-size
+	logFiles    int      // --log-opt max-file
+	logged      bool     // --log-opt was given
 }
 
 func (o *imageOptions) add(f *flagSet) {
@@ -75,6 +80,7 @@ func (o *imageOptions) add(f *flagSet) {
 	toggle(&o.interactive, "interactive", 'i', "pass standard input on")
 	toggle(&c.Terminal, "tty", 't', "give the process a terminal")
 	toggle(&o.rm, "rm", 0, "remove the container when it ends")
+	f.add("log-opt", 0, "max-size=BYTES|max-file=N", "bound the log of a detached container (default 10m, 5 files)", note("log-opt", o.logOption))
 	toggle(&c.ReadOnly, "read-only", 0, "make the root file system read-only")
 	list(&c.Tmpfs, "tmpfs", 0, "DIR[:OPTIONS]", "mount a tmpfs (repeatable)")
 	str(&c.Hostname, "hostname", 0, "NAME", "hostname (default: the container's ID)")
@@ -192,10 +198,10 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 		return f.fail("--bundle and --image exclude each other")
 	}
 	switch {
-	case i.detach && i.rm:
-		return f.fail("--rm needs somebody who waits for the end: leave out --detach, or delete the container later")
-	case i.detach && i.container.Terminal && o.console == "":
-		return f.fail("a detached container with --tty needs --console-socket")
+	case !i.detach && i.logged:
+		return f.fail("flag --log-opt needs --detach: only detached containers have a log")
+	case i.detach && o.console != "" && i.logged:
+		return f.fail("--log-opt and --console-socket exclude each other: the output goes to the socket")
 	}
 	if err := i.container.CheckIDMaps(); err != nil {
 		return f.fail("%v", err)
@@ -220,7 +226,13 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	l.undo = func() { _ = p.Cancel() }
 	l.options.ID, l.options.Bundle = id, p.Bundle
 	l.options.Reservation, l.options.RootFD, l.options.RootMount = p.Reservation, p.RootFD, true
-	if err := a.streams(l, i, p.Reservation.Dir()); err != nil {
+	if i.detach && o.console == "" {
+		if l.options.Monitor, err = a.monitorOf(l, i, id); err != nil {
+			l.undo()
+		}
+		return err
+	}
+	if err := a.streams(l, i); err != nil {
 		l.undo()
 		return err
 	}
@@ -228,7 +240,7 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 }
 
 // streams decides what the container's standard streams are.
-func (a *app) streams(l *launch, i *imageOptions, dir string) error {
+func (a *app) streams(l *launch, i *imageOptions) error {
 	if i.container.Terminal {
 		return nil
 	}
@@ -239,13 +251,42 @@ func (a *app) streams(l *launch, i *imageOptions, dir string) error {
 		}
 		l.options.Stdio[0] = null
 	}
-	if i.detach {
-		// The container writes its log itself: nobody has to stay for it.
-		log, err := linux.OpenAt(unix.AT_FDCWD, dir+"/"+runtime.LogFile, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	return nil
+}
+
+// monitorOf is the monitor of a detached container.
+func (a *app) monitorOf(l *launch, i *imageOptions, id string) (*runtime.Monitor, error) {
+	m := &runtime.Monitor{LogSize: i.logSize, LogFiles: i.logFiles, Input: i.interactive}
+	if i.rm { // from another working directory
+		dir, err := filepath.Abs(a.images().Dir)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		l.options.Stdio[1], l.options.Stdio[2] = log, log
+		m.Remove = []string{"minirun", "--root", l.store.Root(), "--store", dir, "delete", "--force", id}
+		m.RemoveEnv = []string{"PATH=" + os.Getenv("PATH")}
+	}
+	return m, nil
+}
+
+// logOption reads one of docker's --log-opt.
+func (o *imageOptions) logOption(v string) error {
+	name, value, _ := strings.Cut(v, "=")
+	o.logged = true
+	switch name {
+	case "max-size":
+		n, err := parseBytes(value)
+		if err != nil || n < monitor.MinLogSize {
+			return errors.New("max-size: want a number of bytes, at least 64k, perhaps with k, m or g")
+		}
+		o.logSize = n
+	case "max-file":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 || n > monitor.MaxLogFiles {
+			return errors.New("max-file: want a number of files from 1 to 100")
+		}
+		o.logFiles = n
+	default:
+		return errors.New("want max-size=BYTES or max-file=N")
 	}
 	return nil
 }

@@ -56,6 +56,7 @@ func testPrograms(t *testing.T, arch, maker string, command func(cmd string, arg
 		{name: "jumps", want: "abcdefghijklmn"},
 		{name: "slots", want: "four" + words(0xaaaa, 0x123456789abcdef0, 4) + words(-enoent)},
 		{name: "countdown", want: "x", status: 1, fails: syscall.EAGAIN, op: 2},
+		{name: "measure", want: "mm" + words(^uint64(1))},
 		{name: "failure", status: 1, fails: syscall.ENOENT, op: 1},
 	}
 	for _, tt := range tests {

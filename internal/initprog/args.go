@@ -13,6 +13,7 @@ import (
 //	d descriptor or AT_FDCWD   s string   n number   o octal   x hexadecimal
 //	i user or group id         N namespaces
 //	H struct open_how          M struct mount_attr   V argv   E envp
+//	y struct pollfd, several   z signal mask
 //
 // A letter in brackets is a set of flags; see flagSet. Other calls have a
 // function of their own in call.
@@ -122,6 +123,20 @@ func signature(nr uint32) string {
 		return "dspnn"
 	case unix.SYS_SETSID:
 		return ""
+	case unix.SYS_RT_SIGPROCMASK:
+		return "nzpn"
+	case unix.SYS_PIDFD_OPEN:
+		return "nn"
+	case unix.SYS_PPOLL:
+		return "ynp"
+	case unix.SYS_WRITEV, unix.SYS_RECVMSG:
+		return "dpn"
+	case unix.SYS_WAIT4:
+		return "npnp"
+	case unix.SYS_FSYNC:
+		return "d"
+	case unix.SYS_RENAMEAT2:
+		return "dsdsn"
 	}
 	return "xxxxxx"
 }
@@ -247,11 +262,21 @@ func (l *lister) structure(kind byte, n uint64, o *Op) (string, bool) {
 	case 'M': // struct mount_attr
 		return l.words(n, 4, func(w []string, v []uint64) string { return mountAttr(v) })
 	case 'C': // struct clone_args
-		return l.words(n, 8, func(w []string, v []uint64) string {
-			return "{flags=" + flags('N', v[0]) + ", exit_signal=" + w[4] + "}"
+		words := 8
+		if size := o.Args[1]; !size.load && size.bits == 8*cloneArgs {
+			words = cloneArgs
+		}
+		return l.words(n, words, func(w []string, v []uint64) string {
+			s := "{flags=" + flags('N', v[0]) + ", exit_signal=" + w[4]
+			if v[0]&unix.CLONE_INTO_CGROUP != 0 && words == cloneArgs {
+				s += ", cgroup=" + w[10]
+			}
+			return s + "}"
 		})
 	case 'T', 'm':
 		return l.task(kind, n, o)
+	case 'y', 'z':
+		return l.waiting(kind, n, o)
 	case 'L': // struct rlimit
 		return l.words(n, 2, func(w []string, v []uint64) string {
 			return "{soft=" + limit(v[0]) + ", hard=" + limit(v[1]) + "}"

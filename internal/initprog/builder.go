@@ -273,7 +273,7 @@ func (r Ref) RetrySome(e syscall.Errno) Ref {
 	r.On(e, m.retry)
 	back := b.NewLabel()
 	b.labels[back] = r.i
-	b.add(pseudoCountdown, "", AddressOf(b.retries)).OnNonzero(back)
+	b.Countdown(b.retries, Const(1)).OnNonzero(back)
 	return r
 }
 
@@ -297,6 +297,12 @@ func (b *Builder) add(nr uint32, detail string, args ...Value) Ref {
 // Set stores the value v in slot. As everywhere, -4095 to -1 are errors: a
 // descriptor of -1 is stored, and then ends the program unless that is ignored.
 func (b *Builder) Set(slot, v Value) Ref { return b.add(pseudoValue, "set", v).To(slot) }
+
+// Countdown takes n, less than 1<<62, from what is in slot. The result is what is
+// left; when nothing is, it is EAGAIN.
+func (b *Builder) Countdown(slot, n Value) Ref {
+	return b.add(pseudoCountdown, "", AddressOf(slot), n)
+}
 
 // Jump continues at l.
 func (b *Builder) Jump(l Label) Ref { return b.add(pseudoValue, "jump", Const(0)).OnZero(l) }

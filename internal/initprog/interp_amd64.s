@@ -99,8 +99,8 @@ pseudo:
 	MOVQ  DI, AX             // value: the result is the first argument
 	JMP   result
 countdown:
-	MOVQ  (DI), AX           // one less; -EAGAIN when nothing is left
-	DECQ  AX
+	MOVQ  (DI), AX           // the second argument less; -EAGAIN when nothing is left
+	SUBQ  SI, AX
 	MOVQ  AX, (DI)
 	JGT   result
 	MOVQ  $-11, AX

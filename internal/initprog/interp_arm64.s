@@ -86,8 +86,8 @@ handled3:
 	B     next
 pseudo:
 	TBZ   $0, R8, result     // value: the result is the first argument
-	MOVD  (R0), R9           // countdown: one less; -EAGAIN when nothing is left
-	SUB   $1, R9, R9
+	MOVD  (R0), R9           // countdown: the second argument less; -EAGAIN when
+	SUB   R1, R9, R9         // nothing is left
 	MOVD  R9, (R0)
 	MOVD  R9, R0
 	CMP   $0, R9

@@ -77,6 +77,13 @@ type StartError struct{ Err error }
 func (e *StartError) Error() string { return "start container init: " + e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }
 
+// Executable returns a descriptor of the image, to be executed as
+// /proc/self/fd/N, that nobody can write to. fallback is what
+// [Options.Fallback] is.
+func (m *Image) Executable(fallback string) (int, error) {
+	return m.executable(&Options{Fallback: fallback})
+}
+
 // executable returns a descriptor of the image that nobody can write to.
 func (m *Image) executable(o *Options) (int, error) {
 	fd, err := -1, error(unix.EACCES)

@@ -94,6 +94,9 @@ func (l *lister) op(i int, detail string) string {
 		s = l.value(o, detail)
 	case o.Number == pseudoCountdown:
 		s = "countdown " + l.target(o.Args[0])
+		if n := o.Args[1]; n != Const(1) {
+			s += " by " + l.number(n)
+		}
 		if left, ok := l.word(o.Args[0].bits); ok && !o.Args[0].load {
 			s += " from " + strconv.FormatUint(left, 10)
 		}

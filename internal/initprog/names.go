@@ -128,6 +128,22 @@ func SyscallName(nr uint32) string {
 		return "utimensat"
 	case unix.SYS_FSETXATTR:
 		return "fsetxattr"
+	case unix.SYS_RT_SIGPROCMASK:
+		return "rt_sigprocmask"
+	case unix.SYS_PIDFD_OPEN:
+		return "pidfd_open"
+	case unix.SYS_PPOLL:
+		return "ppoll"
+	case unix.SYS_WRITEV:
+		return "writev"
+	case unix.SYS_RECVMSG:
+		return "recvmsg"
+	case unix.SYS_WAIT4:
+		return "wait4"
+	case unix.SYS_FSYNC:
+		return "fsync"
+	case unix.SYS_RENAMEAT2:
+		return "renameat2"
 	case pseudoValue:
 		return "value"
 	case pseudoCountdown:

@@ -40,8 +40,9 @@ const (
 	// pseudoValue has its first argument as result. It moves words between
 	// slots, jumps, and with a negative errno it fails.
 	pseudoValue = 0x10000
-	// pseudoCountdown decrements the word its first argument points to. The
-	// result is what is left, or -EAGAIN once nothing is. It bounds retries.
+	// pseudoCountdown takes its second argument from the word that its first one
+	// points to. The result is what is left, or -EAGAIN once nothing is. It
+	// bounds retries and measures files.
 	pseudoCountdown = 0x10001
 )
 

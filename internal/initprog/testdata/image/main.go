@@ -25,6 +25,16 @@ func main() {
 		n := b.Slot(0)
 		b.Write(initprog.FD(3), "x")
 		b.Fail(syscall.EBUSY, "busy").Ignore(syscall.ENOENT).RetrySome(syscall.EBUSY).To(n)
+	case "measure":
+		room := b.Slot(10)
+		again, full := b.NewLabel(), b.NewLabel()
+		b.Place(again)
+		b.Countdown(room, initprog.Const(4)).OnAny(full)
+		b.Write(initprog.FD(3), "m")
+		b.Jump(again)
+		b.Place(full)
+		b.WriteAt(initprog.FD(3), initprog.AddressOf(room), 8)
+		b.ExitGroup(0)
 	case "failure":
 		b.Phase("mounts")
 		b.Object("/proc")
