@@ -10,9 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/minirun/minirun/internal/monitor"
 	"github.com/minirun/minirun/internal/testenv"
 	"golang.org/x/sys/unix"
+)
+
+// What docs/monitor.md says.
+const (
+	monitorName  = "minirun:monitor"
+	monitorInput = 5 // its descriptor of the container's standard input
 )
 
 // monitorOf is the pid of a container's monitor.
@@ -84,7 +89,7 @@ func TestRootMonitorProcess(t *testing.T) {
 	}
 	pid := h.monitorOf(id)
 	proc := "/proc/" + strconv.Itoa(pid)
-	if comm := readFile(t, proc+"/comm"); comm != monitor.Name+"\n" {
+	if comm := readFile(t, proc+"/comm"); comm != monitorName+"\n" {
 		t.Errorf("its name is %q", comm)
 	}
 	if exe, _ := os.Readlink(proc + "/exe"); !strings.HasPrefix(exe, "/memfd:minirun:init") {
@@ -129,7 +134,7 @@ func TestRootMonitorLog(t *testing.T) {
 		return r.Stdout == "one\n" && r.Stderr == "two\n"
 	})
 	middle := time.Now()
-	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitor.FDInput), os.O_WRONLY, 0)
+	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitorInput), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +192,7 @@ func TestRootMonitorRotation(t *testing.T) {
 	const lines = 30000
 	h.must("run", "-d", "-i", "--log-opt", "max-size=64k", "--log-opt", "max-file=3", "--image", "base", id, "sh", "-c",
 		fmt.Sprintf("read x; i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done", lines))
-	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitor.FDInput), os.O_WRONLY, 0)
+	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitorInput), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +251,7 @@ func TestRootMonitorFullDisk(t *testing.T) {
 	imageDisk(t, h.root, "size=1m,mode=0700")
 	id := h.id()
 	h.must("run", "-d", "-i", "--image", "base", id, "sh", "-c", "while read x; do echo $x; done")
-	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitor.FDInput), os.O_WRONLY, 0)
+	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitorInput), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +391,7 @@ func TestRootMonitorFollow(t *testing.T) {
 	if err := follower.Start(); err != nil {
 		t.Fatal(err)
 	}
-	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitor.FDInput), os.O_WRONLY, 0)
+	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(id), monitorInput), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

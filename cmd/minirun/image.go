@@ -262,7 +262,7 @@ func (a *app) monitorOf(l *launch, i *imageOptions, id string) (*runtime.Monitor
 		if err != nil {
 			return nil, err
 		}
-		m.Remove = []string{"minirun", "--root", l.store.Root(), "--store", dir, "delete", "--force", id}
+		m.Remove = []string{"minirun", "--root", l.store.Root(), "--store", dir, "delete", "--force", "--volumes", id}
 		m.RemoveEnv = []string{"PATH=" + os.Getenv("PATH")}
 	}
 	return m, nil

@@ -19,7 +19,7 @@ type arrows struct {
 // an error: new packages get a line here and a place there.
 var graph = []arrows{
 	{
-		"cmd/minirun", "cgroups container imagestore/reference imagestore/unpacked internal/bigstack internal/demo internal/initprog internal/jsonread internal/linux runtime runtime/bundle", "",
+		"cmd/minirun", "cgroups container imagestore/reference imagestore/unpacked internal/bigstack internal/demo internal/initprog internal/jsonread internal/linux internal/monitor runtime runtime/bundle", "",
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
@@ -57,7 +57,7 @@ var graph = []arrows{
 	{"overlay/apply", "internal/kfeature internal/linux internal/safepath overlay overlay/erofs", "", "apart from overlay, because starting a container unpacks nothing"},
 
 	{
-		"runtime", "cgroups cgroups/systemd internal/initprog internal/jsonread internal/linux internal/rtnetlink internal/seccomp namespaces rootfs runtime/bundle", "",
+		"runtime", "cgroups cgroups/systemd internal/initprog internal/jsonread internal/linux internal/monitor internal/rtnetlink internal/seccomp namespaces rootfs runtime/bundle", "",
 		"the OCI life cycle; never overlay or imagestore: a container from an image reaches it as a bundle and a descriptor",
 	},
 	{"runtime/bundle", "internal/jsonread internal/linux", "", "config.json: reading, checking, writing"},
@@ -92,6 +92,7 @@ var graph = []arrows{
 	{"internal/jsonread", "", "", "a reader and writer of JSON without reflection"},
 	{"internal/kfeature", "internal/linux", "", "kernel features as values"},
 	{"internal/linux", "", "", "system calls with plain descriptors; the bottom"},
+	{"internal/monitor", "internal/initprog internal/linux", "", "the process that stays with a container, and what reads its files; knows no records"},
 	{"internal/rtnetlink", "internal/linux", "", "a few requests about network interfaces; knows no containers"},
 	{"internal/safepath", "internal/linux", "", "paths in hostile trees"},
 	{"internal/seccomp", "", "", "a pure function from a profile to a filter"},

@@ -75,8 +75,10 @@ func TestReader(t *testing.T) {
 		{"cut in the mark", logFileOf(0, one, two[:3], one, two), "one\n|one\n|!two"},
 		{"cut large", logFileOf(0, big[:1000], big, two), strings.Repeat("x", 1000-32) + "|" + strings.Repeat("x", bufferSize) + "|!two"},
 		{"another mark", logFileOf(0, one, frame(0x1234567890abcdee, 0, 9, "forged"), two), "one\n|!two"},
-		{"another mark in the data", logFileOf(0, frame(testMark, 0, 1, string(frame(0x1234567890abcdee, 1, 9, "forged"))), two),
-			string(frame(0x1234567890abcdee, 1, 9, "forged")) + "|!two"},
+		{
+			"another mark in the data", logFileOf(0, frame(testMark, 0, 1, string(frame(0x1234567890abcdee, 1, 9, "forged"))), two),
+			string(frame(0x1234567890abcdee, 1, 9, "forged")) + "|!two",
+		},
 		{"a length that cannot be", logFileOf(0, one, func() []byte {
 			b := frame(testMark, 0, 1, "")
 			binary.LittleEndian.PutUint64(b[8:], 1<<63)
