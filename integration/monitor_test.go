@@ -299,11 +299,11 @@ func TestRootMonitorRemove(t *testing.T) {
 	h := imageSetup(t).base()
 	for _, kill := range []bool{false, true} {
 		id := h.id()
-		script := "exit 3"
+		script := "echo data > /data/file; exit 3"
 		if kill {
 			script = "while :; do sleep 1000; done"
 		}
-		h.must("run", "-d", "--rm", "--image", "base", id, "sh", "-c", script)
+		h.must("run", "-d", "--rm", "-v", "/data", "--image", "base", id, "sh", "-c", script)
 		if kill {
 			h.must("kill", id, "KILL")
 		}
@@ -313,6 +313,7 @@ func TestRootMonitorRemove(t *testing.T) {
 			return os.IsNotExist(err)
 		})
 		h.clean("removed")
+		h.noVolumes("removed")
 	}
 	// Deleting one that is about to go by itself is not an error that leaves something.
 	for range 5 {
