@@ -45,7 +45,7 @@ func random(r *rand.Rand) step {
 func TestProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	acted := 0
-	for i := range 2000 {
+	for i := range 1000 {
 		s := random(r)
 		d := s.deployment(t)
 		sets := s.sets(t, s.Sets)
@@ -94,7 +94,7 @@ func TestProperties(t *testing.T) {
 			}
 		}
 	}
-	if acted < 1000 {
+	if acted < 500 {
 		t.Errorf("only %d of the states gave actions", acted)
 	}
 }
@@ -110,7 +110,7 @@ func clone(sets []*appsv1.ReplicaSet) (out []*appsv1.ReplicaSet) {
 // number of syncs, and then there is nothing left to do.
 func TestConvergence(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for i := range 200 {
+	for i := range 100 {
 		s := random(r)
 		s.Paused = false
 		w := newWorld(t, s)
@@ -151,7 +151,7 @@ func TestConvergence(t *testing.T) {
 // next sync.
 func TestInterrupted(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	for i := range 200 {
+	for i := range 100 {
 		s := random(r)
 		s.Paused = false
 		w := newWorld(t, s)

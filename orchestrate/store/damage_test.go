@@ -52,7 +52,7 @@ func writeUntilKilled(path string) {
 func TestCrash(t *testing.T) {
 	path := file(t)
 	acknowledged := map[string]bool{}
-	for round := range 8 {
+	for round := range 5 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), crashVariable+"="+path)
 		out, err := cmd.StdoutPipe()
@@ -130,7 +130,7 @@ func TestDamage(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(7, 8))
 	damaged := 0
-	for i := range 120 {
+	for i := range 72 {
 		bad := bytes.Clone(good)
 		switch i % 3 {
 		case 0:
@@ -169,7 +169,7 @@ func TestDamage(t *testing.T) {
 			}
 		}
 	}
-	if damaged < 50 {
+	if damaged < 30 {
 		t.Errorf("only %d of the damaged files were noticed", damaged)
 	}
 }

@@ -1,0 +1,305 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/minirun/minirun/orchestrate/rollout"
+	"github.com/minirun/minirun/orchestrate/store"
+)
+
+// Names of kinds in the store.
+const (
+	deployments = "deployments.apps"
+	replicaSets = "replicasets.apps"
+	pods        = "pods"
+	events      = "events"
+)
+
+// Waits between attempts at what fails.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = time.Minute
+)
+
+// Controller keeps Deployments and ReplicaSets true.
+type Controller struct {
+	s   *store.Store
+	log *slog.Logger
+
+	queue  []store.Ref
+	queued map[store.Ref]bool
+	// again is when something is synced although nothing changed.
+	again  map[store.Ref]time.Time
+	retry  map[store.Ref]time.Duration
+	forgot time.Time // when old events were last deleted
+	// failures are what kept a set from getting its pods.
+	failures map[types.UID]*rollout.Failure
+}
+
+// New makes one that does nothing until Run.
+func New(s *store.Store, log *slog.Logger) *Controller {
+	return &Controller{
+		s: s, log: log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
+		failures: map[types.UID]*rollout.Failure{},
+	}
+}
+
+// Run works until ctx is done or the store is closed.
+func (c *Controller) Run(ctx context.Context) error {
+	for {
+		err := c.run(ctx)
+		var gone *store.GoneError
+		switch {
+		case errors.As(err, &gone):
+			// Too much happened to catch up with: begin anew.
+			c.log.Warn("changes were missed, everything is synced", "error", err)
+		case ctx.Err() != nil, errors.Is(err, store.ErrClosed):
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+func (c *Controller) run(ctx context.Context) error {
+	w, err := c.s.Watch("", store.Selector{}, c.s.Revision())
+	if err != nil {
+		return err
+	}
+	if err := c.everything(); err != nil {
+		return err
+	}
+	for {
+		for len(c.queue) > 0 {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			ref := c.queue[0]
+			c.queue = c.queue[1:]
+			delete(c.queued, ref)
+			c.sync(ref)
+			// What this changed may make others more urgent, or vain.
+			if err := c.take(w); err != nil {
+				return err
+			}
+		}
+		if err := c.wait(ctx, w); err != nil {
+			return err
+		}
+	}
+}
+
+// everything puts all there is into the queue.
+func (c *Controller) everything() error {
+	uids := map[types.UID]bool{}
+	var all []store.Object
+	for _, kind := range c.s.Kinds() {
+		l, err := c.s.List(kind, store.Selector{}, 0, "")
+		if err != nil {
+			return err
+		}
+		for _, obj := range l.Items {
+			uids[obj.GetUID()] = true
+			all = append(all, obj)
+			c.affected(store.Event{Type: store.Added, Kind: kind, Object: obj})
+		}
+	}
+	for _, obj := range all {
+		for _, o := range obj.GetOwnerReferences() {
+			if !uids[o.UID] {
+				c.orphaned(o.UID)
+			}
+		}
+	}
+	return nil
+}
+
+// wait waits for a change, or for what is to be synced later.
+func (c *Controller) wait(ctx context.Context, w *store.Watch) error {
+	var first time.Time
+	for _, at := range c.again {
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	until := ctx
+	if !first.IsZero() {
+		var cancel context.CancelFunc
+		until, cancel = context.WithDeadline(ctx, first)
+		defer cancel()
+	}
+	e, err := w.Next(until)
+	switch {
+	case err == nil:
+		c.affected(e)
+	case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	now := time.Now()
+	for ref, at := range c.again {
+		if !at.After(now) {
+			delete(c.again, ref)
+			c.add(ref)
+		}
+	}
+	return c.take(w)
+}
+
+// take takes in what has happened, without waiting.
+func (c *Controller) take(w *store.Watch) error {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		e, err := w.Next(done)
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.affected(e)
+	}
+}
+
+func (c *Controller) add(ref store.Ref) {
+	if !c.queued[ref] {
+		c.queued[ref] = true
+		c.queue = append(c.queue, ref)
+	}
+}
+
+// affected finds what a change is of interest to.
+func (c *Controller) affected(e store.Event) {
+	obj := e.Object
+	if e.Type == store.Deleted {
+		c.orphaned(obj.GetUID())
+		delete(c.failures, obj.GetUID())
+		for _, o := range obj.GetOwnerReferences() {
+			c.held(o, obj.GetNamespace())
+		}
+	}
+	if obj.GetDeletionTimestamp() != nil && len(obj.GetFinalizers()) > 0 {
+		c.add(store.Ref{Kind: e.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+	}
+	switch e.Kind {
+	case deployments:
+		c.add(store.Ref{Kind: deployments, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+	case replicaSets:
+		c.add(store.Ref{Kind: replicaSets, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+		c.owner(obj, deployments)
+	case pods:
+		if set := c.owner(obj, replicaSets); set != "" {
+			// Recreate waits for pods, and automatic rollback counts restarts.
+			if rs, err := c.s.Get(replicaSets, obj.GetNamespace(), set); err == nil {
+				c.owner(rs, deployments)
+			}
+		}
+	}
+}
+
+// owner adds the controller of an object, or those who might adopt it.
+func (c *Controller) owner(obj store.Object, kind string) (name string) {
+	if o := metav1.GetControllerOfNoCopy(obj); o != nil {
+		c.add(store.Ref{Kind: kind, Namespace: obj.GetNamespace(), Name: o.Name})
+		return o.Name
+	}
+	l, err := c.s.List(kind, store.Selector{Namespace: obj.GetNamespace()}, 0, "")
+	if err != nil {
+		return ""
+	}
+	for _, x := range l.Items {
+		c.add(store.Ref{Kind: kind, Namespace: x.GetNamespace(), Name: x.GetName()})
+	}
+	return ""
+}
+
+// sync does what is due for one object.
+func (c *Controller) sync(ref store.Ref) {
+	delete(c.again, ref)
+	var again time.Time
+	err := c.finalize(ref)
+	if err == nil {
+		switch ref.Kind {
+		case deployments:
+			again, err = c.deployment(ref)
+		case replicaSets:
+			again, err = c.replicaSet(ref)
+		}
+	}
+	var conflict *store.ConflictError
+	switch {
+	case err == nil:
+		delete(c.retry, ref)
+	case errors.Is(err, fs.ErrNotExist):
+		delete(c.retry, ref)
+		return
+	case errors.As(err, &conflict):
+		c.add(ref) // somebody was faster: look again
+		return
+	default:
+		wait := min(max(2*c.retry[ref], firstRetry), lastRetry)
+		c.retry[ref] = wait
+		again = time.Now().Add(wait)
+		c.log.Error("sync", "kind", ref.Kind, "namespace", ref.Namespace, "name", ref.Name, "error", err, "again", wait)
+	}
+	if !again.IsZero() {
+		c.again[ref] = again
+	}
+}
+
+// keepEvents is how long events stay.
+const keepEvents = time.Hour
+
+// forget deletes old events, once a minute at most and only when there are new
+// ones.
+func (c *Controller) forget() {
+	now := time.Now()
+	if now.Sub(c.forgot) < time.Minute {
+		return
+	}
+	c.forgot = now
+	old, err := c.s.List(events, store.Selector{Match: func(o store.Object) bool {
+		return now.Sub(o.(*corev1.Event).LastTimestamp.Time) > keepEvents
+	}}, 0, "")
+	for _, o := range old.Items {
+		_, e := c.s.Delete(events, o.GetNamespace(), o.GetName(), store.DeleteOptions{})
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		c.log.Warn("old events stay", "error", err)
+	}
+}
+
+// record tells people what happened. The same again is counted.
+func (c *Controller) record(obj store.Object, kind string, e rollout.Event) {
+	c.forget()
+	now := metav1.NewTime(time.Now()).Rfc3339Copy()
+	name := fmt.Sprintf("%s.%s", obj.GetName(), fingerprint(string(obj.GetUID()), e.Reason, e.Message))
+	if old, err := c.s.Get(events, obj.GetNamespace(), name); err == nil {
+		n := old.DeepCopyObject().(*corev1.Event)
+		n.Count++
+		n.LastTimestamp = now
+		if _, err := c.s.Update(events, n, store.Main); err == nil {
+			return
+		}
+	}
+	_, err := c.s.Create(events, &corev1.Event{
+		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: obj.GetNamespace(), Name: name},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion()},
+		Reason:         e.Reason, Message: e.Message, Type: e.Type, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Source: corev1.EventSource{Component: "minirund"}, ReportingController: "minirund",
+	})
+	if err != nil {
+		c.log.Warn("an event is lost", "object", obj.GetName(), "reason", e.Reason, "error", err)
+	}
+}
