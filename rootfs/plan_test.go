@@ -261,6 +261,31 @@ func TestPlan_AllowsOnProc(t *testing.T) {
 	}
 }
 
+// CVE-2023-25809: a cgroup of the host that is delegated to the user lies below
+// /sys, and a bind of that which is read-only is so with all below.
+func TestPlanMount_BoundSys(t *testing.T) {
+	for _, tt := range []struct {
+		source, option string
+		userns, want   bool
+	}{
+		{"/sys", "ro", true, true},
+		{"/sys/.", "ro", true, true},
+		{"/sys", "rw", true, false},
+		{"/sys/kernel", "ro", true, false},
+		{"/sys", "ro", false, false},
+	} {
+		o := testOptions()
+		o.UserNS, o.Stat = tt.userns, func(string) (bool, error) { return true, nil }
+		m, err := planMount(&tree{}, 0, &specs.Mount{Destination: "/sys", Source: tt.source, Options: []string{"rbind", tt.option}}, &o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.options.setAll&unix.MOUNT_ATTR_RDONLY != 0; got != tt.want {
+			t.Errorf("%+v: read-only with all below: %v", tt, got)
+		}
+	}
+}
+
 // Links of the image lead a mount where its destination could not be.
 func TestPlan_RefusesThroughLinks(t *testing.T) {
 	for to, refused := range map[string]bool{"/proc": true, "/proc/.": true, "/proc/self/attr": true, "proc/sys/kernel": true, "/proc2": false, "/data": false, "/proc/uptime": false} {
