@@ -3,6 +3,7 @@ package cgroups
 import (
 	"errors"
 	"io/fs"
+	"path"
 	"strconv"
 	"strings"
 
@@ -44,6 +45,20 @@ func (g *Group) Sub(name string) (*Group, error) {
 		return nil, err
 	}
 	return Open(g.Mount, g.Path+p), nil
+}
+
+// MayEnter reports whether this user may have processes go from the group from to
+// g: besides g's own list of processes, that of the group above both has to be
+// writable.
+func (g *Group) MayEnter(from string) bool {
+	if !writable(g.Dir() + "/cgroup.procs") {
+		return false
+	}
+	above := g.Path
+	for above != "/" && above != "." && from != above && !strings.HasPrefix(from, above+"/") {
+		above = path.Dir(above)
+	}
+	return writable(path.Clean(g.Mount+above) + "/cgroup.procs")
 }
 
 // Fresh reports whether Create has made the group just now.

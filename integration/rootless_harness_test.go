@@ -30,6 +30,8 @@ type userBox struct {
 	cgroup      string // directory of the group to start minirun in, or none
 	env         []string
 	subordinate string // /etc/subuid and /etc/subgid
+
+	via func(args []string) *exec.Cmd // becomes the user in another way
 }
 
 // newUserBox makes a bundle of the user: what minirun spec --rootless has, with
@@ -82,8 +84,13 @@ func (u *userBox) bin() string { return u.bundle + "/minirun" }
 // command runs a program as the user.
 func (u *userBox) command(args ...string) testenv.Result {
 	u.t.Helper()
-	argv := u.argv(args...)
-	cmd := exec.Command(argv[0], argv[1:]...)
+	var cmd *exec.Cmd
+	if u.via != nil {
+		cmd = u.via(args)
+	} else {
+		argv := u.argv(args...)
+		cmd = exec.Command(argv[0], argv[1:]...)
+	}
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), u.env...)
 	return testenv.RunCmd(u.t, cmd)

@@ -32,11 +32,13 @@ func bootSystemd(t testing.TB) *innerSystemd {
 	}
 	dir := t.TempDir()
 	writeFile(t, dir+"/test.target", "[Unit]\nDefaultDependencies=no\n")
+	userUnits(t, dir)
 	// Process 1 alone is in the group: it moves itself, and makes it the root.
 	script := `exec unshare --pid --mount --ipc --fork --kill-child --mount-proc --propagation private sh -c '
 echo 0 > "$1/cgroup.procs" && exec unshare --cgroup sh -c "$2" sh "$3"' sh "$1" '
 set -e
 mount -t tmpfs tmpfs /run
+mount --bind "$1/passwd" /etc/passwd
 umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec env -i container=test PATH=/usr/bin:/bin SYSTEMD_UNIT_PATH="$1:/run/systemd/system.control:/run/systemd/transient" SYSTEMD_LOG_TARGET=console \

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/internal/initprog"
@@ -63,7 +62,7 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 	}
 	defer func() {
 		var pe *ProcessError
-		if oom := errors.As(err, &pe) && pe.OOM; err != nil && !oom && ended(target, dying(err)) {
+		if oom := errors.As(err, &pe) && pe.OOM; err != nil && !oom && c.endedWith(target, err) {
 			// Whatever it was that failed, this is why.
 			p, err = nil, &StatusError{ID: c.ID, Op: "exec", Have: Stopped}
 		}
@@ -103,14 +102,15 @@ func (c *Container) Exec(o ExecOptions) (p *Process, err error) {
 	return p, err
 }
 
-// dying is how long to wait for the end of the container's init after an error.
-// An init that is ending has no namespaces to join any more, ESRCH, and its pid
-// namespace takes no processes any more, ENOMEM, before its pidfd says so.
-func dying(err error) time.Duration {
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOMEM) {
-		return 200 * time.Millisecond
+// endedWith reports whether err is due to the end of the container's init. One
+// that is ending has no namespaces to join any more, ESRCH, and its pid namespace
+// takes no processes any more, ENOMEM, before its pidfd says so. By how much is up
+// to the scheduler.
+func (c *Container) endedWith(pidfd int, err error) bool {
+	if ended(pidfd, 0) {
+		return true
 	}
-	return 0
+	return (errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOMEM)) && c.dying()
 }
 
 // validateProcess checks a process of exec the way create checks the first one.
@@ -130,8 +130,11 @@ type execution struct {
 	inner   *inside     // what it is in, if the pidfd does not do
 	console int         // see ExecOptions.Console
 	hook    *specs.Hook // startContainer: what is executed in place of pr.Args[0]
-	sync    [2]int
-	fds     []int
+	attach  bool        // systemd puts the process into the container's scope
+	// attachTo is the group below the scope's that it is for: "" or "/sub".
+	attachTo string
+	sync     [2]int
+	fds      []int
 }
 
 func (e *execution) close() {
@@ -175,7 +178,7 @@ func (e *execution) run() (*Process, error) {
 	linux.Close(e.sync[1])
 	e.sync[1] = -1
 	e.o.Timing.Mark("clone and execve of the init")
-	if err := e.enterClass(image, p); err != nil {
+	if err := e.passGates(image, p); err != nil {
 		return nil, e.failed(err, p)
 	}
 	if plan.Set.All()&unix.CLONE_NEWPID != 0 {
@@ -252,9 +255,10 @@ func (e *execution) plan() (*Plan, *initprog.Image, error) {
 	}
 	p.process.exec = e.hook == nil
 	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync})
-	if e.classed() {
-		p.Steps = append(p.Steps, &classGate{&e.c.Rdt})
+	if err := e.planAttach(); err != nil {
+		return nil, nil, err
 	}
+	p.Steps = append(p.Steps, e.gates()...)
 	p.Steps = append(p.Steps, labels(e.pr)...)
 	p.Steps = append(p.Steps, e.enter(p),
 		&session{keyring: e.c.ID, skip: e.c.NoNewKeyring, join: true})
@@ -328,7 +332,7 @@ func (e *execution) openFiles(l *fdLayout) ([]int, error) {
 
 // launch starts the program inside the container's cgroup and pid namespace.
 func (e *execution) launch(image *initprog.Image, files []int, p *Process) error {
-	if e.c.Cgroup == "" && e.o.Cgroup == "" {
+	if e.c.Cgroup == "" && e.o.Cgroup == "" || e.attach {
 		return e.launchAt(-1, image, files, p)
 	}
 	group := e.c.group()

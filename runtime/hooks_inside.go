@@ -110,7 +110,11 @@ func (t *creation) createHooks() error {
 // has not changed its root yet: in its mount namespace, / is the host's.
 func (e *execution) planCreateContainer(of *Plan, hook *specs.Hook) (*Plan, *initprog.Image, error) {
 	p := &Plan{ID: of.ID, Bundle: of.Bundle, Set: of.Set, fds: layout(0)}
-	p.Steps = append(p.Steps, &harden{p.ID, p.fds.sync}, e.enter(p),
+	if err := e.planAttach(); err != nil {
+		return nil, nil, err
+	}
+	p.Steps = append(append(p.Steps, &harden{p.ID, p.fds.sync}), e.gates()...)
+	p.Steps = append(p.Steps, e.enter(p),
 		&session{keyring: of.ID, skip: e.c.NoNewKeyring, join: true})
 	if p.Set.All()&unix.CLONE_NEWPID != 0 {
 		p.Steps = append(p.Steps, &appear{}, &leader{})
@@ -154,6 +158,9 @@ func (e *execution) startHook(stdio [3]int, plan func() (*Plan, *initprog.Image,
 	}
 	linux.Close(e.sync[1])
 	e.sync[1] = -1
+	if err := e.passGates(image, process); err != nil {
+		return 0, -1, err
+	}
 	if p.Set.All()&unix.CLONE_NEWPID != 0 {
 		if err := e.second(image, process); err != nil {
 			return 0, -1, hookFailure(err)

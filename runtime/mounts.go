@@ -293,7 +293,7 @@ func (l *live) run(before, steps []initprog.Step) error {
 	err = l.listen(pair[0], image)
 	status, waitErr := reap(pid)
 	switch {
-	case err != nil && ended(l.target, dying(err)):
+	case err != nil && l.c.endedWith(l.target, err):
 		return &StatusError{ID: l.c.ID, Op: l.op, Have: Stopped}
 	case err != nil:
 		return fmt.Errorf("container %q: cannot %s: %w", l.c.ID, l.op, idMapFailure(err))

@@ -270,34 +270,7 @@ func (s *classGate) Emit(b *initprog.Builder) {
 }
 
 // classed reports whether the process has to be put into a class.
-func (e *execution) classed() bool { return e.c.Rdt.Class != "" && e.hook == nil }
-
-// enterClass puts the waiting process into the container's class. One that it
-// cannot put there it ends.
-func (e *execution) enterClass(image *initprog.Image, p *Process) error {
-	if !e.classed() {
-		return nil
-	}
-	var buf [initprog.RecordSize]byte
-	n, err := e.o.Timing.read(e.sync[0], buf[:])
-	switch r := initprog.ParseRecord(buf[:]); {
-	case err != nil:
-		err = os.NewSyscallError("read from the process", err)
-	case n != len(buf):
-		err = errNotJoined
-	case !r.Progress():
-		err = stepFailure(image.Failure(r))
-	default:
-		if err = e.c.joinRdt(p.Pid); err == nil {
-			_, err = linux.Write(e.sync[0], make([]byte, 8))
-		}
-	}
-	if err != nil {
-		_ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)
-		_, _ = p.Wait()
-	}
-	return err
-}
+func (e *execution) classed() bool { return e.c.Rdt.Class != "" && e.pr != nil && e.hook == nil }
 
 // removeRdt removes what makeRdt has made for the container alone.
 func (c *Container) removeRdt() error {

@@ -207,7 +207,7 @@ func (e *ScopeError) Unwrap() error { return e.Err }
 
 // Hint says what to do about it.
 func (*ScopeError) Hint() string {
-	return "a user may only go from one group to another below the user's systemd: start minirun there, with systemd-run --user --scope"
+	return "a user may only go from one group to another below the user's systemd, which needs the system's message bus for any other: start minirun there, with systemd-run --user --scope"
 }
 
 // releaseHolder ends the placeholder: the init is in its place, or never will be.

@@ -322,6 +322,20 @@ func (m *Manager) Set(u *Unit, properties []Property) error {
 	return nil
 }
 
+// Attach puts a process into the group of the unit, or into the group sub below,
+// "/x". A user's systemd asks the system's where it may not itself.
+func (m *Manager) Attach(u *Unit, sub string, pid int) error {
+	_, err := m.call("AttachProcessesToUnit", "ssau", func(e *dbus.Encoder) {
+		e.String(u.Name)
+		e.String(sub)
+		e.Array(4, func() { e.Uint32(uint32(pid)) })
+	})
+	if err != nil {
+		return &UnitError{Unit: u.Name, Op: "attach a process to", Err: err}
+	}
+	return nil
+}
+
 // Stop ends the unit and waits for it. One that is not there is stopped.
 func (m *Manager) Stop(u *Unit) error {
 	r, err := m.call("StopUnit", "ss", func(e *dbus.Encoder) {

@@ -205,6 +205,12 @@ func TestManager(t *testing.T) {
 			}
 			return 2, "", ""
 		}, func(m *Manager) error { return m.Set(&Unit{Name: "a.scope"}, []Property{{"TasksMax", "t", uint64(1)}}) }, "SetUnitProperties", "set properties of unit a.scope: as told by the test"},
+		"attach": {func(member string, n int) (byte, string, string) { return 2, "", "" }, func(m *Manager) error {
+			return m.Attach(&Unit{Name: "a.scope", User: true}, "/sub", 5)
+		}, "AttachProcessesToUnit", ""},
+		"attach refused": {func(member string, n int) (byte, string, string) {
+			return map[bool]byte{true: 3, false: 2}[member == "AttachProcessesToUnit"], "org.freedesktop.DBus.Error.AccessDenied", ""
+		}, func(m *Manager) error { return m.Attach(&Unit{Name: "a.scope", User: true}, "", 5) }, "AttachProcessesToUnit", "attach a process to unit a.scope: as told by the test"},
 		"root": {func(member string, n int) (byte, string, string) { return 2, "/user.slice/", "" }, func(m *Manager) error {
 			root, err := m.Root()
 			if err == nil && root != "/user.slice" {
