@@ -129,6 +129,11 @@ func (s *mount) planBind(m *specs.Mount, o *Options) error {
 		return s.fail(m, ".source", "source: %w", err)
 	}
 	s.file = !isDir
+	if s.t.userns && (s.t.live || o.Host) && s.options.clear != 0 && o.Locked != nil {
+		// The kernel locks what the host has set where a source is opened inside
+		// the user namespace. One that the host opens is not to get more.
+		s.options.clear &^= o.Locked(s.source)
+	}
 	if s.dest == "proc" && o.IsProc != nil && !o.IsProc(s.source) {
 		return s.fail(m, ".source", "only procfs can be mounted on /proc, and %s is none", s.source)
 	}

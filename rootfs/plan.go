@@ -45,6 +45,9 @@ type Options struct {
 	// with a slash, down to the last file; nothing if it does not exist. More
 	// than limit entries are an error.
 	CopyUp func(dir string, limit int) ([]Entry, error)
+	// Locked are the attributes of the mount that a path of the host lies on which
+	// a user namespace other than the mount's may not clear. nil: not known.
+	Locked func(path string) uint64
 	// MountPoint is where the mount that a path of the host lies on is attached.
 	MountPoint func(path string) (string, error)
 	// IDMap returns a descriptor of a user namespace with the mappings; without

@@ -38,7 +38,7 @@ func (c *Container) AddMounts(mounts []specs.Mount) error {
 	var before []initprog.Step
 	steps, err := rootfs.PlanLive(l.spec, mounts, rootfs.Options{
 		Bundle: c.Bundle, UserNS: l.flags&unix.CLONE_NEWUSER != 0,
-		Stat: statHost, Readlink: readlinkHost, IsProc: isProc,
+		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, Locked: lockedAttributes,
 		Destination: func(path string) string { return throughLinks(l.root, path) },
 		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(l.root, dir, limit) },
 		DirMode:     func(path string) (uint32, bool) { return dirMode(l.root, path) },

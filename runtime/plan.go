@@ -181,7 +181,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	ro := rootfs.Options{
 		Root: p.Rootfs, Bundle: p.Bundle, UserNS: userns || p.caller.userns, Host: userns && !p.caller.user, NoPivot: o.NoPivot,
 		HostCgroup: p.hostCgroup(), MountLabel: spec.Linux.MountLabel,
-		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint,
+		Stat: statHost, Readlink: readlinkHost, IsProc: isProc, MountPoint: mountPoint, Locked: lockedAttributes,
 		Destination: func(path string) string { return throughLinks(root, path) },
 		CopyUp:      func(dir string, limit int) ([]rootfs.Entry, error) { return copyUp(root, dir, limit) },
 		DirMode:     func(path string) (uint32, bool) { return dirMode(root, path) },
@@ -329,6 +329,25 @@ func readlinkHost(path string) (string, bool) {
 	var buf [unix.PathMax]byte
 	n, err := unix.Readlink(path, buf[:])
 	return string(buf[:max(n, 0)]), err == nil && n < len(buf)
+}
+
+// lockedAttributes is rootfs.Options.Locked.
+func lockedAttributes(path string) (attributes uint64) {
+	var fs unix.Statfs_t
+	if unix.Statfs(path, &fs) != nil {
+		return 0
+	}
+	for _, a := range [...][2]uint64{
+		{unix.ST_RDONLY, unix.MOUNT_ATTR_RDONLY},
+		{unix.ST_NOSUID, unix.MOUNT_ATTR_NOSUID},
+		{unix.ST_NODEV, unix.MOUNT_ATTR_NODEV},
+		{unix.ST_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+	} {
+		if uint64(fs.Flags)&a[0] != 0 {
+			attributes |= a[1]
+		}
+	}
+	return attributes
 }
 
 // isProc reports whether path is on a procfs.
