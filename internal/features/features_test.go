@@ -75,10 +75,8 @@ func TestGet(t *testing.T) {
 			t.Errorf("architecture %s is not recognized", a)
 		}
 	}
-	if l.MemoryPolicy != nil {
-		same(t, "modes", l.MemoryPolicy.Modes, constants(t, "MemoryPolicyModeType"))
-		same(t, "memory flags", l.MemoryPolicy.Flags, constants(t, "MemoryPolicyFlagType"))
-	}
+	same(t, "modes", l.MemoryPolicy.Modes, constants(t, "MemoryPolicyModeType"))
+	same(t, "memory flags", l.MemoryPolicy.Flags, constants(t, "MemoryPolicyFlagType"))
 	if f.OCIVersionMin != "1.0.0" || f.OCIVersionMax != specs.Version {
 		t.Errorf("versions %s to %s", f.OCIVersionMin, f.OCIVersionMax)
 	}
