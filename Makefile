@@ -24,7 +24,7 @@ POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-images fuzz hammer hammer-images hammer-images-vm interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-images hammer-images-vm interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ cover: ## Run the unit tests with coverage and list the percentage of every func
 
 bench: build ## Measure against other runtimes, as benchmarks/ describes.
 	go run ./benchmarks $(BENCH_ARGS)
+
+bench-network: ## Measure services and names; needs root and a machine that does nothing else.
+	MINIRUN_BENCH_NETWORK=1 CGO_ENABLED=0 go test -run '^$$' -bench . -benchtime 1x ./network/...
 
 bench-images: build ## Measure pulling, mounting, reading and removing images against other tools.
 	go run ./benchmarks/images $(BENCH_ARGS)

@@ -76,6 +76,7 @@ var graph = []arrows{
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
 	{"network/ipam", "", "", "the arithmetic of addresses; touches nothing"},
+	{"network/dns", "", "", "answers names: knows addresses and prefixes, and nothing of bridges or containers"},
 	{"network/service", "", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
 	{"network/store", "internal/jsonread internal/linux internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
 
@@ -203,6 +204,7 @@ var foreign = []struct{ path, users, why string }{
 	{"github.com/BurntSushi/toml", "imagestore/registry", "hosts.toml"},
 	{"github.com/urfave/cli/v2", "cmd/minirund", "its start costs more than minirun's"},
 	{"github.com/google/nftables", "network/service", "rules of the kernel; minirun must not link it"},
+	{"github.com/miekg/dns", "network/dns", "messages of the DNS; minirun must not link it"},
 	{"github.com/mdlayher/netlink", "network/service", "comes with google/nftables, which has it in its API"},
 	{"k8s.io/api/", orchestrators, "its start costs more than minirun's"},
 	{"k8s.io/apimachinery/", orchestrators, "its start costs more than minirun's"},

@@ -43,6 +43,7 @@ var heavy = []struct{ path, why string }{
 	{"github.com/opencontainers/go-digest", "compiles regular expressions at start"},
 	{"github.com/distribution/reference", "compiles regular expressions at start"},
 	{"github.com/containerd", "brings logging, protobuf and metrics, all initialized at start"},
+	{module + "/network/dns", "names are answered by minirund"},
 	{module + "/network/service", "services are minirund's business; nftables' library makes tables at start"},
 	{"k8s.io", "registers its types at start"},
 	{"go.yaml.in", "patterns and tables at start"},

@@ -74,23 +74,21 @@ func ctMessage(what uint16, flags netlink.HeaderFlags, family byte, attrs []byte
 
 // flows returns the tracked connections for which want is true.
 func (c *conntrack) flows(want func(flow) bool) ([]flow, error) {
+	// Both families at once: the kernel goes through its whole table for each dump.
+	replies, err := c.conn.Execute(ctMessage(ctGet, netlink.Dump, unix.AF_UNSPEC, nil))
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
+		return nil, &ModuleError{"list tracked connections", []string{"nf_conntrack_netlink"}, err}
+	}
+	if err != nil {
+		return nil, explain("list tracked connections", err)
+	}
 	var all []flow
-	for _, f := range families() {
-		replies, err := c.conn.Execute(ctMessage(ctGet, netlink.Dump, f.proto, nil))
-		if err != nil {
-			if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP) {
-				return nil, &ModuleError{"list tracked connections", []string{"nf_conntrack_netlink"}, err}
-			}
-			return nil, explain("list tracked connections", err)
+	for _, m := range replies {
+		if len(m.Data) < 4 {
+			continue
 		}
-		for _, m := range replies {
-			if len(m.Data) < 4 {
-				continue
-			}
-			if fl, err := parseFlow(m.Data[4:]); err == nil && want(fl) {
-				fl.raw = append([]byte{f.proto}, fl.raw...)
-				all = append(all, fl)
-			}
+		if fl, err := parseFlow(m.Data[4:]); err == nil && want(fl) {
+			all = append(all, fl)
 		}
 	}
 	return all, nil
@@ -100,13 +98,13 @@ func (c *conntrack) flows(want func(flow) bool) ([]flow, error) {
 func (c *conntrack) delete(flows []flow) error {
 	for _, f := range flows {
 		attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
-			{Type: ctaTupleOrig | netlink.Nested, Data: f.raw[1:]},
+			{Type: ctaTupleOrig | netlink.Nested, Data: f.raw},
 			{Type: ctaID, Data: f.id},
 		})
 		if err != nil {
 			return err
 		}
-		_, err = c.conn.Execute(ctMessage(ctDelete, netlink.Acknowledge, f.raw[0], attrs))
+		_, err = c.conn.Execute(ctMessage(ctDelete, netlink.Acknowledge, familyOf(f.dest.Addr()).proto, attrs))
 		if err != nil && !errors.Is(err, syscall.ENOENT) {
 			return explain(fmt.Sprintf("forget the %s connection to %s at %s", f.proto, f.dest, f.server), err)
 		}
