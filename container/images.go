@@ -30,6 +30,18 @@ func StoreDir(flag string) string {
 	return DefaultStore
 }
 
+// DefaultTrustPolicy is the policy that counts where there is a file of that name.
+const DefaultTrustPolicy = "/etc/minirun/trust.json"
+
+// TrustPolicy is the path of the policy that images have to comply with. wanted
+// says that somebody has asked for it: then it must be there.
+func TrustPolicy() (path string, wanted bool) {
+	if path = os.Getenv("MINIRUN_TRUST_POLICY"); path != "" {
+		return path, true
+	}
+	return DefaultTrustPolicy, false
+}
+
 // Layers opens the store of unpacked layers and snapshots.
 func (i *Images) Layers() (*overlay.Store, error) { return overlay.OpenStore(OverlayDir(i.Dir)) }
 

@@ -203,7 +203,7 @@ func readImage(read blobReader, d Descriptor) (*Manifest, *Config, error) {
 	if err != nil {
 		return nil, nil, &FormatError{Object: "manifest " + string(d.Digest), Err: err}
 	}
-	if !IsImageConfigType(m.Config.MediaType) {
+	if !m.IsImage() {
 		return nil, nil, &ArtifactError{Digest: d.Digest, Type: m.Kind()}
 	}
 	b, err = read("config", m.Config, MaxMetadata)

@@ -5,11 +5,15 @@ import "encoding/json"
 // Signatures, bills of materials and the like are manifests with a subject, the
 // image that they are about (image-spec, manifest.md). index.json lists them
 // without a name. They are kept, listed and saved with their subject and go when
-// its last name does. One with a name of its own, such as cosign's
+// its last name does; so are signatures that have no subject and that were found
+// by their tag, [AnnotationSubject]. One with a name of its own, such as cosign's
 // "repository:sha256-<hex>.sig", is an entry like any other.
 
 // subjectOf is the subject of a manifest or an index; empty without.
 func subjectOf(read blobReader, d Descriptor) Digest {
+	if subject, ok := d.Annotations[AnnotationSubject]; ok && validDigest(subject) {
+		return Digest(subject)
+	}
 	b, err := read("manifest", d, MaxMetadata)
 	if err != nil {
 		return ""

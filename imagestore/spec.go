@@ -144,5 +144,8 @@ func (m *Manifest) Kind() string {
 	if m.ArtifactType != "" {
 		return m.ArtifactType
 	}
+	if len(SignatureLayers(m)) > 0 {
+		return MediaTypeSimpleSigning
+	}
 	return m.Config.MediaType
 }

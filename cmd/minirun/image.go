@@ -294,6 +294,14 @@ func (o *imageOptions) logOption(v string) error {
 // findImage looks an image up; the embedded one is made on first use, others are
 // fetched from their registry if they are not there, or pull says so.
 func (a *app) findImage(ref, pull string) (*unpacked.Image, error) {
+	image, err := a.fetchImage(ref, pull)
+	if err == nil {
+		err = a.checkTrust(image, ref)
+	}
+	return image, err
+}
+
+func (a *app) fetchImage(ref, pull string) (*unpacked.Image, error) {
 	images := a.images()
 	if pull == "always" {
 		if err := a.pullImage(ref); err != nil {

@@ -46,6 +46,7 @@ func imageCommand(u *ui) *cli.Command {
 			imageRemoveCommand(u),
 			imageSaveCommand(u),
 			imageTagCommand(u),
+			imageTrustCommand(u),
 			imageUnpackCommand(u),
 			imageVerifyCommand(u),
 		},

@@ -95,6 +95,9 @@ func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestor
 		return err
 	}
 	o := registry.PullOptions{Platform: platform, AllPlatforms: c.Bool("all-platforms"), Referrers: c.Bool("with-referrers"), Progress: p.update}
+	if err := pullTrust(ref, &o); err != nil {
+		return err
+	}
 	native := platform == nil || imagestore.HostPlatform().Runs(*platform)
 	if native && !c.Bool("no-unpack") {
 		o.Arriving = func(ctx context.Context, g *imagestore.Ingest, target imagestore.Descriptor) error {

@@ -12,8 +12,16 @@ func imageVerifyCommand(u *ui) *cli.Command {
 		Name:      "verify",
 		Usage:     "read an image's blobs and compare them with their digests",
 		ArgsUsage: "NAME|ID...",
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "key", Usage: "want a signature by one of the public keys in `FILE` too (repeatable)"},
+			&cli.StringFlag{Name: "policy", Usage: "want what the trust policy in `FILE` wants of the image too"},
+		},
 	}, 1, -1, func(c *cli.Context) error {
 		images, err := openImages(c)
+		if err != nil {
+			return err
+		}
+		check, err := verifyTrust(c)
 		if err != nil {
 			return err
 		}
@@ -24,6 +32,14 @@ func imageVerifyCommand(u *ui) *cli.Command {
 				continue
 			}
 			fmt.Fprintf(u.out, "%s is complete\n", ref)
+			if check != nil {
+				said, err := check(images, ref)
+				if err != nil {
+					errs = append(errs, fmt.Errorf("verify %q: %w", ref, err))
+					continue
+				}
+				fmt.Fprintln(u.out, said)
+			}
 		}
 		return errors.Join(errs...)
 	})

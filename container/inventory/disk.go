@@ -26,7 +26,7 @@ func partOf(rel string) string {
 	case f[0] == "blobs" && len(f) == 3:
 		return rel
 	case (f[0] == "ingest" || f[0] == "partial" || f[0] == "unpacked") && len(f) > 1:
-		return f[0] + "/" + f[1]
+		return f[0] + "/" + strings.TrimSuffix(f[1], ".trust") // of the same image
 	case f[0] == "overlay" && len(f) > 2:
 		return strings.TrimSuffix(strings.Join(f[:3], "/"), ".index") // a layer kept in both ways is one
 	}

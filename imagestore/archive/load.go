@@ -306,7 +306,8 @@ func (l *loader) target(ctx context.Context, d imagestore.Descriptor) (attached 
 		if err != nil {
 			return false, err
 		}
-		return !named && m.Subject != nil && !imagestore.IsImageConfigType(m.Config.MediaType), nil
+		_, about := d.Annotations[imagestore.AnnotationSubject]
+		return !named && (m.Subject != nil || about) && !m.IsImage(), nil
 	}
 	return false, &imagestore.UnsupportedError{Object: "index.json", Reason: imagestore.Unsupported(d.MediaType)}
 }
@@ -345,7 +346,7 @@ func (l *loader) index(ctx context.Context, d imagestore.Descriptor, depth int) 
 		case imagestore.MediaTypeManifest, imagestore.MediaTypeDockerImage:
 			m, err := l.manifest(ctx, c)
 			switch {
-			case err == nil && imagestore.IsImageConfigType(m.Config.MediaType):
+			case err == nil && m.IsImage():
 				n++
 			case err == nil && (c.Platform == nil || c.Platform.OS != "unknown"): // but attestations
 				artifacts++
@@ -400,7 +401,7 @@ func (l *loader) manifest(ctx context.Context, d imagestore.Descriptor) (*images
 	if _, err := l.blob(ctx, "config", m.Config); err != nil {
 		return nil, err
 	}
-	isImage := imagestore.IsImageConfigType(m.Config.MediaType)
+	isImage := m.IsImage()
 	var cfg *imagestore.Config
 	var refused error // only after all of it was kept
 	if isImage {

@@ -18,6 +18,11 @@ type PullOptions struct {
 	AllPlatforms bool                 // everything that an index holds
 	Referrers    bool                 // also what is about the image: signatures, bills of materials
 	Progress     func(Progress)       // called from several goroutines, one at a time
+	// Trust, if not nil, decides about the image before its config and layers come
+	// and before it gets its name. It gets the digests of what the name stands for
+	// and of the manifests that are used of that, and the signatures that the
+	// registry has of them, which the store then keeps with the image.
+	Trust func(digests []imagestore.Digest, found []imagestore.Signature) error
 	// Arriving, if not nil, is called once the image's manifest and config are
 	// there, and may use layers before all of them have come: g.OpenBlob waits
 	// for what is on its way. It runs beside the transfer, and an error of its
@@ -160,6 +165,12 @@ func (p *puller) content(ctx context.Context, s *imagestore.Store) error {
 	if err != nil {
 		return p.platformError(err)
 	}
+	var signatures []imagestore.Descriptor
+	if p.o.Trust != nil {
+		if signatures, err = p.trust(ctx, manifests); err != nil {
+			return err
+		}
+	}
 	var blobs []imagestore.Descriptor
 	seen := map[imagestore.Digest]bool{}
 	add := func(list ...imagestore.Descriptor) {
@@ -181,6 +192,7 @@ func (p *puller) content(ctx context.Context, s *imagestore.Store) error {
 		add(m.Layers...) // in this order: unpacking begins at the bottom
 		add(m.Config)
 	}
+	add(signatures...)
 	if p.o.Referrers {
 		list, err := p.referrers(ctx, manifests)
 		if err != nil {
@@ -318,8 +330,8 @@ func (p *puller) checkManifest(ctx context.Context, d imagestore.Descriptor, m *
 	if p.o.AllPlatforms {
 		return nil // all of what the index holds, attestations too
 	}
-	if !imagestore.IsImageConfigType(m.Config.MediaType) {
-		return &imagestore.UnsupportedError{Object: object, Reason: fmt.Sprintf("it is an artifact of type %q and no container image", oneLine(m.Config.MediaType))}
+	if !m.IsImage() {
+		return &imagestore.UnsupportedError{Object: object, Reason: fmt.Sprintf("it is an artifact of type %q and no container image", oneLine(m.Kind()))}
 	}
 	for i, l := range m.Layers {
 		if !layerType(l.MediaType) {

@@ -116,6 +116,7 @@ func Sweep(store string, keep map[reference.Digest]bool) error {
 	wanted := map[string]bool{}
 	for target := range keep {
 		wanted[recordName(target)] = true
+		wanted[recordName(target)+trustSuffix] = true
 	}
 	for _, f := range list {
 		if wanted[f.Name()] {

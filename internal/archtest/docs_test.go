@@ -16,7 +16,7 @@ import (
 
 // documents are the pages that the tests here hold to what there is.
 var documents = []string{
-	"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/cli.md", "docs/security.md", "docs/state-format.md", "docs/images.md", "docs/registry.md",
+	"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/cli.md", "docs/security.md", "docs/state-format.md", "docs/images.md", "docs/registry.md", "docs/trust.md",
 	"docs/spec-conformance.md", "docs/cgroups.md", "docs/seccomp.md", "docs/checkpoint.md", "docs/init.md", "docs/mounts.md", "docs/differences.md", "docs/sandbox.md", "docs/orchestrate.md", "docs/testing.md", "benchmarks/README.md",
 }
 

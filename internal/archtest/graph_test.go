@@ -23,7 +23,7 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/registry internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp overlay overlay/apply overlay/diff runtime runtime/bundle",
+		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/reference imagestore/registry imagestore/trust imagestore/unpacked internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp overlay overlay/apply overlay/diff runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest imagestore/registrytest", "everything that need not start fast",
 	},
 
@@ -49,6 +49,7 @@ var graph = []arrows{
 	{"imagestore/imagetest", "imagestore imagestore/decompress", "", "images for tests"},
 
 	{"imagestore/reference", "", "", "names of images and of content: what minirun needs of imagestore without what that links"},
+	{"imagestore/trust", "imagestore/reference imagestore/unpacked", "", "signatures and the policy about them: knows neither store nor registry; linked into minirund alone"},
 	{"imagestore/unpacked", "imagestore/reference internal/jsonread internal/linux", "imagestore imagestore/archive imagestore/imagetest", "what a start has to know of an image: written by minirund, read by minirun"},
 
 	{"overlay", "internal/linux internal/safepath", "", "layers and snapshots: a layer comes as a stream and a digest, whoever stored it"},
