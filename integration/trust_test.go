@@ -276,6 +276,7 @@ func TestRootTrust(t *testing.T) {
 	s.policy(rules(""))
 	run(host+"/referred:v1", "referred", "")
 	h.must("image", "gc", "--quiet")
+	h.must("image", "fsck", "--quiet")
 	offline()
 	run(host+"/referred:v1", "referred", "")
 	if got := h.must("image", "trust", host+"/app:v1", host+"/open/one:v1"); !strings.Contains(got, "signed by release\n") || !strings.Contains(got, "accepted without") {
