@@ -313,7 +313,7 @@ func TestRootMonitorRemove(t *testing.T) {
 			return os.IsNotExist(err)
 		})
 		h.clean("removed")
-		h.noVolumes("removed")
+		eventually(t, "its volume is gone", func() bool { return len(h.entries("volumes")) == 0 })
 	}
 	// Deleting one that is about to go by itself is not an error that leaves something.
 	for range 5 {
