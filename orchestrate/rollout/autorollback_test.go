@@ -141,10 +141,10 @@ func TestAutoRollback_Nowhere(t *testing.T) {
 		t.Errorf("rolled back to %s", image(w))
 	}
 
-	// 1 was complete. It fails on the way back to it: there it stays.
-	w = broken(t, "true")
-	w.d.Spec.Template = template(1)
-	w.d.Generation++
+	// 1 was complete, and so was 3. It fails on the way back to 1: there it stays.
+	w = newWorld(t, defaults)
+	w.d.Annotations = map[string]string{AutoRollbackAnnotation: "true"}
+	w.settle().use(3).settle().use(1)
 	for range 10 {
 		for _, s := range w.sets {
 			s.Status.Replicas, s.Status.AvailableReplicas, s.Status.ReadyReplicas = *s.Spec.Replicas, 0, 0
@@ -154,5 +154,30 @@ func TestAutoRollback_Nowhere(t *testing.T) {
 	}
 	if image(w) != "example/app:1" || w.condition(RolledBack) != "" {
 		t.Errorf("rolled back to %s", image(w))
+	}
+}
+
+// The condition of a rollout that failed is still there when the next one
+// begins, which may be to a set that exists. That one gets its time.
+func TestAutoRollback_NewChance(t *testing.T) {
+	w := broken(t, "")
+	w.use(4)
+	for range 8 {
+		for _, s := range w.sets {
+			s.Status.Replicas = *s.Spec.Replicas
+			if revOf(s) != 1 {
+				s.Status.AvailableReplicas, s.Status.ReadyReplicas = 0, 0
+			}
+		}
+		w.sync()
+		w.now = w.now.Add(3600e9)
+	}
+	if c := w.condition(appsv1.DeploymentProgressing); c != "Progressing False ProgressDeadlineExceeded" {
+		t.Fatal(c)
+	}
+	w.d.Annotations[AutoRollbackAnnotation] = "true"
+	w.use(2)
+	if w.sync().sync(); image(w) != "example/app:2" {
+		t.Errorf("rolled back at once, to %s", image(w))
 	}
 }

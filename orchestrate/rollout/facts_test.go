@@ -310,6 +310,13 @@ func testRevision(t *testing.T, row revision) {
 				t.Errorf("deletes revision %d, want the lowest", revOf(g))
 			}
 		}
+		// A set whose last change was not taken in yet may still get pods.
+		for _, s := range sets {
+			s.Generation = 1
+		}
+		if gone := beyondHistory(w.d, sets); len(gone) > 0 {
+			t.Errorf("deletes %d sets that were just changed", len(gone))
+		}
 		if row.ID == "r12" {
 			w := made(3)
 			w.d.Spec.RevisionHistoryLimit = row.Limit

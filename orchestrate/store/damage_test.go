@@ -174,6 +174,56 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// Every word that is 1 becomes 0: the marks of what is a bucket are among them,
+// without which whole kinds would be missing and nobody would know.
+func TestDamage_Marks(t *testing.T) {
+	path := file(t)
+	s := open(t, path, Options{})
+	for i := range 3 {
+		must[Object](t)(s.Create("configmaps", configMap(fmt.Sprint("c", i))))
+	}
+	before := ""
+	for i := range 30 {
+		before = contents(t, s)
+		must[Object](t)(s.Create("pods", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: fmt.Sprint("p", i)}}))
+	}
+	want := contents(t, s)
+	s.Close()
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried, noticed := 0, 0
+	for at := 0; at+4 <= len(good); at += 4 {
+		if native.Uint32(good[at:]) != 1 {
+			continue
+		}
+		bad := bytes.Clone(good)
+		clear(bad[at : at+4])
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tried++
+		s, err := Open(path, kinds, Options{})
+		if err != nil {
+			var corrupt *CorruptError
+			if !errors.As(err, &corrupt) {
+				t.Errorf("at %d: %v", at, err)
+			}
+			noticed++
+			continue
+		}
+		if got := contents(t, s); got != want && got != before {
+			t.Errorf("at %d: opens with other contents", at)
+		}
+		s.Close()
+	}
+	if tried < 5 || noticed < 3 {
+		t.Errorf("%d words, %d noticed", tried, noticed)
+	}
+	t.Logf("%d words, %d noticed", tried, noticed)
+}
+
 func contents(t *testing.T, s *Store) string {
 	var b strings.Builder
 	for _, k := range s.Kinds() {

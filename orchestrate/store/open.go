@@ -168,7 +168,8 @@ func (s *Store) load() error {
 	fresh := false
 	err := careful(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
-			if fresh = tx.Bucket(metaBucket) == nil; fresh {
+			k, _ := tx.Cursor().First()
+			if fresh = k == nil; fresh {
 				return nil
 			}
 			return s.read(tx)
@@ -190,7 +191,7 @@ func (s *Store) load() error {
 		}
 		_, err = tx.CreateBucketIfNotExists(objectsBucket)
 		return errors.Join(err,
-			meta.Put(formatKey, []byte{format}),
+			meta.Put(formatKey, binary.BigEndian.AppendUint32([]byte{format}, checksum(formatKey, []byte{format}))),
 			meta.Put(keyCheckKey, s.wrap(true, keyCheckKey, keyCheck)),
 			putRevision(tx, 0))
 	})
@@ -208,11 +209,15 @@ var (
 // read takes over what is in the file.
 func (s *Store) read(tx *bolt.Tx) error {
 	meta, objects := tx.Bucket(metaBucket), tx.Bucket(objectsBucket)
-	if objects == nil {
-		return errors.New("no objects")
+	if meta == nil || objects == nil {
+		return errors.New("it lacks what every store has")
 	}
-	if f := meta.Get(formatKey); len(f) != 1 || f[0] != format {
-		return fmt.Errorf("%w: %v, it reads %d", errFormat, f, format)
+	f := meta.Get(formatKey)
+	if len(f) != 5 || binary.BigEndian.Uint32(f[1:]) != checksum(formatKey, f[:1]) {
+		return errors.New("format: wrong checksum")
+	}
+	if f[0] != format {
+		return fmt.Errorf("%w: %d, it reads %d", errFormat, f[0], format)
 	}
 	check, err := s.unwrap(true, keyCheckKey, meta.Get(keyCheckKey))
 	if errors.Is(err, errChecksum) {
@@ -227,7 +232,10 @@ func (s *Store) read(tx *bolt.Tx) error {
 	}
 	s.revision = binary.BigEndian.Uint64(r)
 	s.changes.start(s.revision)
-	return objects.ForEachBucket(func(kind []byte) error {
+	return objects.ForEach(func(kind, value []byte) error {
+		if value != nil {
+			return fmt.Errorf("%q is no kind", kind)
+		}
 		t := s.kinds[string(kind)]
 		if t == nil {
 			return fmt.Errorf("%w: %s", errKind, kind)
