@@ -55,7 +55,7 @@ func TestRootPowerCut(t *testing.T) {
 	}
 	testenv.CheckLeaks(t)
 	testenv.Supervisor(t)
-	cuts := hammerCount(t, "MINIRUN_TEST_POWER_CUTS", 2)
+	cuts := hammerCount(t, "MINIRUN_TEST_POWER_CUTS", 1)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 7))
 	t.Logf("%d cuts, seed %d", cuts, seed)
@@ -260,6 +260,9 @@ func (x *imageHammer) checkPower(want powerState) (have map[string]bool) {
 	if r := x.do("image", "fsck", "--quiet"); r.Code != 0 || r.Stdout != "" || r.Stderr != "" {
 		t.Fatalf("fsck: %+v", r)
 	}
+	for _, id := range x.containers() { // new ones may have the same IDs
+		x.must("delete", "--force", id)
+	}
 	if got, want := strings.TrimSpace(x.must("image", "du", "--quiet")), strconv.FormatInt(x.diskUse(), 10); got != want {
 		t.Errorf("image du says %s, du %s", got, want)
 	}
@@ -292,14 +295,16 @@ func (x *imageHammer) checkPower(want powerState) (have map[string]bool) {
 			t.Errorf("image %s: must be there: %s; have %v", name, v, have)
 		}
 	}
-	for _, id := range x.containers() {
-		x.must("delete", "--force", id)
-	}
 	x.must("image", "gc", "--quiet")
 	if r := x.do("image", "fsck"); r.Code != 0 || r.Stdout != "the store is in order\n" {
 		t.Errorf("fsck after gc: %+v", r)
 	}
-	x.clean("after the power was cut")
+	// Records of containers are not synced: a snapshot may be there without one.
+	for _, dir := range []string{"overlay/staging", "ingest"} {
+		if left := x.entries(dir); len(left) > 0 {
+			t.Errorf("%s has %q", dir, left)
+		}
+	}
 	if got, want := strings.TrimSpace(x.must("image", "du", "--quiet")), strconv.FormatInt(x.diskUse(), 10); got != want {
 		t.Errorf("image du after gc says %s, du %s", got, want)
 	}
