@@ -33,6 +33,10 @@ func (i *Images) Explain(id string, image *unpacked.Image, o *Options) (*bundle.
 		explaining.UIDMap = autoRange(0)
 		explaining.GIDMap = explaining.UIDMap
 	}
+	explaining.Net.explain(Networks(i.Dir))
+	for _, m := range explaining.Net.mounts() {
+		po.Later = append(po.Later, m.Source)
+	}
 	place := explained(volume.Store(i.Dir))
 	explaining.place = func(m *userMount) (string, error) {
 		path, err := place(m)

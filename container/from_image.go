@@ -42,6 +42,7 @@ type Options struct {
 	UIDMap      []specs.LinuxIDMapping // a user namespace with these maps; empty: none
 	GIDMap      []specs.LinuxIDMapping
 	AutoMap     bool // one with ids that no other container has
+	Net         NetworkOptions
 }
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -116,8 +117,9 @@ func Spec(id string, image *unpacked.Image, root int, o *Options) (*specs.Spec, 
 		s.Linux.UIDMappings, s.Linux.GIDMappings = o.UIDMap, o.GIDMap
 	}
 	if !o.HostNetwork {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: o.Net.Namespace})
 	}
+	o.Net.annotate(s)
 	if err := mounts(s, asked, o); err != nil {
 		return nil, err
 	}

@@ -87,11 +87,15 @@ func SnapshotOf(c *runtime.Container) (store, key string, ok bool) {
 	return store, key, ok
 }
 
-// release removes a container's snapshot, named by its record.
+// release removes a container's snapshot, named by its record, and what it has of
+// networks.
 func release(record string) error {
 	key, store, ok := strings.Cut(record, "@")
 	if !ok {
 		return nil
+	}
+	if err := Networks(store).Detach(key); err != nil {
+		return err
 	}
 	if _, err := os.Stat(OverlayDir(store)); errors.Is(err, fs.ErrNotExist) {
 		return nil // the whole store is gone

@@ -34,6 +34,7 @@ func mounts(s *specs.Spec, asked []userMount, o *Options) error {
 			}
 		}
 	}
+	s.Mounts = append(s.Mounts, o.Net.mounts()...)
 	place := o.place
 	if place == nil {
 		place = explained("")

@@ -21,6 +21,7 @@ type Prepared struct {
 	Bundle      *bundle.Bundle
 	RootFD      int // a detached overlay mount: the container's root
 	Reservation *runtime.Reservation
+	Connect     func(pid int) error // attaches it to its networks; nil without any
 	volumes     volumes
 }
 
@@ -79,7 +80,11 @@ func (i *Images) Prepare(s *runtime.Store, id string, image *unpacked.Image, o *
 	if err != nil {
 		return nil, err
 	}
-	if err := p.fill(layers, key, id, image, o); err != nil {
+	placing := *o
+	if err := p.reserveNetwork(store, key, id, s.Root(), image, &placing); err != nil {
+		return nil, p.cancel(err)
+	}
+	if err := p.fill(layers, key, id, image, &placing); err != nil {
 		return nil, p.cancel(err)
 	}
 	return p, nil

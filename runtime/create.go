@@ -35,6 +35,9 @@ type CreateOptions struct {
 	Supervise func(listener int) error
 	// Reservation, if not nil, is the ID's, taken before.
 	Reservation *Reservation
+	// Connect, if not nil, attaches the network namespace of the init, pid, to
+	// networks. It is undone by the reservation's release.
+	Connect func(pid int) error
 }
 
 // A Reservation is an ID taken for a container that will be created soon, and
@@ -280,6 +283,12 @@ func (t *creation) run() (err error) {
 	}
 	if err = t.moveDevices(); err != nil {
 		return err
+	}
+	if t.o.Connect != nil {
+		if err = t.o.Connect(t.c.Pid); err != nil {
+			return t.explain(err)
+		}
+		t.o.Timing.Mark("network")
 	}
 	if err = t.createHooks(); err != nil {
 		return err

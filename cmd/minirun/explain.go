@@ -111,6 +111,13 @@ func (a *app) explainImage(f *flagSet, o *explainOptions, args []string) (*bundl
 	if err != nil {
 		return nil, runtime.PlanOptions{}, "", err
 	}
+	s, err := a.store()
+	if err == nil {
+		err = a.network(f, s, &o.image)
+	}
+	if err != nil {
+		return nil, runtime.PlanOptions{}, "", err
+	}
 	b, po, err := a.images().Explain(id, image, &o.image.container)
 	return b, po, id, err
 }

@@ -28,10 +28,11 @@ type imageOptions struct {
 	pull        string   // always, missing or never; empty is missing
 	detach      bool     // set by run
 	from        []string // --volumes-from
-	used        string   // a flag that only makes sense with --image
-	logSize     int64    // --log-opt max-size
-	logFiles    int      // --log-opt max-file
-	logged      bool     // --log-opt was given
+	net         networkFlags
+	used        string // a flag that only makes sense with --image
+	logSize     int64  // --log-opt max-size
+	logFiles    int    // --log-opt max-file
+	logged      bool   // --log-opt was given
 }
 
 func (o *imageOptions) add(f *flagSet) {
@@ -144,13 +145,7 @@ func (o *imageOptions) add(f *flagSet) {
 		c.AutoMap = v == "auto"
 		return nil
 	}))
-	f.add("network", 0, "none|host", "network of the container (default none: loopback only)", note("network", func(v string) error {
-		if v != "none" && v != "host" {
-			return errors.New("want none or host")
-		}
-		c.HostNetwork = v == "host"
-		return nil
-	}))
+	o.addNetwork(f, note)
 }
 
 // refuse reports a flag that needs --image and came without.
@@ -216,6 +211,9 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 			return err
 		}
 	}
+	if err := a.network(f, l.store, i); err != nil {
+		return err
+	}
 	p, err := a.images().Prepare(l.store, id, image, &i.container)
 	if err != nil {
 		return err
@@ -226,6 +224,7 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	l.undo = func() { _ = p.Cancel() }
 	l.options.ID, l.options.Bundle = id, p.Bundle
 	l.options.Reservation, l.options.RootFD, l.options.RootMount = p.Reservation, p.RootFD, true
+	l.options.Connect = p.Connect
 	if i.detach && o.console == "" {
 		if l.options.Monitor, err = a.monitorOf(l, i, id); err != nil {
 			l.undo()

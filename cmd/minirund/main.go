@@ -57,6 +57,7 @@ func newApp(u *ui) *cli.App {
 			diffCommand(u),
 			resumeGuardCommand(),
 			volumeCommand(u),
+			networkCommand(u),
 			doctorCommand(u),
 			checkpointCommand(u),
 			restoreCommand(u),

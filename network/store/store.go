@@ -381,10 +381,9 @@ func (s Store) TakePort(p *Port, key string) error {
 	if err != nil {
 		return err
 	}
-	own := portName(p)
 	for _, name := range list {
 		q, ok := parsePortName(name)
-		if !ok || name == own || !p.overlaps(&q) {
+		if !ok || !p.overlaps(&q) {
 			continue
 		}
 		holder, err := readlink(dir + "/" + name)
@@ -396,7 +395,7 @@ func (s Store) TakePort(p *Port, key string) error {
 		}
 		return &TakenError{What: "port " + p.String(), Key: holder}
 	}
-	return take(dir+"/"+own, "port "+p.String(), key)
+	return take(dir+"/"+portName(p), "port "+p.String(), key)
 }
 
 // PortTaken reports whether ports of the host overlap those of a container.

@@ -232,7 +232,7 @@ func TestPorts(t *testing.T) {
 			}
 		}
 	}
-	if got := port("fd00::1", 80, 3, "tcp").String(); got != "[fd00::1]:80-82/tcp" {
+	if got := port("fd00::1", 80, 3, "tcp").String(); got != "[fd00::1]:80-82:80-82/tcp" {
 		t.Errorf("got %s", got)
 	}
 	if err := s.FreeAll("x.1"); err != nil {

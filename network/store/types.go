@@ -107,11 +107,7 @@ func (p *Port) String() string {
 			s = "[" + p.IP.String() + "]:"
 		}
 	}
-	s += portRange(p.Host, p.Count)
-	if p.Host != p.Container {
-		s += ":" + portRange(p.Container, p.Count)
-	}
-	return s + "/" + p.Protocol
+	return s + portRange(p.Host, p.Count) + ":" + portRange(p.Container, p.Count) + "/" + p.Protocol
 }
 
 func portRange(first, count uint16) string {

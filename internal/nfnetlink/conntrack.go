@@ -1,0 +1,124 @@
+package nfnetlink
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Flow is an entry of connection tracking.
+type Flow struct {
+	Protocol         uint8
+	Original, Reply  Tuple
+	original, zoneID []byte
+}
+
+// A Tuple is one direction of it.
+type Tuple struct {
+	Src, Dst         netip.Addr
+	SrcPort, DstPort uint16
+}
+
+// Attributes of linux/netfilter/nfnetlink_conntrack.h.
+const (
+	ctMsgGet        = 1
+	ctMsgDelete     = 2
+	ctaTupleOrig    = 1
+	ctaTupleReply   = 2
+	ctaZone         = 18
+	ctaTupleIP      = 1
+	ctaTupleProto   = 2
+	ctaIPv4Src      = 1
+	ctaIPv4Dst      = 2
+	ctaIPv6Src      = 3
+	ctaIPv6Dst      = 4
+	ctaProtoNum     = 1
+	ctaProtoSrcPort = 2
+	ctaProtoDstPort = 3
+)
+
+// DeleteFlows removes the entries of a family that match says yes to, and returns
+// how many. One that is gone meanwhile does not count.
+func (c *Conn) DeleteFlows(family byte, match func(*Flow) bool) (n int, err error) {
+	c.seq++
+	m := new(attrs)
+	at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgGet, unix.NLM_F_DUMP, c.seq, family, 0)
+	m.end(at)
+	var doomed []Flow
+	err = c.request(m, func(body []byte) {
+		if f, ok := parseFlow(body[min(len(body), 4):]); ok && match(&f) {
+			f.original = append([]byte(nil), f.original...)
+			f.zoneID = append([]byte(nil), f.zoneID...)
+			doomed = append(doomed, f)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	for i := range doomed {
+		f := &doomed[i]
+		c.seq++
+		m := new(attrs)
+		at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgDelete, unix.NLM_F_ACK, c.seq, family, 0)
+		m.attribute(ctaTupleOrig|unix.NLA_F_NESTED, f.original)
+		if len(f.zoneID) > 0 {
+			m.attribute(ctaZone, f.zoneID)
+		}
+		m.end(at)
+		switch err := c.request(m, nil); err {
+		case nil:
+			n++
+		case unix.ENOENT:
+		default:
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func parseFlow(b []byte) (f Flow, ok bool) {
+	walk(b, func(typ uint16, v []byte) {
+		switch typ {
+		case ctaTupleOrig:
+			f.original = v
+			f.Protocol = parseTuple(v, &f.Original)
+		case ctaTupleReply:
+			parseTuple(v, &f.Reply)
+			ok = true
+		case ctaZone:
+			f.zoneID = v
+		}
+	})
+	return f, ok && f.original != nil
+}
+
+func parseTuple(b []byte, t *Tuple) (protocol uint8) {
+	walk(b, func(typ uint16, v []byte) {
+		switch typ {
+		case ctaTupleIP:
+			walk(v, func(typ uint16, v []byte) {
+				a, ok := netip.AddrFromSlice(v)
+				switch {
+				case !ok:
+				case typ == ctaIPv4Src, typ == ctaIPv6Src:
+					t.Src = a
+				case typ == ctaIPv4Dst, typ == ctaIPv6Dst:
+					t.Dst = a
+				}
+			})
+		case ctaTupleProto:
+			walk(v, func(typ uint16, v []byte) {
+				switch {
+				case typ == ctaProtoNum && len(v) > 0:
+					protocol = v[0]
+				case typ == ctaProtoSrcPort && len(v) >= 2:
+					t.SrcPort = binary.BigEndian.Uint16(v)
+				case typ == ctaProtoDstPort && len(v) >= 2:
+					t.DstPort = binary.BigEndian.Uint16(v)
+				}
+			})
+		}
+	})
+	return protocol
+}

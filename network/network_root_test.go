@@ -1,0 +1,278 @@
+package network
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minirun/minirun/internal/rtnetlink"
+	"github.com/minirun/minirun/network/store"
+)
+
+// Whoever calls a published port, the server sees who it is: the remote machine,
+// the host itself by its address, another container of the same network, one of
+// another network. A container that calls itself is seen as the gateway. It must
+// not matter whether br_netfilter has bridges ask the rules of IP.
+func TestRootPublish_ClientAddress(t *testing.T) {
+	for _, filter := range []string{"1", "0"} {
+		t.Run("br_netfilter "+filter, func(t *testing.T) {
+			l := newLab(t)
+			l.host.do(func() error {
+				for _, name := range []string{"iptables", "ip6tables"} {
+					err := writeSysctl("net/bridge/bridge-nf-call-"+name, filter)
+					if err != nil && !errors.Is(err, fs.ErrNotExist) { // the module is not there
+						return err
+					}
+				}
+				return nil
+			})
+			clientAddresses(t, l)
+		})
+	}
+}
+
+func clientAddresses(t *testing.T, l *lab) {
+	l.create(Spec{Name: "web", IPv6: true})
+	l.create(Spec{Name: "other", IPv6: true})
+	server := l.attach("server", &Request{Networks: []string{"web"}, Ports: ports(t, "8080:80", "5353:53/udp", "7000-7009:7000-7009", "7100-7103:9100-9103/udp", lan4+":8443:80")})
+	same := l.attach("same", &Request{Networks: []string{"web"}})
+	other := l.attach("other", &Request{Networks: []string{"other"}})
+	server.serve("tcp", 80)
+	server.serve("udp", 53)
+	server.serve("tcp", 7005)
+	server.serve("udp", 9102)
+	e := &server.record.Endpoints[0]
+	web, err := l.h.Store.Network("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range []struct{ name, lan, remote, same, other, direct string }{
+		{"IPv4", lan4, remote4, same.record.Endpoints[0].Address4().String(), other.record.Endpoints[0].Address4().String(), e.Address4().String()},
+		{"IPv6", lan6, remote6, same.record.Endpoints[0].Address6().String(), other.record.Endpoints[0].Address6().String(), e.Address6().String()},
+	} {
+		at := func(port string) string { return net.JoinHostPort(f.lan, port) }
+		gateway := web.Subnets[i].Gateway.String()
+		for _, p := range []struct{ protocol, port string }{{"tcp", "8080"}, {"udp", "5353"}, {"tcp", "7005"}, {"udp", "7102"}} {
+			l.remote.wantCall(f.name+" remote", p.protocol, at(p.port), f.remote)
+			l.host.wantCall(f.name+" host", p.protocol, at(p.port), f.lan)
+			same.wantCall(f.name+" same network", p.protocol, at(p.port), f.same)
+			other.wantCall(f.name+" other network", p.protocol, at(p.port), f.other)
+			server.wantCall(f.name+" itself", p.protocol, at(p.port), gateway)
+		}
+		same.wantCall(f.name+" direct", "tcp", net.JoinHostPort(f.direct, "80"), f.same)
+		l.host.wantCall(f.name+" host direct", "tcp", net.JoinHostPort(f.direct, "80"), gateway)
+		other.wantNoCall(f.name+" another network, direct", "tcp", net.JoinHostPort(f.direct, "80"))
+	}
+	l.remote.wantCall("at one address", "tcp", net.JoinHostPort(lan4, "8443"), remote4)
+	l.remote.wantNoCall("at another address", "tcp", net.JoinHostPort(lan6, "8443"))
+	l.detach(server.key)
+	l.remote.wantNoCall("after detach", "tcp", net.JoinHostPort(lan4, "8080"))
+	if text := l.table(); strings.Contains(text, server.record.Endpoints[0].Address4().String()) {
+		t.Errorf("after detach the table still has its address:\n%s", text)
+	}
+}
+
+// The ways out, in and across that networks have and do not have.
+func TestRootIsolation(t *testing.T) {
+	l := newLab(t)
+	l.create(Spec{Name: "plain"})
+	l.create(Spec{Name: "open1", Isolate: store.None})
+	l.create(Spec{Name: "open2", Isolate: store.None})
+	l.create(Spec{Name: "apart", Isolate: store.Containers})
+	l.create(Spec{Name: "inside", Internal: true})
+	l.remote.serve("tcp", 80)
+	boxes := map[string]*box{}
+	for _, name := range []string{"plain1 plain", "plain2 plain", "open1 open1", "open2 open2", "apart1 apart", "apart2 apart", "inside1 inside", "inside2 inside"} {
+		id, n, _ := strings.Cut(name, " ")
+		q := &Request{Networks: []string{n}}
+		if id == "plain1" {
+			q.Ports = ports(t, "8080:80")
+		}
+		boxes[id] = l.attach(id, q)
+		boxes[id].serve("tcp", 80)
+	}
+	address := func(id string) string { return boxes[id].record.Endpoints[0].Address4().String() }
+	reaches := func(from, to string) bool {
+		switch {
+		case from[:len(from)-1] == to[:len(to)-1]: // the same network, or two open ones
+			return !strings.HasPrefix(from, "apart")
+		}
+		return false
+	}
+	for from, b := range boxes {
+		for to := range boxes {
+			if from == to || from[0] > to[0] { // each pair of networks in one direction
+				continue
+			}
+			if reaches(from, to) {
+				b.wantCall(from+" to "+to, "tcp", address(to)+":80", address(from))
+			} else {
+				b.wantNoCall(from+" to "+to, "tcp", address(to)+":80")
+			}
+		}
+		if strings.HasPrefix(from, "inside") {
+			b.wantNoCall(from+" to the outside", "tcp", remote4+":80")
+			b.wantNoCall(from+" to a published port", "tcp", lan4+":8080")
+		} else {
+			b.wantCall(from+" to the outside", "tcp", remote4+":80", lan4)
+		}
+	}
+	boxes["apart1"].wantCall("apart, published", "tcp", lan4+":8080", address("apart1"))
+	// Somebody on the LAN sends packets for a container to the host.
+	l.remote.do(func() error {
+		c, err := rtnetlink.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		p, err := c.LinkByName("lan")
+		if err != nil {
+			return err
+		}
+		return c.AddRoute(netip.PrefixFrom(netip.MustParseAddr(address("plain1")), 24).Masked(), netip.MustParseAddr(lan4), p.Index)
+	})
+	l.remote.wantNoCall("from the LAN past the published port", "tcp", address("plain1")+":80")
+	l.remote.wantCall("from the LAN", "tcp", lan4+":8080", remote4)
+	// The user's chain comes first.
+	l.host.run("nft", "add", "rule", "inet", UserTable, "forward", "ip", "saddr", remote4, "ct", "state", "new", "drop")
+	l.remote.wantNoCall("dropped by the user", "tcp", lan4+":8080")
+	l.host.do(l.h.Reload)
+	l.remote.wantNoCall("dropped by the user, after a reload", "tcp", lan4+":8080")
+}
+
+// Rules are what they were when they come from the records again.
+func TestRootReload(t *testing.T) {
+	l := newLab(t)
+	l.create(Spec{Name: "web", IPv6: true, Subnets: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/24"), netip.MustParsePrefix("fd00:50::/64")}})
+	l.create(Spec{Name: "inside", Internal: true, Isolate: store.None})
+	l.attach("one", &Request{Networks: []string{"web", "inside"}, Ports: ports(t, "80:8080", "9000-9100:9000-9100/udp", "100-102:200-202", "[2001:db8::1]:53:53/udp")})
+	l.attach("two", &Request{Networks: []string{"inside"}})
+	before := l.table()
+	names := regexp.MustCompile(`mr-[0-9a-f]{10}|networks of [^"]*`)
+	want, err := os.ReadFile("testdata/table.nft")
+	if got := names.ReplaceAllString(before, "NAME"); err != nil || sorted(got) != sorted(string(want)) {
+		t.Errorf("the table differs from testdata/table.nft (%v):\n%s", err, got)
+	}
+	l.host.run("nft", "flush", "ruleset")
+	l.host.do(l.h.Reload)
+	if after := l.table(); sorted(after) != sorted(before) {
+		t.Errorf("got\n%s\nwant\n%s", after, before)
+	}
+	l.host.run("nft", "flush", "chain", "inet", Table, "forward")
+	l.host.do(l.h.Reload)
+	if after := l.table(); sorted(after) != sorted(before) {
+		t.Errorf("got\n%s\nwant\n%s", after, before)
+	}
+	l.detach("one.0")
+	l.detach("two.0")
+	l.detach("two.0") // twice
+	if links := l.links(); strings.Contains(links, "mv") {
+		t.Errorf("interfaces %s", links)
+	}
+	l.host.do(func() error { _, err := l.h.PruneNetworks(); return err })
+	if text := l.table(); strings.Contains(text, "elements") {
+		t.Errorf("elements are left:\n%s", text)
+	}
+	if links := l.links(); strings.Contains(links, "mr-") {
+		t.Errorf("bridges %s", links)
+	}
+}
+
+// sorted makes tables comparable: nft does not promise an order of elements, and
+// breaks their lines as it likes.
+func sorted(table string) string {
+	table = regexp.MustCompile(`(?m)^.* hook .*\n`).ReplaceAllString(table, "") // versions name priorities differently
+	var out []string
+	for _, part := range strings.Split(table, "elements = {") {
+		list, rest, isList := strings.Cut(part, "}")
+		if !isList {
+			list, rest = "", part
+		}
+		elements := strings.Split(list, ",")
+		for i := range elements {
+			elements[i] = strings.Join(strings.Fields(elements[i]), " ")
+		}
+		slices.Sort(elements)
+		out = append(out, strings.Join(elements, "\n"), strings.Join(strings.Fields(rest), " "))
+	}
+	return strings.Join(out, "\n")
+}
+
+// UDP that has been sent to a port before a container published it goes to the
+// container as soon as it does, and not where its connection used to lead.
+func TestRootPublish_StaleConnections(t *testing.T) {
+	l := newLab(t)
+	l.create(Spec{Name: "web"})
+	l.attach("first", &Request{Networks: []string{"web"}}) // the rules are there
+	var c net.Conn
+	l.remote.do(func() (err error) {
+		c, err = net.Dial("udp", lan4+":5353")
+		return err
+	})
+	defer c.Close()
+	ask := func(what, want string) {
+		t.Helper()
+		buf := make([]byte, 64)
+		for deadline := patience(); ; {
+			_, _ = c.Write([]byte("?")) // refused, as long as nobody is there
+			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			n, err := c.Read(buf)
+			if err == nil && string(buf[:n]) == want {
+				return
+			}
+			if want == "" && err != nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %q, %v, want %q", what, buf[:n], err, want)
+			}
+		}
+	}
+	ask("nobody", "")
+	server := func(id string) *box {
+		b := l.attach(id, &Request{Networks: []string{"web"}, Ports: ports(t, "5353:53/udp")})
+		b.serve("udp", 53)
+		return b
+	}
+	b := server("one")
+	ask("the first one", remote4)
+	l.detach(b.key)
+	server("two")
+	ask("the one after it", remote4)
+}
+
+// Records of containers that are gone are in nobody's way.
+func TestRootHeal(t *testing.T) {
+	l := newLab(t)
+	l.create(Spec{Name: "web", Subnets: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/30")}})
+	q := func() *Request { return &Request{Networks: []string{"web"}, Ports: ports(t, "80:80")} }
+	l.attach("one", q())
+	if _, err := l.try("two", q()); !errors.Is(err, fs.ErrExist) && !strings.Contains(err.Error(), "no free address") {
+		t.Fatalf("while it exists: %v", err)
+	}
+	l.h.Gone = func(c *store.Container) bool { return c.ID != "three" }
+	l.attach("three", q())
+	if links := l.links(); strings.Count(links, "mv") != 1 {
+		t.Errorf("interfaces %s", links)
+	}
+	// Another boot: whatever the record says is over.
+	r, err := l.h.Store.Container("three.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.BootID = "another"
+	if err := l.h.Store.Save(r); err != nil {
+		t.Fatal(err)
+	}
+	l.host.do(func() error { _, err := l.h.Prune(); return err })
+	if keys, _ := l.h.Store.Keys(); len(keys) != 0 {
+		t.Errorf("records %q", keys)
+	}
+}
