@@ -140,7 +140,7 @@ func TestDocsMention(t *testing.T) {
 	}
 
 	// And the other way round.
-	row := regexp.MustCompile("(?m)^\\| [^|]*`--([a-z-]+)")
+	row := regexp.MustCompile("(?m)^\\| [^|]*`--([a-z0-9-]+)")
 	for heading, flags := range known {
 		for _, m := range row.FindAllStringSubmatch(page[heading], -1) {
 			if !slices.Contains(flags, m[1]) {
