@@ -312,6 +312,7 @@ func (h *Host) Reload() error {
 			if err := h.setUp(c, n, l.Index); err != nil {
 				return err
 			}
+			h.warnObstacles(n)
 		}
 	}
 	return h.reload()
@@ -384,6 +385,7 @@ func (h *Host) bridge(c *rtnetlink.Conn, n *store.Network) (int, error) {
 	if err := h.reload(); err != nil {
 		return 0, err
 	}
+	h.warnObstacles(n)
 	return l.Index, nil
 }
 

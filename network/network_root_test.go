@@ -276,3 +276,52 @@ func TestRootHeal(t *testing.T) {
 		t.Errorf("records %q", keys)
 	}
 }
+
+// Somebody else's policy is in the way. What minirun says about it is true, and
+// what it offers helps.
+func TestRootObstacles(t *testing.T) {
+	for _, tt := range []struct{ name, rules, want string }{
+		{"docker", "add chain ip filter DOCKER-USER; add rule ip filter FORWARD jump DOCKER-USER", "iptables -I DOCKER-USER -i mr-"},
+		{"a policy alone", "", "iptables -I FORWARD -o mr-"},
+		{"another table", "delete table ip filter; add table inet mine; add chain inet mine mychain { type filter hook forward priority 5; policy drop; }", "nft insert rule inet mine mychain iifname mr-"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t)
+			l.create(Spec{Name: "web"})
+			l.host.run("nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; "+tt.rules)
+			b := l.attach("one", &Request{Networks: []string{"web"}, Ports: ports(t, "8080:80")})
+			b.serve("tcp", 80)
+			l.remote.wantNoCall("with the policy", "tcp", lan4+":8080")
+			if len(l.warned) != 1 || !strings.Contains(l.warned[0], tt.want) {
+				t.Fatalf("warned: %q, want %q", l.warned, tt.want)
+			}
+			_, commands, _ := strings.Cut(l.warned[0], "\n")
+			for _, c := range strings.Split(commands, "\n") {
+				l.host.run(strings.Fields(c)...)
+			}
+			l.remote.wantCall("with what was offered", "tcp", lan4+":8080", remote4)
+			l.warned = nil
+			l.attach("two", &Request{Networks: []string{"web"}})
+			if len(l.warned) != 0 {
+				t.Errorf("warned again: %q", l.warned)
+			}
+		})
+	}
+	l := newLab(t)
+	n := l.create(Spec{Name: "web"})
+	for _, tt := range []struct{ rules, want string }{
+		{"add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; add chain ip filter ufw-before-forward", "ufw route allow in on " + n.Bridge},
+		{"add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }", "firewall-cmd --permanent --zone=trusted --add-interface=" + n.Bridge},
+		{"add table ip6 filter; add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }", ""},
+		{"add table ip filter; add chain ip filter INPUT { type filter hook input priority 0; policy drop; }", ""},
+	} {
+		l.host.run("nft", "flush ruleset; "+tt.rules)
+		l.host.do(func() error {
+			list, err := Obstacles(n)
+			if got := len(list) > 0; got != (tt.want != "") || got && !strings.Contains(list[0].String(), tt.want) {
+				t.Errorf("%q: %v, want %q", tt.rules, list, tt.want)
+			}
+			return err
+		})
+	}
+}
