@@ -33,7 +33,7 @@ func help(t *testing.T, words ...string) string {
 
 var (
 	commandLine = regexp.MustCompile(`(?m)^ {2,3}([a-z]+)(?:, ([a-z]+))? {2,}\S`)
-	flagName    = regexp.MustCompile(`--([a-z][a-z-]*[a-z])`)
+	flagName    = regexp.MustCompile(`--([a-z][a-z0-9-]*[a-z0-9])`)
 )
 
 // commandsIn lists the names in the block of help that heading begins.
