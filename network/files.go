@@ -304,9 +304,6 @@ func (a *Attachment) resolv(f *Files) []byte {
 			more, _ := linux.ReadFile("/run/systemd/resolve/resolv.conf", 64<<10)
 			servers = readResolv(more).servers
 		}
-		if len(servers) == 0 && lines.local {
-			a.host.warn("the host's resolver is only on its loopback: the container has no name server; use --dns")
-		}
 	}
 	if len(search) == 0 {
 		search = lines.search

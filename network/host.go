@@ -33,12 +33,6 @@ type Host struct {
 // Dir is where the records of a store are.
 func Dir(storeDir string) store.Store { return store.Store(storeDir + "/networks") }
 
-func (h *Host) warn(text string) {
-	if h.Warn != nil {
-		h.Warn(text)
-	}
-}
-
 // A Spec is what a user says about a new network.
 type Spec struct {
 	Name     string
