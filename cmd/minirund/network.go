@@ -28,6 +28,7 @@ func networkCommand(u *ui) *cli.Command {
 			networkPruneCommand(u),
 			networkReloadCommand(u),
 			networkRemoveCommand(u),
+			networkServiceCommand(u),
 			networkStatsCommand(u),
 		},
 		Action: func(c *cli.Context) error {

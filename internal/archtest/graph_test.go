@@ -23,7 +23,7 @@ var graph = []arrows{
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/reference imagestore/registry imagestore/trust imagestore/unpacked internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp network network/store overlay overlay/apply overlay/diff runtime runtime/bundle",
+		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/reference imagestore/registry imagestore/trust imagestore/unpacked internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp network network/service network/store overlay overlay/apply overlay/diff runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest imagestore/registrytest", "everything that need not start fast",
 	},
 
