@@ -160,7 +160,6 @@ func TestRootImageTerminal(t *testing.T) {
 	if r.Code != 4 || !strings.Contains(r.Stdout, "/dev/pts/0") {
 		t.Errorf("-t without a terminal: %+v", r)
 	}
-	h.refused("needs --console-socket", "run", "--image", "base", "--detach", "-t", h.id())
 	h.refused("console", "create", "--image", "base", "-t", h.id())
 }
 
@@ -388,7 +387,6 @@ func TestRootImageUsage(t *testing.T) {
 		{"invalid container ID", []string{"run", "--image", "base", "a/b", "true"}},
 		{"invalid container ID", []string{"create", "--image", "base", "../x", "true"}},
 		{"want a container ID", []string{"run", "--image", "base", "", "true"}},
-		{"--rm needs somebody", []string{"run", "--rm", "--detach", "--image", "base", h.id()}},
 		{"flag --env needs --image", []string{"run", "-e", "A=b", h.id()}},
 		{"flag --volume needs --image", []string{"create", "-v", "/a:/b", h.id()}},
 		{"flag --rm needs --image", []string{"run", "--rm", h.id()}},
