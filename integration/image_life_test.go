@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,14 +37,19 @@ func TestRootImageDetached(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	buf := make([]byte, 100)
-	if n, err := r.Read(buf); err != nil || string(buf[:n]) != "out\nerr\n" {
-		t.Errorf("logs -f: %q, %v", buf[:n], err)
+	next := func(want string) {
+		t.Helper()
+		buf := make([]byte, len(want))
+		if n, err := io.ReadFull(r, buf); err != nil || string(buf) != want {
+			t.Errorf("logs -f: %q, %v, want %q", buf[:n], err, want)
+		}
 	}
+	next("out\nerr\n")
 	h.must("kill", id) // SIGUSR1
 	h.waitStatus(id, "stopped")
-	if n, err := r.Read(buf); err != nil || string(buf[:n]) != "stopped\n" {
-		t.Errorf("logs -f at the end: %q, %v", buf[:n], err)
+	next("stopped\n")
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("logs -f after the end: %d, %v", n, err)
 	}
 	if err := follower.Wait(); err != nil {
 		t.Errorf("logs -f: %v", err)
