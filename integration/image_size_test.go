@@ -29,19 +29,22 @@ func projectLimits(t *testing.T, dir string) (list []projectLimit) {
 	}
 	defer unix.Close(fd)
 	const next = 0x800009<<8 | 2 // QCMD(Q_GETNEXTQUOTA, PRJQUOTA)
-	for id := uint32(1); ; {
+	for id, seen := uint32(1), false; ; seen = true {
 		var q struct { // struct if_nextdqblk
 			hard, soft, space, ihard, isoft, inodes, btime, itime uint64
 			valid, id                                             uint32
 		}
 		_, _, e := unix.Syscall6(unix.SYS_QUOTACTL_FD, uintptr(fd), next&(1<<32-1), uintptr(id), uintptr(unsafe.Pointer(&q)), 0, 0)
-		if e == unix.ENOENT || e == unix.ESRCH && len(list) > 0 {
+		if e == unix.ENOENT || e == unix.ESRCH && seen {
 			return list
 		}
 		if e != 0 {
 			t.Fatalf("quotactl_fd: %v", e)
 		}
-		list = append(list, projectLimit{q.hard, q.space, q.inodes, q.id})
+		// One without limit and use is none: the kernel forgets it a moment later.
+		if q.hard|q.ihard|q.space|q.inodes != 0 {
+			list = append(list, projectLimit{q.hard, q.space, q.inodes, q.id})
+		}
 		id = q.id + 1
 	}
 }
