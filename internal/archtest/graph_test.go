@@ -67,7 +67,8 @@ var graph = []arrows{
 	{"orchestrate/rollout", "", "", "pure: from objects and observations to actions; linked into minirund alone, like all of orchestrate"},
 	{"orchestrate/store", "", "", "objects on disk: knows metadata, and nothing of what kinds mean"},
 	{"orchestrate/api", "orchestrate/podlife orchestrate/rollout orchestrate/store", "", "kinds: reading, defaults, validation; touches neither containers nor the network"},
-	{"orchestrate/controller", "orchestrate/rollout orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
+	{"orchestrate/services", "", "", "pure: addresses, ports and endpoints of Services"},
+	{"orchestrate/controller", "orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
 	{"orchestrate/rest", "orchestrate/api orchestrate/store", "", "the API of Kubernetes over HTTP, on the store alone"},
 	{"orchestrate/podlife", "", "", "pure: restarts, probes and endings of one pod"},
 
@@ -196,7 +197,7 @@ func findCycle(graph map[string]arrows) string {
 }
 
 // orchestrators are the packages that know Kubernetes' types.
-const orchestrators = "orchestrate/api orchestrate/controller orchestrate/podlife orchestrate/rest orchestrate/rollout orchestrate/store"
+const orchestrators = "orchestrate/api orchestrate/controller orchestrate/podlife orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
 
 // foreign are the modules of others, and which packages may import them outside
 // of tests. Each has a sentence in docs/architecture.md.

@@ -77,6 +77,19 @@ func Default(obj store.Object) {
 	case *corev1.Service:
 		set(&o.Spec.Type, corev1.ServiceTypeClusterIP)
 		set(&o.Spec.SessionAffinity, corev1.ServiceAffinityNone)
+		if o.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && o.Spec.SessionAffinityConfig == nil {
+			seconds := corev1.DefaultClientIPServiceAffinitySeconds
+			o.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
+		}
+		if o.Spec.Type != corev1.ServiceTypeExternalName {
+			ptr(&o.Spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+		}
+		if o.Spec.Type == corev1.ServiceTypeNodePort || o.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			set(&o.Spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
+		}
+		if o.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			ptr(&o.Spec.AllocateLoadBalancerNodePorts, true)
+		}
 		for i := range o.Spec.Ports {
 			p := &o.Spec.Ports[i]
 			set(&p.Protocol, corev1.ProtocolTCP)

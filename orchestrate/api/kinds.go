@@ -41,6 +41,11 @@ func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.Group, Resource: k.Resource}
 }
 
+// Permanent tells whether a namespace is there from the start and stays.
+func Permanent(namespace string) bool {
+	return namespace == metav1.NamespaceDefault || namespace == metav1.NamespaceSystem
+}
+
 // Verbs are what can be done with objects of a kind.
 var Verbs = metav1.Verbs{"create", "delete", "get", "list", "patch", "update", "watch"}
 

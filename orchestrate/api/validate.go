@@ -301,7 +301,8 @@ func (v *validator) update(obj, old store.Object) {
 		same(spec.Child("template"), o.Spec.Template, was.Template)
 		same(spec.Child("completions"), o.Spec.Completions, was.Completions)
 	case *corev1.Service:
-		if was := old.(*corev1.Service).Spec.ClusterIP; was != "" && o.Spec.Type != corev1.ServiceTypeExternalName {
+		// Who does not say it keeps it.
+		if was := old.(*corev1.Service).Spec.ClusterIP; was != "" && o.Spec.ClusterIP != "" && o.Spec.Type != corev1.ServiceTypeExternalName {
 			same(spec.Child("clusterIP"), o.Spec.ClusterIP, was)
 		}
 	case *corev1.ConfigMap:

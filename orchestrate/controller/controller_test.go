@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -35,11 +34,16 @@ type cluster struct {
 	mostWanted    int32
 	leastReady    int
 	watchForReady bool
+	addresses     int
 }
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "store.db"), api.NewRegistry().Stored(), store.Options{})
+	kinds, err := Admission(api.NewRegistry().Stored(), ranges)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(filepath.Join(t.TempDir(), "store.db"), kinds, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +76,11 @@ func (c *cluster) startController() {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stopController = cancel
 	c.wg.Go(func() {
-		if err := New(c.s, slog.New(slog.DiscardHandler)).Run(ctx); err != nil {
+		w, err := New(Options{Store: c.s})
+		if err == nil {
+			err = w.Run(ctx)
+		}
+		if err != nil {
 			c.t.Error(err)
 		}
 	})
@@ -128,7 +136,7 @@ func (c *cluster) place(p *corev1.Pod) {
 func (c *cluster) ready(p *corev1.Pod) {
 	n := p.DeepCopy()
 	n.ResourceVersion = ""
-	n.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}}
+	n.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: c.address(), Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}}
 	c.s.Update("pods", n, store.Status)
 }
 
@@ -479,4 +487,12 @@ func TestPaused(t *testing.T) {
 			t.Errorf("%s", c)
 		}
 	})
+}
+
+// address is one that no other pod has.
+func (c *cluster) address() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.addresses++
+	return fmt.Sprintf("10.1.%d.%d", c.addresses/250, c.addresses%250+1)
 }

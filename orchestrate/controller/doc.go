@@ -1,5 +1,5 @@
-// Package controller carries out what package rollout decides: it watches the
-// store, syncs what may be affected, and writes the result. It is one goroutine,
+// Package controller carries out what packages rollout and services decide: it
+// watches the store, syncs what may be affected, and writes the result. It is one goroutine,
 // and keeps nothing that a restart would miss: it then syncs everything once.
 //
 // The store shows a write to the next read, so nothing that was just created can

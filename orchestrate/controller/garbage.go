@@ -35,8 +35,8 @@ func (c *Controller) dispose(ref store.Ref, owner types.UID) error {
 		return nil
 	}
 	o := store.DeleteOptions{UID: obj.GetUID()}
-	if p, ok := obj.(*corev1.Pod); ok && p.Spec.NodeName != "" && p.Spec.TerminationGracePeriodSeconds != nil {
-		o.Grace = *p.Spec.TerminationGracePeriodSeconds
+	if p, ok := obj.(*corev1.Pod); ok {
+		o.Grace = grace(p)
 	}
 	_, err = c.s.Delete(ref.Kind, ref.Namespace, ref.Name, o)
 	return err
@@ -44,7 +44,7 @@ func (c *Controller) dispose(ref store.Ref, owner types.UID) error {
 
 // held has an owner looked at that may wait for the end of what it owns.
 func (c *Controller) held(o metav1.OwnerReference, namespace string) {
-	for _, kind := range []string{deployments, replicaSets} {
+	for _, kind := range c.s.Kinds() {
 		if obj, err := c.s.Get(kind, namespace, o.Name); err == nil && obj.GetUID() == o.UID {
 			c.add(store.Ref{Kind: kind, Namespace: namespace, Name: o.Name})
 		}
@@ -89,4 +89,13 @@ func (c *Controller) finalize(ref store.Ref) error {
 	n.SetFinalizers(slices.DeleteFunc(n.GetFinalizers(), func(f string) bool { return f == done }))
 	_, err = c.s.Update(ref.Kind, n, store.Main)
 	return err
+}
+
+// grace is how long a pod has to end. One that was never given to a node, and one
+// that has ended, have nothing to do.
+func grace(p *corev1.Pod) int64 {
+	if p.Spec.NodeName == "" || p.Spec.TerminationGracePeriodSeconds == nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return 0
+	}
+	return *p.Spec.TerminationGracePeriodSeconds
 }

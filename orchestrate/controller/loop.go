@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -30,7 +31,7 @@ const (
 	lastRetry  = time.Minute
 )
 
-// Controller keeps Deployments and ReplicaSets true.
+// Controller keeps what is wanted true: it makes, changes and deletes objects.
 type Controller struct {
 	s   *store.Store
 	log *slog.Logger
@@ -43,14 +44,30 @@ type Controller struct {
 	forgot time.Time // when old events were last deleted
 	// failures are what kept a set from getting its pods.
 	failures map[types.UID]*rollout.Failure
+	// members are the pods that a Service chose when it was last looked at.
+	members map[store.Ref]map[types.UID]bool
+}
+
+// Options of New.
+type Options struct {
+	// Store has the objects. Its kinds should be those of Admission.
+	Store *store.Store
+	// Log, if not nil, is told what fails.
+	Log *slog.Logger
 }
 
 // New makes one that does nothing until Run.
-func New(s *store.Store, log *slog.Logger) *Controller {
-	return &Controller{
-		s: s, log: log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
-		failures: map[types.UID]*rollout.Failure{},
+func New(o Options) (*Controller, error) {
+	if o.Store == nil {
+		return nil, errors.New("controllers need a store")
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Controller{
+		s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
+		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{},
+	}, nil
 }
 
 // Run works until ctx is done or the store is closed.
@@ -73,6 +90,9 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) run(ctx context.Context) error {
 	w, err := c.s.Watch("", store.Selector{}, c.s.Revision())
 	if err != nil {
+		return err
+	}
+	if err := c.ensureNamespaces(); err != nil {
 		return err
 	}
 	if err := c.everything(); err != nil {
@@ -186,17 +206,28 @@ func (c *Controller) affected(e store.Event) {
 		for _, o := range obj.GetOwnerReferences() {
 			c.held(o, obj.GetNamespace())
 		}
+		c.inTerminating(obj)
 	}
 	if obj.GetDeletionTimestamp() != nil && len(obj.GetFinalizers()) > 0 {
 		c.add(store.Ref{Kind: e.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()})
 	}
+	self := store.Ref{Kind: e.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	switch e.Kind {
-	case deployments:
-		c.add(store.Ref{Kind: deployments, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+	case deployments, namespaces, serviceKind:
+		c.add(self)
+	case endpointSlices:
+		if svc := obj.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
+			c.add(store.Ref{Kind: serviceKind, Namespace: self.Namespace, Name: svc})
+		}
+	case endpointsKind:
+		c.add(store.Ref{Kind: serviceKind, Namespace: self.Namespace, Name: self.Name})
+	case nodes:
+		c.balancers()
 	case replicaSets:
-		c.add(store.Ref{Kind: replicaSets, Namespace: obj.GetNamespace(), Name: obj.GetName()})
+		c.add(self)
 		c.owner(obj, deployments)
 	case pods:
+		c.servicesOf(obj.(*corev1.Pod))
 		if set := c.owner(obj, replicaSets); set != "" {
 			// Recreate waits for pods, and automatic rollback counts restarts.
 			if rs, err := c.s.Get(replicaSets, obj.GetNamespace(), set); err == nil {
@@ -233,6 +264,10 @@ func (c *Controller) sync(ref store.Ref) {
 			again, err = c.deployment(ref)
 		case replicaSets:
 			again, err = c.replicaSet(ref)
+		case namespaces:
+			err = c.namespace(ref)
+		case serviceKind:
+			err = c.service(ref)
 		}
 	}
 	var conflict *store.ConflictError

@@ -215,12 +215,7 @@ func (c *Controller) pods(set *appsv1.ReplicaSet, plan rollout.SetPlan) (*rollou
 	}
 	var all []error
 	for _, p := range plan.Delete {
-		grace := int64(0)
-		// One that was never given to a node has nothing to end.
-		if g := p.Spec.TerminationGracePeriodSeconds; g != nil && p.Spec.NodeName != "" {
-			grace = *g
-		}
-		if _, err := c.s.Delete(pods, p.Namespace, p.Name, store.DeleteOptions{UID: p.UID, Grace: grace}); err != nil {
+		if _, err := c.s.Delete(pods, p.Namespace, p.Name, store.DeleteOptions{UID: p.UID, Grace: grace(p)}); err != nil {
 			all = append(all, err)
 			continue
 		}

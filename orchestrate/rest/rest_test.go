@@ -202,7 +202,7 @@ func TestObjects(t *testing.T) {
 	if d := c.do("DELETE", deploymentsPath+"/web", `{"propagationPolicy":"Foreground"}`, 200); at(d, "/metadata/deletionTimestamp") == nil || at(d, "/metadata/finalizers/0") != "foregroundDeletion" {
 		t.Errorf("%v", d)
 	}
-	if st := c.do("DELETE", "/api/v1/namespaces/default", "", 409); !strings.Contains(fmt.Sprint(st["message"]), "deployments.apps") {
+	if st := c.do("DELETE", "/api/v1/namespaces/default", "", 403); !strings.Contains(fmt.Sprint(st["message"]), "may not be deleted") {
 		t.Errorf("%v", st)
 	}
 	c.do("DELETE", deploymentsPath, "", 405)

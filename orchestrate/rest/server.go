@@ -310,10 +310,8 @@ func (s *Server) delete(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	if q.kind.Resource == "namespaces" {
-		if err := s.empty(q.name); err != nil {
-			return err
-		}
+	if q.kind.Resource == "namespaces" && api.Permanent(q.name) {
+		return &problem{http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("namespaces %q is forbidden: this namespace may not be deleted", q.name)}
 	}
 	if q.dryRun || len(o.DryRun) > 0 {
 		return s.object(w, q, http.StatusOK, old)
@@ -323,18 +321,4 @@ func (s *Server) delete(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	return s.object(w, q, http.StatusOK, obj)
-}
-
-// empty refuses to delete a namespace that something is in.
-func (s *Server) empty(namespace string) error {
-	for _, kind := range s.s.Kinds() {
-		l, err := s.s.List(kind, store.Selector{Namespace: namespace}, 0, "")
-		if err != nil {
-			return err
-		}
-		if len(l.Items) > 0 && kind != "events" {
-			return &problem{http.StatusConflict, metav1.StatusReasonConflict, fmt.Sprintf("namespace %q is not empty: delete its %d %s first", namespace, len(l.Items), kind)}
-		}
-	}
-	return nil
 }

@@ -32,6 +32,10 @@ type Kind struct {
 	New  func() Object
 	// Secret ones are sealed on disk.
 	Secret bool
+	// Admit, if not nil, refuses an object, or changes it, before it is written;
+	// old is what it replaces, or nil. It reads s while nobody else writes, so
+	// what it finds free is free. It is not asked about a status.
+	Admit func(s *Store, old, n Object) error
 }
 
 // Options of Open. The zero value is right, but for tests.

@@ -50,6 +50,11 @@ func (s *Store) Create(kind string, obj Object) (Object, error) {
 	n.SetGeneration(1)
 	n.SetDeletionTimestamp(nil)
 	n.SetDeletionGracePeriodSeconds(nil)
+	if t.Admit != nil {
+		if err := t.Admit(s, nil, n); err != nil {
+			return nil, err
+		}
+	}
 	return s.commit(t, key, nil, n)
 }
 
@@ -161,6 +166,14 @@ func (s *Store) merge(t *table, old, obj Object, part Part) (n Object, changed b
 	n.SetGeneration(old.GetGeneration())
 	n.SetDeletionTimestamp(old.GetDeletionTimestamp())
 	n.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	if part == Main && t.Admit != nil {
+		if err := t.Admit(s, old, n); err != nil {
+			return nil, false, err
+		}
+		if is, err = fieldsOf(n); err != nil {
+			return nil, false, err
+		}
+	}
 	if part == Main && !sameSpec(was, is) {
 		n.SetGeneration(old.GetGeneration() + 1)
 	}
