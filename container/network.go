@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"sort"
 	"strconv"
 	"strings"
 
 	"github.com/minirun/minirun/imagestore/unpacked"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/network/store"
 	"github.com/minirun/minirun/runtime"
@@ -209,7 +209,7 @@ func NetworkRecord(c *runtime.Container) (*store.Container, error) {
 // ParseAddress reads an address without a zone.
 func ParseAddress(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" || a.Is4In6() {
+	if err != nil || a.Is4In6() {
 		return a, errors.New("want an IP address")
 	}
 	return a, nil

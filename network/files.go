@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"strings"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network/store"
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +43,7 @@ func ParseHost(s string) (e HostEntry, err error) {
 		return e, nil
 	}
 	e.IP, err = netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(ip, "["), "]"))
-	if err != nil || e.IP.Zone() != "" {
+	if err != nil {
 		return e, errors.New("want NAME:IP or NAME:host-gateway")
 	}
 	return e, nil
@@ -339,7 +339,7 @@ func readResolv(raw []byte) (r resolvConf) {
 		case "nameserver":
 			ip, err := netip.ParseAddr(w[1])
 			switch {
-			case err != nil, ip.Zone() != "": // of a link that the container does not have
+			case err != nil: // or of a link that the container does not have
 			case ip.IsLoopback():
 				r.local = true
 			default:

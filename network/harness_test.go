@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/rtnetlink"
 	"github.com/minirun/minirun/internal/testenv"
 	"github.com/minirun/minirun/network/store"
@@ -124,8 +124,9 @@ func (s *space) serve(protocol string, port int) {
 }
 
 func host(a net.Addr) string {
-	ap, _ := netip.ParseAddrPort(a.String())
-	return ap.Addr().Unmap().String()
+	text, _, _ := net.SplitHostPort(a.String())
+	ip, _ := netip.ParseAddr(text)
+	return ip.Unmap().String()
 }
 
 // call connects and returns what the server says: the client's address.

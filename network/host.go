@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/nfnetlink"
 	"github.com/minirun/minirun/internal/rtnetlink"
 	"github.com/minirun/minirun/network/ipam"

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/rtnetlink"
 	"github.com/minirun/minirun/network/store"
 )

@@ -3,11 +3,11 @@ package network
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network/store"
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +40,7 @@ func ParsePublish(s string) (p store.Port, err error) {
 			} else if strings.Contains(ip, ":") {
 				return fail("an IPv6 address is written in brackets")
 			}
-			if p.IP, err = netip.ParseAddr(ip); err != nil || p.IP.Zone() != "" || p.IP.Is4In6() {
+			if p.IP, err = netip.ParseAddr(ip); err != nil || p.IP.Is4In6() {
 				return fail("no address: " + strconv.Quote(ip))
 			}
 		}

@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/nfnetlink"
 	"github.com/minirun/minirun/network/store"
 	"golang.org/x/sys/unix"

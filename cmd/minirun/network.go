@@ -2,11 +2,11 @@ package main
 
 import (
 	"errors"
-	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/network/store"
 	"github.com/minirun/minirun/runtime"

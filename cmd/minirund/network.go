@@ -3,13 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/network/store"
 	"github.com/urfave/cli/v2"

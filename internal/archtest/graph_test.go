@@ -19,16 +19,16 @@ type arrows struct {
 // an error: new packages get a line here and a place there.
 var graph = []arrows{
 	{
-		"cmd/minirun", "cgroups container imagestore/reference imagestore/unpacked internal/bigstack internal/demo internal/initprog internal/jsonread internal/linux internal/monitor network network/store runtime runtime/bundle", "",
+		"cmd/minirun", "cgroups container imagestore/reference imagestore/unpacked internal/bigstack internal/demo internal/initprog internal/jsonread internal/linux internal/monitor internal/netip network network/store runtime runtime/bundle", "",
 		"flags, output and exit codes; cgroups and initprog for the types of their errors, imagestore/... for names and images",
 	},
 	{
-		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/reference imagestore/registry imagestore/trust imagestore/unpacked internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/seccomp network network/service network/store overlay overlay/apply overlay/diff runtime runtime/bundle",
+		"cmd/minirund", "container container/inventory container/unpack container/volume imagestore imagestore/archive imagestore/reference imagestore/registry imagestore/trust imagestore/unpacked internal/criu internal/demo internal/denials internal/doctor internal/features internal/linux internal/netip internal/seccomp network network/service network/store overlay overlay/apply overlay/diff runtime runtime/bundle",
 		"imagestore/decompress imagestore/imagetest imagestore/registrytest", "everything that need not start fast",
 	},
 
 	{
-		"container", "container/volume imagestore/unpacked internal/jsonread internal/linux internal/seccomp network network/store overlay runtime runtime/bundle", "",
+		"container", "container/volume imagestore/unpacked internal/jsonread internal/linux internal/netip internal/seccomp network network/store overlay runtime runtime/bundle", "",
 		"composes one container; the packages it composes do not know each other",
 	},
 	{
@@ -77,11 +77,11 @@ var graph = []arrows{
 	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
-	{"network", "internal/linux internal/nfnetlink internal/rtnetlink network/ipam network/store", "", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
-	{"network/ipam", "", "", "the arithmetic of addresses; touches nothing"},
+	{"network", "internal/linux internal/netip internal/nfnetlink internal/rtnetlink network/ipam network/store", "", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
+	{"network/ipam", "internal/netip", "", "the arithmetic of addresses; touches nothing"},
 	{"network/dns", "", "", "answers names: knows addresses and prefixes, and nothing of bridges or containers"},
 	{"network/service", "", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
-	{"network/store", "internal/jsonread internal/linux internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
+	{"network/store", "internal/jsonread internal/linux internal/netip internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
 
 	{"internal/bigstack", "", "", "must be the first package to initialize, which one with imports would not be"},
 	{"internal/archtest", "", "", "tests of the project as a whole"},
@@ -99,8 +99,9 @@ var graph = []arrows{
 	{"internal/kfeature", "internal/linux", "", "kernel features as values"},
 	{"internal/linux", "", "", "system calls with plain descriptors; the bottom"},
 	{"internal/monitor", "internal/initprog internal/linux", "", "the process that stays with a container, and what reads its files; knows no records"},
-	{"internal/nfnetlink", "internal/linux", "", "messages to nftables and connection tracking; knows no networks"},
-	{"internal/rtnetlink", "internal/linux", "", "a few requests about network interfaces; knows no containers"},
+	{"internal/netip", "", "", "addresses and subnets without the standard library's work before main"},
+	{"internal/nfnetlink", "internal/linux internal/netip", "", "messages to nftables and connection tracking; knows no networks"},
+	{"internal/rtnetlink", "internal/linux internal/netip", "", "a few requests about network interfaces; knows no containers"},
 	{"internal/safepath", "internal/linux", "", "paths in hostile trees"},
 	{"internal/seccomp", "", "", "a pure function from a profile to a filter"},
 	{"internal/seccomp/gen", "", "", "generates the tables of system calls"},

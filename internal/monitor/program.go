@@ -36,7 +36,7 @@ const (
 )
 
 // magic is "minirun" and the version of the formats.
-var magic = binary.LittleEndian.Uint64([]byte("minirun\x01"))
+const magic uint64 = 0x01<<56 | 'n'<<48 | 'u'<<40 | 'r'<<32 | 'i'<<24 | 'n'<<16 | 'i'<<8 | 'm'
 
 // Config says what a monitor is for.
 type Config struct {

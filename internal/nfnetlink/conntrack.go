@@ -2,8 +2,8 @@ package nfnetlink
 
 import (
 	"encoding/binary"
-	"net/netip"
 
+	"github.com/minirun/minirun/internal/netip"
 	"golang.org/x/sys/unix"
 )
 

@@ -2,11 +2,11 @@ package rtnetlink
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"os"
 	goruntime "runtime"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/netip"
 	"golang.org/x/sys/unix"
 )
 

@@ -7,7 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
+
+	"github.com/minirun/minirun/internal/netip"
 )
 
 // A Pool is what subnets of a size are cut from.

@@ -3,8 +3,9 @@ package ipam
 import (
 	"errors"
 	"math/rand/v2"
-	"net/netip"
 	"testing"
+
+	"github.com/minirun/minirun/internal/netip"
 )
 
 func prefixes(t *testing.T, list ...string) (out []netip.Prefix) {

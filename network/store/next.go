@@ -3,8 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network/ipam"
 )
 

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/safepath"
 	"golang.org/x/sys/unix"
 )

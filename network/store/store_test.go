@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/testenv"
 	"github.com/minirun/minirun/network/ipam"
 )

@@ -2,11 +2,11 @@ package store
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/minirun/minirun/internal/jsonread"
+	"github.com/minirun/minirun/internal/netip"
 )
 
 // Isolation says whom the containers of a network can reach besides the outside.
