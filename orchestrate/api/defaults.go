@@ -53,6 +53,12 @@ func Default(obj store.Object) {
 			ptr(&o.Spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
 			ptr(&o.Spec.UpdateStrategy.RollingUpdate.Partition, 0)
 		}
+		ptr(&o.Spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+		set(&o.Spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+		set(&o.Spec.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+		for i := range o.Spec.VolumeClaimTemplates {
+			ptr(&o.Spec.VolumeClaimTemplates[i].Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		}
 		defaultPod(&o.Spec.Template.Spec)
 	case *appsv1.DaemonSet:
 		ptr(&o.Spec.RevisionHistoryLimit, 10)

@@ -33,10 +33,9 @@ func Validate(k *Kind, obj, old store.Object) error {
 		v.workload(o.Spec.Selector, &o.Spec.Template, spec)
 		v.count(o.Spec.Replicas, spec.Child("replicas"))
 	case *appsv1.StatefulSet:
-		v.workload(o.Spec.Selector, &o.Spec.Template, spec)
-		v.count(o.Spec.Replicas, spec.Child("replicas"))
+		v.statefulSet(&o.Spec)
 	case *appsv1.DaemonSet:
-		v.workload(o.Spec.Selector, &o.Spec.Template, spec)
+		v.daemonSet(&o.Spec)
 	case *batchv1.Job:
 		v.job(&o.Spec, spec)
 	case *batchv1.CronJob:
@@ -45,6 +44,8 @@ func Validate(k *Kind, obj, old store.Object) error {
 		v.pod(&o.Spec, spec)
 	case *corev1.Service:
 		v.service(&o.Spec)
+	case *corev1.PersistentVolumeClaim:
+		v.claim(&o.Spec, spec)
 	case *corev1.ConfigMap:
 		for key := range o.Data {
 			v.key(key, field.NewPath("data"))

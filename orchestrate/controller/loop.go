@@ -46,6 +46,8 @@ type Controller struct {
 	failures map[types.UID]*rollout.Failure
 	// members are the pods that a Service chose when it was last looked at.
 	members map[store.Ref]map[types.UID]bool
+	// waits hold back daemons that end by themselves.
+	waits map[store.Ref]wait
 }
 
 // Options of New.
@@ -66,7 +68,7 @@ func New(o Options) (*Controller, error) {
 	}
 	return &Controller{
 		s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
-		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{},
+		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{}, waits: map[store.Ref]wait{},
 	}, nil
 }
 
@@ -213,7 +215,7 @@ func (c *Controller) affected(e store.Event) {
 	}
 	self := store.Ref{Kind: e.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	switch e.Kind {
-	case deployments, namespaces, serviceKind:
+	case deployments, statefulSets, daemonSets, namespaces, serviceKind:
 		c.add(self)
 	case endpointSlices:
 		if svc := obj.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
@@ -223,11 +225,17 @@ func (c *Controller) affected(e store.Event) {
 		c.add(store.Ref{Kind: serviceKind, Namespace: self.Namespace, Name: self.Name})
 	case nodes:
 		c.balancers()
+		c.all(daemonSets)
+	case revisions:
+		c.ownerOf(obj, statefulSets, daemonSets)
+	case claimKind:
+		c.all(statefulSets)
 	case replicaSets:
 		c.add(self)
 		c.owner(obj, deployments)
 	case pods:
 		c.servicesOf(obj.(*corev1.Pod))
+		c.ownerOf(obj, statefulSets, daemonSets)
 		if set := c.owner(obj, replicaSets); set != "" {
 			// Recreate waits for pods, and automatic rollback counts restarts.
 			if rs, err := c.s.Get(replicaSets, obj.GetNamespace(), set); err == nil {
@@ -253,6 +261,34 @@ func (c *Controller) owner(obj store.Object, kind string) (name string) {
 	return ""
 }
 
+// ownerOf is owner for what objects of several kinds may have.
+func (c *Controller) ownerOf(obj store.Object, kinds ...string) {
+	o := metav1.GetControllerOfNoCopy(obj)
+	for _, kind := range kinds {
+		if _, err := c.s.Get(kind, obj.GetNamespace(), ownerName(o)); o == nil || err == nil {
+			c.owner(obj, kind)
+		}
+	}
+}
+
+func ownerName(o *metav1.OwnerReference) string {
+	if o == nil {
+		return ""
+	}
+	return o.Name
+}
+
+// all has every object of a kind looked at.
+func (c *Controller) all(kind string) {
+	l, err := c.s.List(kind, store.Selector{}, 0, "")
+	if err != nil {
+		return
+	}
+	for _, o := range l.Items {
+		c.add(store.Ref{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()})
+	}
+}
+
 // sync does what is due for one object.
 func (c *Controller) sync(ref store.Ref) {
 	delete(c.again, ref)
@@ -264,6 +300,10 @@ func (c *Controller) sync(ref store.Ref) {
 			again, err = c.deployment(ref)
 		case replicaSets:
 			again, err = c.replicaSet(ref)
+		case statefulSets:
+			again, err = c.statefulSet(ref)
+		case daemonSets:
+			again, err = c.daemonSet(ref)
 		case namespaces:
 			err = c.namespace(ref)
 		case serviceKind:
