@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -213,19 +214,62 @@ func (s *Store) sweep() (n Swept, err error) {
 			return n, fmt.Errorf("image %q: %w", entryName(&d), err)
 		}
 	}
+	var gone []unused
 	err = s.eachBlob(func(d Digest, st *unix.Stat_t) error {
-		if m.marked[d] {
-			return nil
-		}
-		if err := os.Remove(s.blobPath(d)); err != nil {
-			return err
-		}
-		n.Blobs++
-		n.Bytes += st.Size
-		if st.Nlink == 1 {
-			n.Disk += st.Blocks * 512
+		if !m.marked[d] {
+			gone = append(gone, unused{s.blobPath(d), *st})
 		}
 		return nil
 	}, func(string) {})
-	return n, err
+	if err != nil {
+		return n, err
+	}
+	return n, n.remove(gone)
 }
+
+// unused is a blob that goes.
+type unused struct {
+	path string
+	st   unix.Stat_t
+}
+
+// remove deletes blobs, several at a time: what takes long is the kernel's, taking
+// the pages of each file out of the page cache.
+func (n *Swept) remove(blobs []unused) error {
+	var (
+		mu   sync.Mutex
+		errs error
+		next int
+		all  sync.WaitGroup
+	)
+	for range min(len(blobs), removers) {
+		all.Go(func() {
+			for {
+				mu.Lock()
+				if next == len(blobs) || errs != nil {
+					mu.Unlock()
+					return
+				}
+				b := &blobs[next]
+				next++
+				mu.Unlock()
+				err := os.Remove(b.path)
+				mu.Lock()
+				if err == nil {
+					n.Blobs++
+					n.Bytes += b.st.Size
+					if b.st.Nlink == 1 {
+						n.Disk += b.st.Blocks * 512
+					}
+				}
+				errs = errors.Join(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	return errs
+}
+
+// removers is how many blobs are deleted at one time.
+const removers = 4

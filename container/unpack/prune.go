@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/unpacked"
@@ -15,8 +17,8 @@ import (
 // are free and somebody prunes again. The images' records go first. No image can
 // be added while the layers are taken out of their places, so none can lose a
 // layer that it was about to use; their files are deleted afterwards, while
-// everybody else works on. onDelete is called before each of these and may be
-// nil. Prune also removes what dead
+// everybody else works on. onDelete is called for each before the first goes and
+// may be nil. Prune also removes what dead
 // processes left in the layer store.
 func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store, onDelete func(*overlay.Dropped)) (removed []overlay.ChainID, err error) {
 	var dropped []*overlay.Dropped
@@ -55,10 +57,33 @@ func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store,
 		if onDelete != nil {
 			onDelete(d)
 		}
-		err = errors.Join(err, d.Delete())
 		removed = append(removed, d.ID)
 	}
+	err = errors.Join(err, deleteAll(dropped))
 	return removed, errors.Join(err, layers.Cleanup())
+}
+
+// removers is how many layers are deleted at one time: it is the kernel's work,
+// which takes the files' pages out of the page cache.
+const removers = 4
+
+func deleteAll(dropped []*overlay.Dropped) error {
+	errs := make([]error, len(dropped))
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range min(len(dropped), removers) {
+		all.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(dropped) {
+					return
+				}
+				errs[i] = dropped[i].Delete()
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // unusedLayers returns the layers that are not used, a layer always before the

@@ -110,7 +110,7 @@ var graph = []arrows{
 
 	{"benchmarks", "", "", "drives built binaries from outside"},
 	{"benchmarks/images", "overlay overlay/apply", "", "drives built binaries from outside, but for mounts: those end with the process that makes them"},
-	{"integration", "", "imagestore/registrytest integration/vm", "drives the built binaries from outside: it sees what users see"},
+	{"integration", "", "imagestore/registrytest integration/vm internal/kfeature", "drives the built binaries from outside: it sees what users see, and asks the kernel what it can"},
 	{"integration/clients", "", "", "drives container engines of others that drive minirun"},
 	{"integration/vm", "integration/vm/guest", "", "a guest for tests"},
 	{"integration/vm/guest", "", "", "process 1 of the guest"},

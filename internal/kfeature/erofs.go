@@ -13,7 +13,7 @@ import (
 func probeEROFSFile() error {
 	var doubt error = inconclusive("no directory to put a test file in")
 	for _, dir := range [...]string{"/var/lib", "/var/tmp", "/tmp", "/root", "/"} {
-		err := erofsFileIn(dir)
+		err := mountEROFSIn(dir, nil)
 		if err == nil {
 			return nil
 		}
@@ -28,17 +28,40 @@ func probeEROFSFile() error {
 	return doubt
 }
 
+// EROFSLowerIn is [EROFSFileIn] for whoever wants to have the mount, which is in no
+// mount namespace, below overlayfs: an *Error also if the kernel does not take it
+// there.
+func EROFSLowerIn(dir string) error {
+	f := Feature{Name: EROFSFile.Name + " below overlayfs", MinKernel: "6.13", probe: func() error {
+		return mountEROFSIn(dir, func(mount int) error {
+			fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+			if err == unix.ENODEV {
+				return no("the kernel has no driver for overlayfs and cannot load one")
+			}
+			if err != nil {
+				return bySyscall(err, nil)
+			}
+			defer linux.Close(fs)
+			if err := unix.FsconfigSetFd(fs, "lowerdir+", mount); err != nil {
+				return no("overlayfs does not take a detached mount: " + err.Error())
+			}
+			return nil
+		})
+	}}
+	return f.Supported()
+}
+
 // EROFSFileIn mounts, detached, an EROFS image with blocks of 512 bytes from a
 // nameless file in dir: nil if the kernel takes it. *Error says that the kernel
 // cannot mount EROFS from files at all. *ProbeError is about the directory: its
 // file system may not be one that can back EROFS (it must read through the page
 // cache, which overlayfs and tmpfs do not). Nothing is remembered.
 func EROFSFileIn(dir string) error {
-	f := Feature{Name: EROFSFile.Name, MinKernel: EROFSFile.MinKernel, probe: func() error { return erofsFileIn(dir) }}
+	f := Feature{Name: EROFSFile.Name, MinKernel: EROFSFile.MinKernel, probe: func() error { return mountEROFSIn(dir, nil) }}
 	return f.Supported()
 }
 
-func erofsFileIn(dir string) error {
+func mountEROFSIn(dir string, with func(mount int) error) error {
 	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
 	if err == unix.ENODEV {
 		return no("the kernel has no driver for erofs and cannot load one")
@@ -68,8 +91,11 @@ func erofsFileIn(dir string) error {
 	if err != nil {
 		return err
 	}
-	linux.Close(mount) // detached: this unmounts it
-	return nil
+	defer linux.Close(mount) // detached: this unmounts it
+	if with == nil {
+		return nil
+	}
+	return with(mount)
 }
 
 // backs: the file system of fd is known to be able to back EROFS, so that a

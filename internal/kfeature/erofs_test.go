@@ -32,6 +32,14 @@ func TestRootEROFSFileIn(t *testing.T) {
 	if err := EROFSFileIn("/dev/shm"); err == nil || errors.As(err, &missing) && missing.Reason == "" {
 		t.Errorf("/dev/shm: got %v, want an error that is no answer", err)
 	}
+	// Below overlayfs it takes more; this kernel is known to do it.
+	lower := EROFSLowerIn(dir)
+	if err != nil && lower == nil {
+		t.Errorf("not mounted (%v), and yet below overlayfs", err)
+	}
+	if disk && kernel(t) >= 6018 && err == nil && lower != nil {
+		t.Errorf("below overlayfs: %v", lower)
+	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left in %s: %v, %v", dir, left, err)
 	}
