@@ -1,0 +1,48 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// backupEvery is how often the store is copied, if it has changed.
+const backupEvery = 10 * time.Minute
+
+type backupState struct {
+	mu   sync.Mutex
+	path string
+	err  error
+}
+
+func (b *backupState) get() (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.path, b.err
+}
+
+func (d *Daemon) saveBackup() {
+	path, err := d.store.Backup()
+	if err != nil {
+		d.o.Log.Error("the store has no new backup", "error", err)
+	}
+	d.backup.mu.Lock()
+	defer d.backup.mu.Unlock()
+	if d.backup.err = err; err == nil {
+		d.backup.path = path
+	}
+}
+
+// backups copies the store from time to time.
+func (d *Daemon) backups(ctx context.Context) error {
+	t := time.NewTicker(backupEvery)
+	defer t.Stop()
+	for {
+		d.saveBackup()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/minirun/minirun/orchestrate/api"
+	"github.com/minirun/minirun/orchestrate/store"
+	"golang.org/x/sys/unix"
+)
+
+// Where minirund is unless said otherwise.
+const (
+	DefaultData   = "/var/lib/minirund"
+	DefaultSocket = "/run/minirund/minirund.sock"
+)
+
+// Options of Run. The zero value is a minirund at its usual places.
+type Options struct {
+	// Data is the directory of the wanted objects and of volumes, mode 0700.
+	Data string
+	// Socket is the path of the API's unix socket. A lock file lies beside it.
+	Socket string
+	// Root is where containers are recorded, Images the image store.
+	Root, Images string
+	// Runtime is the path of the minirun binary that runs containers.
+	Runtime string
+	// CgroupParent is the cgroup that pods are made below.
+	CgroupParent string
+	// Network is the network that pods are on, made with Subnets when missing.
+	Network string
+	Subnets []netip.Prefix
+	// ServiceRanges are where addresses of services come from, one per family.
+	ServiceRanges []netip.Prefix
+	// NetNS is a descriptor of the network namespace to work in; 0 is the current one.
+	NetNS int
+	// Bare leaves out what touches the host: pods, networks and services.
+	Bare bool
+	// Restore puts the newest good backup in the place of a damaged store.
+	Restore bool
+	// Version is shown in the status.
+	Version string
+	Log     *slog.Logger
+	// Ready is called once, when the socket answers.
+	Ready func() error
+}
+
+// RunningError says that another minirund has the socket.
+type RunningError struct{ Socket string }
+
+func (e *RunningError) Error() string {
+	return fmt.Sprintf("minirund is running already: it holds %q", e.Socket+".lock")
+}
+
+// Hint says how to go on.
+func (e *RunningError) Hint() string {
+	return "minirun status shows it, minirun down ends it; --socket and --data make another one"
+}
+
+// damagedError is a store that cannot be read.
+type damagedError struct{ err error }
+
+func (e *damagedError) Error() string { return e.err.Error() }
+func (e *damagedError) Unwrap() error { return e.err }
+
+// Hint says how to go on.
+func (e *damagedError) Hint() string {
+	return "running containers are not touched; minirun up --restore takes the newest good backup, and keeps the damaged file"
+}
+
+// Daemon is a running minirund.
+type Daemon struct {
+	o        Options
+	store    *store.Store
+	registry *api.Registry
+	started  time.Time
+	parts    []*part
+	backup   backupState
+}
+
+// Run is minirund: it works until ctx ends. Containers go on after it.
+func Run(ctx context.Context, o Options) (err error) {
+	o.Data, o.Socket = cmp.Or(o.Data, DefaultData), cmp.Or(o.Socket, DefaultSocket)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Data, err = filepath.Abs(o.Data); err != nil {
+		return err
+	}
+	if err := privateDir(o.Data); err != nil {
+		return err
+	}
+	if err := privateDir(filepath.Dir(o.Socket)); err != nil {
+		return err
+	}
+	unlock, err := lock(o.Socket)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d := &Daemon{o: o, registry: api.NewRegistry(), started: time.Now()}
+	if err := d.openStore(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.store.Close()) }()
+	l, err := listen(o.Socket)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(o.Socket)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	handler, err := d.wire()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	done := d.startParts(ctx)
+	err = d.serve(ctx, l, handler)
+	cancel()
+	done()
+	d.saveBackup()
+	return err
+}
+
+// openStore opens the objects, from a backup if that is wished.
+func (d *Daemon) openStore() error {
+	path := filepath.Join(d.o.Data, "objects.db")
+	s, err := store.Open(path, d.registry.Stored(), store.Options{})
+	var corrupt *store.CorruptError
+	if errors.As(err, &corrupt) {
+		if !d.o.Restore {
+			return &damagedError{err}
+		}
+		from, restoreErr := store.Restore(path, d.registry.Stored())
+		if restoreErr != nil {
+			return errors.Join(err, restoreErr)
+		}
+		d.o.Log.Warn("the store was damaged and is a backup now", "store", path, "backup", from, "damaged", path+".damaged", "error", err)
+		s, err = store.Open(path, d.registry.Stored(), store.Options{})
+	}
+	d.store = s
+	return err
+}
+
+// serve answers requests until ctx ends.
+func (d *Daemon) serve(ctx context.Context, l net.Listener, handler http.Handler) error {
+	srv := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 30 * time.Second,
+		// Watches and logs end with this.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(d.o.Log.Handler(), slog.LevelWarn),
+	}
+	end := make(chan error, 1)
+	go func() { end <- srv.Serve(l) }()
+	if d.o.Ready != nil {
+		if err := d.o.Ready(); err != nil {
+			return errors.Join(err, srv.Close())
+		}
+	}
+	select {
+	case err := <-end:
+		return fmt.Errorf("serve %q: %w", d.o.Socket, err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if srv.Shutdown(stop) != nil {
+		return srv.Close()
+	}
+	return nil
+}
+
+// privateDir makes a directory of ours. One that others can write to would let
+// them put another socket or another store in the place of ours.
+func privateDir(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fmt.Errorf("directory %q: %w", path, err)
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return &sharedDirError{path}
+	}
+	return nil
+}
+
+type sharedDirError struct{ path string }
+
+func (e *sharedDirError) Error() string {
+	return fmt.Sprintf("directory %q belongs to another user, or others may write to it", e.path)
+}
+
+// Hint says how to go on.
+func (e *sharedDirError) Hint() string {
+	return fmt.Sprintf("chown %d %s && chmod 700 %[2]s, or take a directory of your own", os.Geteuid(), e.path)
+}
