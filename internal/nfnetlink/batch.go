@@ -95,6 +95,15 @@ func (b *Batch) AddTable(family byte, name string, userdata []byte) {
 	})
 }
 
+// AddOwnedTable makes a table that goes with the socket, and that nobody else can
+// change or flush.
+func (b *Batch) AddOwnedTable(family byte, name string) {
+	b.message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, family, "add table "+name, func() {
+		b.m.str(unix.NFTA_TABLE_NAME, name)
+		b.m.num(unix.NFTA_TABLE_FLAGS, nftTableOwner)
+	})
+}
+
 // DelTable removes a table with everything in it.
 func (b *Batch) DelTable(family byte, name string) {
 	b.message(unix.NFT_MSG_DELTABLE, 0, family, "delete table "+name, func() { b.m.str(unix.NFTA_TABLE_NAME, name) })
@@ -260,6 +269,7 @@ func (b *Batch) elements(typ, flags uint16, op string, family byte, table, set s
 // Of linux/netfilter/nf_tables.h, and not in package unix.
 const (
 	nftaTableUserdata = 6
+	nftTableOwner     = 2
 	nftSetConcat      = 0x80
 	nftaSetDescConcat = 2
 	nftaSetFieldLen   = 1

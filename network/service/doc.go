@@ -25,7 +25,7 @@
 // Only first packets of connections see the nat chains; conntrack does the rest.
 // Others must not change the table, and need not: chains of their own at other
 // priorities see the same packets. What changes it nevertheless is undone by
-// [Balancer.Watch].
+// [Balancer.Watch], or by a watcher that has [Balancer.Watched].
 //
 // # Affinity
 //
