@@ -243,7 +243,7 @@ func TestRootNetwork_Refused(t *testing.T) {
 		{"--network web -p " + lanAddress + ":7071:80/udp", "address already in use"},
 		{"--network web -p 198.51.100.7:80:80", "cannot assign requested address"},
 		{"--network web -p [2001:db8::1]:80:80", "no address of that family"},
-		{"--network web -p 127.0.0.1:80:80", "loopback addresses are not supported"},
+		{"--network web -p 127.0.0.1:80:80/sctp", "no port of SCTP at loopback addresses"},
 		{"--network inside -p 80:80", "is internal"},
 	} {
 		args := append([]string{"run", "--rm", "--image", "base"}, strings.Fields(tt.flags)...)

@@ -123,8 +123,8 @@ func (a *Attachment) reserve(q *Request) error {
 	}
 	for i := range q.Ports {
 		p := q.Ports[i]
-		if p.IP.IsLoopback() {
-			return &Error{fmt.Errorf("publish %s: ports at loopback addresses are not supported", p.String()), "name another address of the host, or none"}
+		if err := checkLoopback(&p); err != nil {
+			return err
 		}
 		if p.IP.IsValid() && c.Endpoints[0].Address4().IsValid() != p.IP.Is4() && c.Endpoints[0].Address6().IsValid() != p.IP.Is6() {
 			return &Error{fmt.Errorf("publish %s: the container has no address of that family", p.String()), "minirun network create --ipv6 makes a network with both"}
@@ -350,12 +350,18 @@ func (a *Attachment) publish() error {
 			return err
 		}
 		defer unlock()
-		return a.host.reload()
+		if err := a.host.reload(); err != nil {
+			return err
+		}
+		return a.host.lead(a.record)
 	}
 	b := nfnetlink.NewBatch()
 	addPorts(b, a.record)
 	if err := nf.Commit(b); err != nil {
 		return nftError(err)
+	}
+	if err := a.host.lead(a.record); err != nil {
+		return err
 	}
 	return forgetPorts(nf, a.record)
 }
@@ -460,6 +466,9 @@ func (h *Host) disconnect(c *store.Container) error {
 	}
 	defer nf.Close()
 	if len(c.Ports) > 0 {
+		if err := h.leave(c); err != nil {
+			return err
+		}
 		there, err := h.checkTable(nf)
 		if err := ignoreForeign(err); err != nil {
 			return err

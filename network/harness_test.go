@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/rtnetlink"
 	"github.com/minirun/minirun/internal/testenv"
+	"github.com/minirun/minirun/network/loopback"
 	"github.com/minirun/minirun/network/store"
 	"golang.org/x/sys/unix"
 )
@@ -189,7 +192,7 @@ func newLab(t *testing.T) *lab {
 	testenv.RequireRoot(t)
 	testenv.CheckLeaks(t)
 	l := &lab{t: t, host: newSpace(t), remote: newSpace(t)}
-	l.h = &Host{Store: store.Store(t.TempDir() + "/networks"), Warn: func(text string) { l.warned = append(l.warned, text) }}
+	l.h = &Host{Cgroup: ownCgroup(t), Store: store.Store(t.TempDir() + "/networks"), Warn: func(text string) { l.warned = append(l.warned, text) }}
 	l.host.do(func() error {
 		c, err := rtnetlink.Dial()
 		if err != nil {
@@ -231,6 +234,64 @@ func newLab(t *testing.T) *lab {
 		return c.Up(p.Index)
 	})
 	return l
+}
+
+// ownCgroup puts the test into a cgroup of its own: what it does with loopback
+// addresses touches no other process.
+func ownCgroup(t *testing.T) string {
+	t.Helper()
+	root, err := loopback.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := root
+	for line := range strings.Lines(string(b)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			back += path
+		}
+	}
+	dir := fmt.Sprintf("%s/minirun-test-%d-lab", root, os.Getpid())
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	move := func(to string) {
+		if err := os.WriteFile(to+"/cgroup.procs", []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		move(back)
+		// Its last processes may still be on their way out.
+		for deadline := patience(); ; time.Sleep(10 * time.Millisecond) {
+			if err = os.Remove(dir); !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+				break
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	move(dir)
+	return dir
+}
+
+// bridgeFilter says whether br_netfilter has bridges of the host ask the rules of
+// IP, if the kernel has it.
+func (l *lab) bridgeFilter(value string) {
+	l.t.Helper()
+	l.host.do(func() error {
+		for _, name := range []string{"iptables", "ip6tables"} {
+			err := writeSysctl("net/bridge/bridge-nf-call-"+name, value)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // the module is not there
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (l *lab) create(spec Spec) *store.Network {

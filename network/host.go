@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ type Host struct {
 	Gone func(*store.Container) bool
 	// Warn, if not nil, is told what will not work as it should.
 	Warn func(text string)
+	// Cgroup is the directory of the cgroup whose processes reach published ports by
+	// loopback addresses; empty: the root, all processes.
+	Cgroup string
 }
 
 // Dir is where the records of a store are.
@@ -309,7 +313,14 @@ func (h *Host) Reload() error {
 			h.warnObstacles(n)
 		}
 	}
-	return h.reload()
+	if err := h.reload(); err != nil {
+		return err
+	}
+	list, err := h.here()
+	if err == nil {
+		h.leadAll(list)
+	}
+	return err
 }
 
 // reload makes the table, under the lock.
@@ -318,7 +329,7 @@ func (h *Host) reload() error {
 	if err != nil {
 		return err
 	}
-	list, err := h.containers()
+	list, err := h.here()
 	if err != nil {
 		return err
 	}
@@ -330,19 +341,19 @@ func (h *Host) reload() error {
 	if _, err := h.checkTable(nf); err != nil {
 		return err
 	}
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
 	b := nfnetlink.NewBatch()
-	here := list[:0]
-	for _, c := range list {
-		if c.BootID == boot {
-			here = append(here, c)
-		}
-	}
-	h.addTable(b, networks, here)
+	h.addTable(b, networks, list)
 	return nftError(nf.Commit(b))
+}
+
+// here are the containers of this boot.
+func (h *Host) here() ([]*store.Container, error) {
+	list, err := h.containers()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	return slices.DeleteFunc(list, func(c *store.Container) bool { return c.BootID != boot }), err
 }
 
 // bridge is the index of a network's bridge, which is made if it is not there.

@@ -13,7 +13,9 @@ import (
 
 	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/rtnetlink"
+	"github.com/minirun/minirun/network/loopback"
 	"github.com/minirun/minirun/network/store"
+	"golang.org/x/sys/unix"
 )
 
 // Whoever calls a published port, the server sees who it is: the remote machine,
@@ -24,15 +26,7 @@ func TestRootPublish_ClientAddress(t *testing.T) {
 	for _, filter := range []string{"1", "0"} {
 		t.Run("br_netfilter "+filter, func(t *testing.T) {
 			l := newLab(t)
-			l.host.do(func() error {
-				for _, name := range []string{"iptables", "ip6tables"} {
-					err := writeSysctl("net/bridge/bridge-nf-call-"+name, filter)
-					if err != nil && !errors.Is(err, fs.ErrNotExist) { // the module is not there
-						return err
-					}
-				}
-				return nil
-			})
+			l.bridgeFilter(filter)
 			clientAddresses(t, l)
 		})
 	}
@@ -324,4 +318,78 @@ func TestRootObstacles(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// Ports at loopback addresses: of the host alone, for as long as the container has
+// them, and not in place of what listens there.
+func TestRootPublish_Loopback(t *testing.T) {
+	l := newLab(t)
+	l.create(Spec{Name: "web", IPv6: true})
+	b := l.attach("server", &Request{Networks: []string{"web"}, Ports: ports(t, "8080:80", "127.0.0.1:8081:80", "[::1]:8082:80", lan4+":8083:80", "9000-9003:80-83/udp", "0.0.0.0:8084:80")})
+	b.serve("tcp", 80)
+	b.serve("udp", 82)
+	web, err := l.h.Store.Network("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway4, gateway6 := web.Subnets[0].Gateway.String(), web.Subnets[1].Gateway.String()
+	check := func(when string) {
+		t.Helper()
+		l.host.wantCall(when, "tcp", "127.0.0.1:8080", gateway4)
+		l.host.wantCall(when, "tcp", "[::1]:8080", gateway6)
+		l.host.wantCall(when, "tcp", "127.0.0.1:8081", gateway4)
+		l.host.wantNoCall(when, "tcp", "127.0.0.2:8081")
+		l.host.wantNoCall(when, "tcp", "[::1]:8081")
+		l.host.wantCall(when, "tcp", "[::1]:8082", gateway6)
+		l.host.wantNoCall(when, "tcp", "127.0.0.1:8082")
+		l.host.wantNoCall(when, "tcp", "127.0.0.1:8083")
+		l.host.wantCall(when, "udp", "127.0.0.1:9002", gateway4)
+		l.host.wantCall(when, "tcp", "127.0.0.1:8084", gateway4)
+		l.host.wantNoCall(when, "tcp", "[::1]:8084")
+	}
+	check("published")
+	for _, to := range []string{lan4 + ":8081", "[" + lan6 + "]:8082"} {
+		l.remote.wantNoCall("a port of loopback, from outside", "tcp", to)
+		l.host.wantNoCall("a port of loopback, by another address", "tcp", to)
+	}
+	// A container's loopback is its own.
+	b.wantNoCall("of the container", "tcp", "127.0.0.1:8080")
+	// Somebody has taken it all away.
+	l.host.do(func() error { return loopback.Replace(l.h.Cgroup, loopback.Published, nil) })
+	l.host.wantNoCall("taken away", "tcp", "127.0.0.1:8080")
+	l.host.do(l.h.Reload)
+	check("after a reload")
+	l.detach(b.key)
+	l.host.wantNoCall("after detach", "tcp", "127.0.0.1:8080")
+	// What listens at loopback keeps its port.
+	l.host.do(func() error {
+		listener, err := net.Listen("tcp", "127.0.0.1:8080")
+		if err == nil {
+			t.Cleanup(func() { listener.Close() })
+		}
+		return err
+	})
+	for _, p := range []string{"8080:80", "127.0.0.1:8080:80", "8079-8081:80-82"} {
+		if _, err := l.try("second", &Request{Networks: []string{"web"}, Ports: ports(t, p)}); !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("publish %s where somebody listens: %v", p, err)
+		}
+	}
+	// What cannot be had is refused before anything is made, or told.
+	var hinted interface{ Hint() string }
+	if _, err := l.try("third", &Request{Networks: []string{"web"}, Ports: ports(t, "127.0.0.1:99:80/sctp")}); !errors.As(err, &hinted) {
+		t.Errorf("SCTP at loopback: %v", err)
+	}
+	l.h.Cgroup = t.TempDir() // no cgroup
+	if _, err := l.try("fourth", &Request{Networks: []string{"web"}, Ports: ports(t, "127.0.0.1:99:80")}); err == nil {
+		t.Error("a port at loopback that does not lead anywhere was published")
+	}
+	l.detach("fourth.0")
+	l.warned = nil
+	b = l.attach("fifth", &Request{Networks: []string{"web"}, Ports: ports(t, "98:80")})
+	b.serve("tcp", 80)
+	l.remote.wantCall("without loopback", "tcp", lan4+":98", remote4)
+	if len(l.warned) != 1 || !strings.Contains(l.warned[0], "127.0.0.1 and ::1") {
+		t.Errorf("warned: %q", l.warned)
+	}
+	l.detach(b.key)
 }

@@ -98,7 +98,7 @@ func newWatched(t *testing.T, buffer int, gate func()) *watched {
 	w.server.echo(80)
 	w.balancer = service.New(service.Options{NetNS: l.host.fd})
 	t.Cleanup(func() { w.balancer.Close() })
-	to := netip.AddrPortFrom(w.server.record.Endpoints[0].Address4(), 80)
+	to := endpoint(w.server.record.Endpoints[0].Address4())
 	err := w.balancer.Replace([]service.Service{{
 		Name: "web", Addresses: []netip.Addr{netip.MustParseAddrPort(testService).Addr()},
 		Ports: []service.Port{{Protocol: service.TCP, Port: 80, NodePort: 30080, Endpoints: []service.Endpoint{{Address: to, Weight: 1}}}},

@@ -82,9 +82,10 @@ var graph = []arrows{
 	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
-	{"network", "internal/linux internal/netip internal/nfnetlink internal/rtnetlink network/ipam network/store", "network/service network/watch", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
+	{"network", "internal/linux internal/netip internal/nfnetlink internal/rtnetlink network/ipam network/loopback network/store", "network/service network/watch", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
 	{"network/ipam", "internal/netip", "", "the arithmetic of addresses; touches nothing"},
 	{"network/dns", "", "", "answers names: knows addresses and prefixes, and nothing of bridges or containers"},
+	{"network/loopback", "internal/linux", "", "programs that lead ports of loopback elsewhere; knows cgroups and addresses, no containers"},
 	{"network/watch", "internal/linux internal/nfnetlink", "", "hears of changes of rules; knows no networks and no services, only names of tables"},
 	{"network/service", "network/watch", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
 	{"network/store", "internal/jsonread internal/linux internal/netip internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
