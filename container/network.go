@@ -34,6 +34,9 @@ type NetworkOptions struct {
 // network, its name and the addresses, and one for each published port.
 const NetworkAnnotation = "io.minirun.network"
 
+// NetworkLink is what the directory of an owner of addresses has that is no container.
+const NetworkLink = "network"
+
 // wanted reports whether there is anything to reserve or to write.
 func (n *NetworkOptions) wanted() bool {
 	return len(n.Networks) > 0 || len(n.Hosts) > 0 || len(n.DNS) > 0 || len(n.Search) > 0 || len(n.Options) > 0
@@ -44,8 +47,14 @@ func Networks(storeDir string) *network.Host {
 	return &network.Host{Store: network.Dir(storeDir), Gone: gone}
 }
 
-// gone reports whether the container of a record of networks was deleted.
+// gone reports whether the container of a record of networks was deleted. What is no
+// container of a runtime, such as a pod, has a directory with a link of that name,
+// whose target is the key.
 func gone(c *store.Container) bool {
+	var buf [256]byte // keys are shorter
+	if n, err := unix.Readlink(c.Root+"/"+c.ID+"/"+NetworkLink, buf[:]); err == nil {
+		return string(buf[:n]) != c.Key
+	}
 	s, err := runtime.OpenStore(c.Root)
 	if err != nil {
 		return false

@@ -75,6 +75,10 @@ var graph = []arrows{
 		"orchestrate/daemon", "orchestrate/api orchestrate/controller orchestrate/rest orchestrate/store", "",
 		"minirund as a process: makes the parts and lets them run; the parts do not know each other",
 	},
+	{
+		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/podlife orchestrate/store runtime runtime/bundle",
+		"orchestrate/api orchestrate/rest", "runs pods as containers: the only one of these that touches the host",
+	},
 	{"orchestrate/podlife", "", "", "pure: restarts, probes and endings of one pod"},
 
 	{"cgroups", "internal/linux", "", "does not know rootfs, namespaces or plans: it works from outside, on the host's files"},

@@ -1,0 +1,151 @@
+package node
+
+import (
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/minirun/minirun/orchestrate/podlife"
+)
+
+// view is all that decide and status know: what is wanted, what was seen, the time.
+type view struct {
+	Pod     *corev1.Pod
+	Now     time.Time
+	Boxes   []*box // init containers in their order, then containers
+	Backoff podlife.Backoff
+
+	// Sandbox is the number of the last sandbox, 0 before the first. Up tells
+	// whether it is there, Made whether anything of it is.
+	Sandbox     int
+	Up, Made    bool
+	Initialized bool // the containers were reached in it
+	IPs         []netip.Addr
+	HostIPs     []netip.Addr
+	// Trouble keeps the sandbox or the volumes from being made, until Retry.
+	Trouble string
+	Retry   time.Time
+	// Routed: connections are led to the pod.
+	Routed bool
+}
+
+// kind tells the containers of a pod apart.
+type kind int
+
+const (
+	initContainer kind = iota // runs before the others, to its end
+	sidecar                   // starts before the others, ends after them
+	mainContainer
+)
+
+// box is what is seen of one container of a pod.
+type box struct {
+	Spec       *corev1.Container
+	Kind       kind
+	Last, Prev *attempt
+	Next       int32 // number of the next attempt
+	Restarts   podlife.Restarts
+	Image      imageState
+	// Waiting is why the next attempt has not begun, tried again at Retry.
+	Waiting *corev1.ContainerStateWaiting
+	Retry   time.Time
+	// Started: it runs, its hook was run, its startup probe succeeded. Ready: and
+	// so did its readiness probe. Doomed is why it has to be ended.
+	Started, Ready bool
+	Doomed         string
+	Stopping       bool
+}
+
+// attempt is one run of a container.
+type attempt struct {
+	Number            int32
+	Sandbox           int
+	ID                string
+	Image, ImageID    string
+	Started, Finished time.Time
+	Running           bool
+	Code, Signal      int32
+	OOM, Unknown      bool
+	// Reason, if not empty, is that of an attempt that did not come to run.
+	Reason, Message string
+}
+
+// imageState is how far the image for the next attempt is.
+type imageState int
+
+const (
+	imageUnknown imageState = iota
+	imagePulling
+	imageHere
+)
+
+// in is the last attempt, if it was in the sandbox.
+func (b *box) in(sandbox int) *attempt {
+	if b.Last == nil || b.Last.Sandbox != sandbox {
+		return nil
+	}
+	return b.Last
+}
+
+func (b *box) running() bool { return b.Last != nil && b.Last.Running }
+
+// policy is the restart policy of a container.
+func (v *view) policy(b *box) corev1.RestartPolicy {
+	p := v.Pod.Spec.RestartPolicy
+	switch b.Kind {
+	case sidecar:
+		return corev1.RestartPolicyAlways
+	case initContainer:
+		if p == corev1.RestartPolicyAlways || p == "" {
+			return corev1.RestartPolicyOnFailure
+		}
+	}
+	return p
+}
+
+// again tells whether an attempt that ended is followed by another one.
+func (v *view) again(b *box, a *attempt) bool { return podlife.Again(v.policy(b), a.Code) }
+
+// ended tells whether a container has come to its end for good.
+func (v *view) ended(b *box) bool {
+	a := b.Last
+	if b.Kind == initContainer {
+		a = b.in(v.Sandbox)
+	}
+	return a != nil && !a.Running && !v.again(b, a)
+}
+
+// deadline is when the pod has to end; zero: never.
+func (v *view) deadline() time.Time {
+	s, start := v.Pod.Spec.ActiveDeadlineSeconds, v.Pod.Status.StartTime
+	if s == nil || start == nil {
+		return time.Time{}
+	}
+	return start.Add(time.Duration(*s) * time.Second)
+}
+
+// outcome is the phase of a pod that has come to its end, or is to; empty: it has
+// not.
+func (v *view) outcome() (phase corev1.PodPhase, reason, message string) {
+	if s := &v.Pod.Status; s.Phase == corev1.PodFailed || s.Phase == corev1.PodSucceeded {
+		return s.Phase, s.Reason, s.Message
+	}
+	if at := v.deadline(); !at.IsZero() && !v.Now.Before(at) {
+		return corev1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+	}
+	over, failed := true, false
+	for _, b := range v.Boxes {
+		switch {
+		case b.Kind == initContainer && !v.Initialized && v.ended(b) && b.Last.Code != 0:
+			return corev1.PodFailed, "", ""
+		case b.Kind == mainContainer:
+			over = over && v.ended(b)
+			failed = failed || b.Last != nil && b.Last.Code != 0
+		}
+	}
+	if !over {
+		return "", "", ""
+	}
+	return podlife.Phase(failed), "", ""
+}
