@@ -2,16 +2,72 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/minirun/minirun/orchestrate/podlife"
 	"github.com/minirun/minirun/runtime"
 )
 
 // attend sees to a container that runs: its hook, its probes. fresh: it was just
-// started.
+// started; otherwise it begins with what its status says, so that nobody is cut off
+// because we were restarted.
 func (w *worker) attend(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, c *runtime.Container, fresh bool) {
-	w.mark(c.ID, func(l *live) { l.started, l.ready = true, true })
+	if fresh && spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil {
+		if err := w.hook(ctx, spec.Lifecycle.PostStart, c); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			w.warning(pod, spec, "FailedPostStartHook", "PostStartHook failed: %v", err)
+			w.mark(c.ID, func(l *live) { l.doomed = "FailedPostStartHook" })
+			return
+		}
+	}
+	wasStarted, wasReady := false, false
+	if !fresh {
+		wasStarted, wasReady = saidOf(pod, spec.Name)
+	}
+	if spec.StartupProbe != nil && !wasStarted {
+		if !w.probe(ctx, pod, spec, c, podlife.Startup, spec.StartupProbe, fresh, nil) {
+			return
+		}
+	}
+	noReadiness := spec.ReadinessProbe == nil
+	w.mark(c.ID, func(l *live) {
+		l.started = true
+		l.ready = noReadiness || wasReady
+	})
+	var both sync.WaitGroup
+	if spec.LivenessProbe != nil {
+		both.Go(func() { w.probe(ctx, pod, spec, c, podlife.Liveness, spec.LivenessProbe, fresh, nil) })
+	}
+	if spec.ReadinessProbe != nil {
+		both.Go(func() {
+			w.probe(ctx, pod, spec, c, podlife.Readiness, spec.ReadinessProbe, fresh, func(ok bool) {
+				w.mark(c.ID, func(l *live) { l.ready = ok })
+			})
+		})
+	}
+	both.Wait()
+}
+
+// saidOf is what the status says of a container.
+func saidOf(pod *corev1.Pod, name string) (started, ready bool) {
+	if pod == nil {
+		return false, false
+	}
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for i := range list {
+			if s := &list[i]; s.Name == name && s.State.Running != nil {
+				return s.Started != nil && *s.Started, s.Ready
+			}
+		}
+	}
+	return false, false
 }
 
 // mark changes what is known of an attempt that runs, and has the worker look.
@@ -26,6 +82,56 @@ func (w *worker) mark(id string, change func(*live)) {
 	}
 }
 
-// preStop runs the hook before the end of a container.
-func (w *worker) preStop(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, c *runtime.Container) {
+// probe probes a container until ctx ends or it has to be ended. A startup probe
+// ends with its first success, and is true then. verdict is told when a verdict
+// changes.
+func (w *worker) probe(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, c *runtime.Container, kind podlife.ProbeKind, p *corev1.Probe, fresh bool, verdict func(bool)) bool {
+	period := time.Duration(p.PeriodSeconds) * time.Second
+	if period <= 0 {
+		period = 10 * time.Second
+	}
+	delay := time.Duration(p.InitialDelaySeconds) * time.Second
+	if !fresh { // many at once, after our own restart
+		delay = time.Duration(rand.Int64N(int64(period)))
+	}
+	name := map[podlife.ProbeKind]string{podlife.Startup: "Startup", podlife.Liveness: "Liveness", podlife.Readiness: "Readiness"}[kind]
+	var state podlife.ProbeState
+	for pause(ctx, delay) {
+		delay = period
+		text, err := w.probeOnce(ctx, pod, spec, c, p)
+		if ctx.Err() != nil {
+			return false
+		}
+		if err != nil {
+			w.warning(pod, spec, "Unhealthy", "%s probe failed: %v", name, err)
+		} else if text != "" {
+			w.warning(pod, spec, "ProbeWarning", "%s probe warning: %s", name, text)
+		}
+		before := state
+		if end := state.Result(kind, p, err == nil); end {
+			w.mark(c.ID, func(l *live) {
+				l.doomed = fmt.Sprintf("Container %s failed %s probe, will be restarted", spec.Name, map[podlife.ProbeKind]string{podlife.Startup: "startup", podlife.Liveness: "liveness"}[kind])
+			})
+			return false
+		}
+		if verdict != nil && state.Known && (!before.Known || before.Good != state.Good) {
+			verdict(state.Good)
+		}
+		if kind == podlife.Startup && state.Known && state.Good {
+			return true
+		}
+	}
+	return false
+}
+
+// pause waits; false when ctx ends.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }

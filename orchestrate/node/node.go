@@ -77,6 +77,7 @@ type Node struct {
 	capacity    corev1.ResourceList
 	hostIPs     []netip.Addr
 	oomFloor    int
+	samples     samples
 
 	binding sync.Mutex    // held while a pod is admitted and bound
 	starts  chan struct{} // one element for each start at the same time

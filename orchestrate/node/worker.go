@@ -47,6 +47,7 @@ type worker struct {
 
 	mu    sync.Mutex
 	boxes map[string]*live
+	ips   []string
 }
 
 // live is what is known of one container. It is guarded by the worker's mu, but for
@@ -288,6 +289,7 @@ func (w *worker) view(pod *corev1.Pod) *view {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.ips = w.rec.IPs
 	add := func(c *corev1.Container, k kind) {
 		l := w.liveLocked(c.Name)
 		r := w.rec.container(c.Name)

@@ -1,0 +1,89 @@
+package node
+
+import (
+	"context"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/minirun/minirun/runtime"
+)
+
+// runIn runs a command in a container and gives what it wrote, bounded. When ctx ends
+// it is killed.
+func (w *worker) runIn(ctx context.Context, c *runtime.Container, command []string) (code int, output string, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, "", err
+	}
+	defer null.Close()
+	r, out, err := os.Pipe()
+	if err != nil {
+		return 0, "", err
+	}
+	defer r.Close()
+	p, err := c.Exec(runtime.ExecOptions{
+		Stdio: [3]int{int(null.Fd()), int(out.Fd()), int(out.Fd())},
+		Process: func(p *specs.Process) (*specs.Process, error) {
+			return execProcess(p, command, false), nil
+		},
+	})
+	out.Close()
+	if err != nil {
+		return 0, "", err
+	}
+	var buf bounded
+	o := &pipeCopy{from: r, to: &buf, done: make(chan struct{})}
+	go o.run()
+	status, err := awaitProcess(ctx, p)
+	o.finish(ctx)
+	if ctx.Err() != nil {
+		return 0, "", ctx.Err()
+	}
+	if err != nil {
+		return 0, "", err
+	}
+	return runtime.ExitCode(status), string(buf.b), nil
+}
+
+// bounded keeps the beginning of what is written.
+type bounded struct{ b []byte }
+
+func (w *bounded) Write(p []byte) (int, error) {
+	w.b = append(w.b, p[:min(len(p), maxProbeOutput-len(w.b))]...)
+	return len(p), nil
+}
+
+// lastOutput is how long a terminal is waited for that others have open still.
+const lastOutput = 100 * time.Millisecond
+
+// awaitProcess waits for the end of a process, which is killed when ctx ends.
+func awaitProcess(ctx context.Context, p *runtime.Process) (syscall.WaitStatus, error) {
+	fd, err := unix.FcntlInt(uintptr(p.PidFD), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		kill(p)
+		return p.Wait()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
+	status, err := p.Wait()
+	stop()
+	unix.Close(fd)
+	return status, err
+}
+
+// execProcess is the container's own process with another command.
+func execProcess(p *specs.Process, command []string, terminal bool) *specs.Process {
+	if p == nil {
+		p = &specs.Process{Cwd: "/"}
+	}
+	n := *p
+	n.Args, n.Terminal, n.ConsoleSize, n.OOMScoreAdj = command, terminal, nil, nil
+	return &n
+}
+
+// kill kills a process that was added to a container.
+func kill(p *runtime.Process) { _ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0) }
