@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -100,7 +101,44 @@ func helper(text string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: rest.New(s, registry), ReadHeaderTimeout: time.Minute}
+	mux := http.NewServeMux()
+	mux.Handle("/", rest.New(s, registry))
+	mux.HandleFunc("/exec/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
+		o := &corev1.PodExecOptions{Container: r.PathValue("container"), Command: r.URL.Query()["c"], TTY: r.URL.Query().Has("tty")}
+		streams := rest.Streams{Stdin: r.Body, Stdout: w, Stderr: w}
+		if o.TTY {
+			streams.Stderr = nil
+		}
+		code, err := n.Exec(r.Context(), "default", r.PathValue("pod"), o, streams)
+		fmt.Fprintf(w, "\x00%d %v", code, err)
+	})
+	mux.HandleFunc("/attach/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
+		code, err := n.Attach(r.Context(), "default", r.PathValue("pod"), &corev1.PodAttachOptions{Container: r.PathValue("container")}, rest.Streams{Stdin: r.Body, Stdout: w, Stderr: w})
+		fmt.Fprintf(w, "\x00%d %v", code, err)
+	})
+	mux.HandleFunc("/log/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		o := &corev1.PodLogOptions{Container: r.PathValue("container"), Follow: q.Has("follow"), Previous: q.Has("previous"), Timestamps: q.Has("timestamps")}
+		if t := q.Get("tail"); t != "" {
+			lines := int64(atoi(t))
+			o.TailLines = &lines
+		}
+		if t := q.Get("limit"); t != "" {
+			bytes := int64(atoi(t))
+			o.LimitBytes = &bytes
+		}
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		if err := n.Logs(r.Context(), "default", r.PathValue("pod"), o, w); err != nil {
+			fmt.Fprintf(w, "\x00%v", err)
+		}
+	})
+	mux.HandleFunc("/metrics/{pod}", func(w http.ResponseWriter, r *http.Request) {
+		m, err := n.PodMetrics("default", r.PathValue("pod"))
+		all, err2 := n.NodeMetrics()
+		fmt.Fprintf(w, "%+v %v %+v %v", m, err, all, err2)
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 	go server.Serve(l)
 	defer server.Close()
 	return n.Run(ctx)
@@ -212,9 +250,7 @@ func (b *bench) run(fail string, times int32) {
 	if err := <-b.done; err != nil {
 		b.t.Fatal(err)
 	}
-	if fail == "" {
-		b.eventually("the API answers", func() bool { _, code := b.do(http.MethodGet, "/api/v1/pods", nil); return code == 200 })
-	}
+	b.eventually("the API answers", func() bool { _, code := b.do(http.MethodGet, "/api/v1/pods", nil); return code == 200 })
 }
 
 // stop ends the node, by SIGKILL or politely.
@@ -461,4 +497,64 @@ func (b *bench) signal(p *corev1.Pod, sig syscall.Signal) {
 	if err != nil {
 		b.t.Fatalf("kill %s: %v: %s", id, err, out)
 	}
+}
+
+// exec runs a command in a container.
+func (b *bench) exec(pod, container string, command ...string) (int, string) {
+	b.t.Helper()
+	return b.execWith(pod, container, "", "", command...)
+}
+
+func (b *bench) execWith(pod, container, flags, input string, command ...string) (int, string) {
+	b.t.Helper()
+	raw, _ := b.do(http.MethodPost, "/exec/"+pod+"/"+container+"?"+flags+url.Values{"c": command}.Encode(), []byte(input))
+	out, result, ok := strings.Cut(string(raw), "\x00")
+	code, text, _ := strings.Cut(result, " ")
+	if !ok || text != "<nil>" {
+		b.t.Fatalf("exec %q: %q", command, raw)
+	}
+	return atoi(code), out
+}
+
+// logs is what the node says that a container has written.
+func (b *bench) logs(pod, container, flags string) string {
+	b.t.Helper()
+	raw, _ := b.do(http.MethodGet, "/log/"+pod+"/"+container+"?"+flags, nil)
+	return string(raw)
+}
+
+// follow follows the log of a container; the function waits for its end.
+func (b *bench) follow(p *corev1.Pod, container string) func() string {
+	b.t.Helper()
+	resp, err := b.client.Get("http://node/log/" + p.Name + "/" + container + "?follow")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	done := make(chan string, 1)
+	go func() {
+		raw, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		done <- string(raw)
+	}()
+	return func() string { return <-done }
+}
+
+// psOf are the commands of all processes of a pod.
+func (b *bench) psOf(p *corev1.Pod) string {
+	b.t.Helper()
+	var out []string
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		_ = filepath.WalkDir(mount+b.c.Cgroup+"/pod"+string(p.UID), func(path string, _ os.DirEntry, _ error) error {
+			if filepath.Base(path) != "cgroup.procs" {
+				return nil
+			}
+			raw, _ := os.ReadFile(path)
+			for _, pid := range strings.Fields(string(raw)) {
+				cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+				out = append(out, strings.ReplaceAll(string(cmd), "\x00", " "))
+			}
+			return nil
+		})
+	}
+	return strings.Join(out, "\n")
 }
