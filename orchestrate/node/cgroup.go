@@ -19,8 +19,7 @@ const endTimeout = 10 * time.Second
 func (w *worker) cgroupPath() string { return w.n.o.CgroupParent + "/pod" + string(w.uid) }
 
 func (w *worker) containerCgroup(b *box) string {
-	id := containerID(w.uid, b.Spec.Name, b.Next)
-	return w.cgroupPath() + id[len(w.uid):] // "/pod<uid>_name_n" would do as well, but groups below show whose they are
+	return w.cgroupPath() + "/" + strings.TrimPrefix(containerID(w.uid, b.Spec.Name, b.Next), string(w.uid)+"_")
 }
 
 // controllers are those that groups of pods can have: what the root of the
