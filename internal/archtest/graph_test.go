@@ -76,8 +76,8 @@ var graph = []arrows{
 		"minirund as a process: makes the parts and lets them run; the parts do not know each other",
 	},
 	{
-		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/podlife orchestrate/store runtime runtime/bundle",
-		"orchestrate/api orchestrate/rest", "runs pods as containers: the only one of these that touches the host",
+		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/podlife orchestrate/rest orchestrate/store runtime runtime/bundle",
+		"orchestrate/api", "runs pods as containers: the only one of these that touches the host",
 	},
 	{"orchestrate/podlife", "", "", "pure: restarts, probes and endings of one pod"},
 
