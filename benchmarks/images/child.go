@@ -40,7 +40,7 @@ func child(what string, args []string) error {
 	case "decode":
 		return decode(args)
 	case "mount":
-		return mountTimes(args[0], args[1])
+		return mountTimes(args[0])
 	case "read":
 		return readAll(args[0], overlay.ChainID(args[1]))
 	}
@@ -83,69 +83,87 @@ const (
 	fileSize = 9000 // so that a layer is large enough to be used where it lies
 )
 
-// mountTimes makes a chain of layers with an index and mounts the root directory of a container
-// on it again and again: prepare and mount what run --image prepares and mounts.
-func mountTimes(dir, layers string) error {
-	n, err := strconv.Atoi(layers)
-	if err != nil {
+// mountTimes makes chains of layers with an index and mounts the root directory of a container
+// on them again and again, by turns: prepare and mount what run --image prepares and mounts.
+func mountTimes(dir string) error {
+	all := map[int]*measured{}
+	stores := map[int]*overlay.Store{}
+	tops := map[int]overlay.ChainID{}
+	for _, n := range depths {
+		s, err := overlay.OpenStore(filepath.Join(dir, "layers-"+strconv.Itoa(n)))
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		all[n], stores[n] = &measured{}, s
+		if tops[n], err = chainOf(s, n); err != nil {
+			return err
+		}
+	}
+	if err := settle(dir); err != nil {
 		return err
 	}
-	s, err := overlay.OpenStore(filepath.Join(dir, "layers-"+layers))
-	if err != nil {
-		return err
+	for i := range mounts {
+		for _, n := range depths {
+			if err := mountTime(stores[n], tops[n], n, i, all[n]); err != nil {
+				return err
+			}
+		}
 	}
-	defer s.Close()
-	var top overlay.ChainID
+	return json.NewEncoder(os.Stdout).Encode(all)
+}
+
+// chainOf makes a chain of n layers.
+func chainOf(s *overlay.Store, n int) (top overlay.ChainID, err error) {
 	base := &apply.Base{}
 	for i := range n {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for j := range 10 {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("dir%d/file-%d", j, i), Mode: 0o644, Size: fileSize}); err != nil {
-				return err
+				return "", err
 			}
 			if _, err := w.Write(make([]byte, fileSize)); err != nil {
-				return err
+				return "", err
 			}
 		}
 		if err := w.Close(); err != nil {
-			return err
+			return "", err
 		}
 		diffID := fmt.Sprintf("sha256:%x", sha256.Sum256(b.Bytes()))
 		if top, _, err = apply.Layer(context.Background(), s, top, diffID, &b, apply.Options{Kind: apply.Index, Base: base, Inner: i < n-1}); err != nil {
-			return err
+			return "", err
 		}
 	}
-	var m measured
-	for i := range mounts {
-		began := time.Now()
-		sn, err := s.Prepare("bench-"+strconv.Itoa(i), top)
-		if err != nil {
-			return err
-		}
-		prepared := time.Now()
-		fd, err := sn.Mount()
-		if err != nil {
-			return err
-		}
-		mounted := time.Now()
-		if i == 0 { // is it all there?
-			list, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d/dir9", fd))
-			if err != nil || len(list) != n {
-				return fmt.Errorf("%d of %d files, %w", len(list), n, err)
-			}
-		} else {
-			m.Prepare = append(m.Prepare, float64(prepared.Sub(began)))
-			m.Mount = append(m.Mount, float64(mounted.Sub(prepared)))
-		}
-		if err := unix.Close(fd); err != nil {
-			return err
-		}
-		if err := s.RemoveSnapshot(sn.Key()); err != nil {
-			return err
-		}
+	return top, nil
+}
+
+// mountTime prepares and mounts one container of a chain of n layers, and removes it.
+func mountTime(s *overlay.Store, top overlay.ChainID, n, i int, m *measured) error {
+	began := time.Now()
+	sn, err := s.Prepare("bench-"+strconv.Itoa(i), top)
+	if err != nil {
+		return err
 	}
-	return report(m)
+	prepared := time.Now()
+	fd, err := sn.Mount()
+	if err != nil {
+		return err
+	}
+	mounted := time.Now()
+	if i == 0 { // is it all there?
+		list, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d/dir9", fd))
+		if err != nil || len(list) != n {
+			return fmt.Errorf("%d of %d files, %w", len(list), n, err)
+		}
+	} else {
+		m.Prepare = append(m.Prepare, float64(prepared.Sub(began)))
+		m.Mount = append(m.Mount, float64(mounted.Sub(prepared)))
+	}
+	if err := unix.Close(fd); err != nil {
+		return err
+	}
+	return s.RemoveSnapshot(sn.Key())
 }
 
 // readAll reads every file of a chain through a new mount.

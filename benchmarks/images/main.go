@@ -20,12 +20,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 type options struct {
 	rounds    int
+	time      time.Duration
 	only      string
 	dir, out  string
 	save      bool
@@ -36,6 +38,7 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.rounds, "n", 3, "rounds")
+	flag.DurationVar(&o.time, "time", 0, "begin no round that would not be done after this time, as long as the last one; 0: all rounds")
 	flag.StringVar(&o.only, "tools", "", "comma-separated names of the tools to measure; all if empty")
 	flag.StringVar(&o.dir, "dir", "", "work in this directory; if empty, on an ext4 file system in memory")
 	flag.StringVar(&o.out, "out", "", "write the report to this directory")
@@ -80,6 +83,7 @@ func isolate() error {
 // bench is one run.
 type bench struct {
 	o       options
+	began   time.Time
 	self    string
 	minirun string
 	dir     string // the file system on which everything happens
@@ -95,7 +99,7 @@ type bench struct {
 }
 
 func measure(o options) (err error) {
-	b := &bench{o: o}
+	b := &bench{o: o, began: time.Now()}
 	if b.self, err = os.Executable(); err != nil {
 		return err
 	}

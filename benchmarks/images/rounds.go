@@ -67,7 +67,19 @@ var depths = []int{1, 10, 128, 500}
 
 // rounds runs everything, each tool once in each round, in another order each time.
 func (b *bench) rounds(from string) error {
+	// First: every round has its share of a machine that gets slower or faster.
+	if b.wants("minirun-index") {
+		if err := b.mounts(); err != nil {
+			return err
+		}
+	}
+	longest := time.Duration(0)
 	for i := range b.o.rounds {
+		if b.o.time > 0 && i > 0 && time.Since(b.began)+longest > b.o.time {
+			b.notes = append(b.notes, fmt.Sprintf("%d of %d rounds: no time for more", i, b.o.rounds))
+			return nil
+		}
+		began := time.Now()
 		order := append([]*tool(nil), b.all...)
 		for range i { // each begins once
 			order = append(order[1:], order[0])
@@ -83,27 +95,42 @@ func (b *bench) rounds(from string) error {
 				}
 			}
 		}
-		if b.o.only == "" || strings.Contains(b.o.only, "minirun") {
+		if b.wants("minirun-index") || b.wants("minirun-extract") {
 			if err := b.unpack(from); err != nil {
 				return err
 			}
 		}
-	}
-	for _, n := range depths {
-		var m measured
-		name := fmt.Sprintf("%d layers", n)
-		if u, err := b.run(b.own, b.child("mount", b.dir, fmt.Sprint(n))); err != nil {
-			b.at("mount", name).failed = err.Error()
-		} else if err := json.Unmarshal(u.out, &m); err != nil {
-			return err
-		}
-		b.at("mount", name).wall = m.Mount
-		b.at("prepare", name).wall = m.Prepare
+		longest = max(longest, time.Since(began))
 	}
 	return nil
 }
 
-// life is pull, reading everything, and removal.
+// wants reports whether a tool is to be measured.
+func (b *bench) wants(tool string) bool {
+	return b.o.only == "" || strings.Contains(","+b.o.only+",", ","+tool+",")
+}
+
+// mounts measures the way from an image to a mounted root directory.
+func (b *bench) mounts() error {
+	u, err := b.run(b.own, b.child("mount", b.dir))
+	if err != nil {
+		b.at("mount", depthName(depths[0])).failed = err.Error()
+		return nil
+	}
+	all := map[int]measured{}
+	if err := json.Unmarshal(u.out, &all); err != nil {
+		return err
+	}
+	for _, n := range depths {
+		b.at("mount", depthName(n)).wall = all[n].Mount
+		b.at("prepare", depthName(n)).wall = all[n].Prepare
+	}
+	return nil
+}
+
+func depthName(n int) string { return fmt.Sprintf("%d layers", n) }
+
+// life is pull and removal.
 func (b *bench) life(t *tool) error {
 	pull, rm := b.at("pull", t.name), b.at("rm", t.name)
 	if pull.failed != "" || rm.failed != "" {
@@ -130,14 +157,6 @@ func (b *bench) life(t *tool) error {
 		u.rss = max(u.rss, t.daemon.peak())
 	}
 	pull.add(u, b.inodes()-had)
-	if strings.HasPrefix(t.name, "minirun-") {
-		if err := b.settle(); err != nil {
-			return err
-		}
-		if err := b.read("read", t.name, t.stores[0]); err != nil {
-			return err
-		}
-	}
 	if err := b.settle(); err != nil {
 		return err
 	}
@@ -205,10 +224,11 @@ func (b *bench) unpack(from string) error {
 	if b.cold != nil {
 		at = b.cold.at
 	}
-	for _, kind := range []string{"index", "extract"} {
+	kinds := []string{"index", "extract"}
+	store := func(kind string) string { return filepath.Join(at, "unpack-"+kind) }
+	for _, kind := range kinds {
 		r := b.at("unpack", "minirun-"+kind)
-		store := filepath.Join(at, "unpack-"+kind)
-		global := []string{b.minirun, "--root", filepath.Join(b.dir, "minirun.state"), "--store", store, "image"}
+		global := []string{b.minirun, "--root", filepath.Join(b.dir, "minirun.state"), "--store", store(kind), "image"}
 		if _, err := b.run(b.own, slices.Concat(global, []string{"pull", "--quiet", "--no-unpack", name})); err != nil {
 			r.failed = err.Error()
 			continue
@@ -223,17 +243,34 @@ func (b *bench) unpack(from string) error {
 			continue
 		}
 		r.add(u, inodes(at)-had)
+	}
+	if err := settle(at); err != nil {
+		return err
+	}
+	// By turns: what both have in memory is what unpacking has left there, and the
+	// other reads since.
+	for range reads {
+		for _, kind := range kinds {
+			if err := b.read("read", "minirun-"+kind, store(kind)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, kind := range kinds {
 		if b.cold != nil {
 			if err := b.cold.forget(); err != nil {
 				return err
 			}
-			if err := b.read("cold", "minirun-"+kind, store); err != nil {
+			if err := b.read("cold", "minirun-"+kind, store(kind)); err != nil {
 				return err
 			}
 		}
-		if err := os.RemoveAll(store); err != nil {
+		if err := os.RemoveAll(store(kind)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// reads is how often everything is read in a round.
+const reads = 3
