@@ -68,8 +68,9 @@ func TestRootCorpus(t *testing.T) {
 					t.Skip(without)
 				}
 				h := *hosts[kind]
-				h.t = t
+				h.t, h.spent = t, &spent{}
 				row.test(&corpus{imageHost: &h, kind: kind})
+				h.spent.within(t)
 			})
 		}
 	}
@@ -399,13 +400,13 @@ func (c *corpus) decompressor() {
 	cmd.Stdin = bytes.NewReader(imageLayer(c.t, b.oci(c.t)...))
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+dir, "LD_PRELOAD=", "GODEBUG=netdns=cgo")
-	if r := testenv.RunCmd(c.t, cmd); r.Code != 0 {
+	if r := c.spent.run(c.t, cmd); r.Code != 0 {
 		c.t.Fatalf("%+v", r)
 	}
 	cmd = testenv.Command(c.t, c.command("run", "--rm", "--image", b.name, c.id())...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+dir)
-	if r := testenv.RunCmd(c.t, cmd); r.Code != 0 {
+	if r := c.spent.run(c.t, cmd); r.Code != 0 {
 		c.t.Errorf("%+v", r)
 	}
 	if out, err := os.ReadFile(ran); err == nil {

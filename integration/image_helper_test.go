@@ -23,6 +23,7 @@ import (
 // imageHost is a state directory and a store of images for one test.
 type imageHost struct {
 	t     testing.TB
+	spent *spent // by its commands, if somebody wants to know
 	root  string
 	store string
 }
@@ -52,6 +53,9 @@ func (h *imageHost) command(args ...string) []string {
 
 func (h *imageHost) do(args ...string) testenv.Result {
 	h.t.Helper()
+	if h.spent != nil {
+		return h.spent.run(h.t, testenv.Command(h.t, h.command(args...)...))
+	}
 	return testenv.Run(h.t, h.command(args...)...)
 }
 

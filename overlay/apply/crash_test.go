@@ -20,6 +20,9 @@ import (
 // TestMain lets the test binary be an unpacker that can be killed:
 // <binary> in the environment APPLY_TEST=store,parent,diff ID,kind; archive on stdin.
 func TestMain(m *testing.M) {
+	if task := os.Getenv(boundsEnv); task != "" {
+		boundsChild(task)
+	}
 	if args := strings.Split(os.Getenv("APPLY_TEST"), ","); len(args) == 4 {
 		s, err := overlay.OpenStore(args[0])
 		if err == nil {

@@ -337,6 +337,7 @@ func runAttack(t *testing.T, tt attackCase, kind Kind) {
 	tt.opts.Kind = kind
 	base := testOptions()
 	base.Kind = kind
+	wantBounded(t, tt.layers, base, tt.opts, tt.want != nil)
 	var c overlay.ChainID
 	for i, b := range tt.layers {
 		last := i == len(tt.layers)-1
