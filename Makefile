@@ -24,7 +24,7 @@ POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-images hammer-images-vm interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test-vm: testrun ## Run the tests that need every cgroup v2 controller, in one v
 
 hammer: ## Live through HAMMER (10000) containers, killed and deleted in every state.
 	MINIRUN_TEST_HAMMER=$(HAMMER) go test -count=1 -timeout 3h -v -run '^TestRootHammer' ./integration
+
+hammer-dns: ## Ask for names 10,000 times a second for 30 s while containers come and go, then with 100 real ones.
+	MINIRUN_BENCH_NETWORK=1 go test -count=1 -v -run '^$$' -bench '^BenchmarkHammer$$' -benchtime 1x ./network/names
+	MINIRUN_TEST_HAMMER_DNS=100 go test -count=1 -timeout 1h -v -run '^TestRootNetworkNames_Containers$$' ./integration
 
 hammer-images: ## Kill HAMMER_IMAGES (1000) commands that change the store of images at random points.
 	MINIRUN_TEST_HAMMER_IMAGES=$(HAMMER_IMAGES) go test -count=1 -timeout 3h -v -run '^TestRootImageHammer$$' ./integration

@@ -176,7 +176,7 @@ func (h *Host) take(n *store.Network, s *store.Subnet, want []netip.Addr, key st
 }
 
 func (h *Host) takePort(p *store.Port, key string) error {
-	if err := checkListeners(p); err != nil {
+	if err := checkListeners(p); err != nil && !h.namesOnly(err, p) {
 		return err
 	}
 	if p.Host == 0 {

@@ -284,10 +284,12 @@ func changeLines(file string, lines []byte, f func(fd int, text, line []byte) er
 	return nil
 }
 
-// resolv is the container's resolv.conf: what the user says, or the network, or
-// else the host's without the servers that only the host can reach.
+// resolv is the container's resolv.conf: what the user says, or else the gateway of
+// a network whose names are answered, or what the network says, or else the host's
+// without the servers that only the host can reach.
 func (a *Attachment) resolv(f *Files) []byte {
 	servers := f.DNS
+	given := len(servers) > 0
 	for _, n := range a.networks {
 		if len(servers) == 0 {
 			servers = n.DNS
@@ -311,8 +313,19 @@ func (a *Attachment) resolv(f *Files) []byte {
 	if len(options) == 0 {
 		options = lines.options
 	}
-	for _, s := range servers {
-		b = append(b, "nameserver "+s.String()+"\n"...)
+	gateway, answered := a.names()
+	switch {
+	case given || !gateway.IsValid():
+		for _, s := range servers {
+			b = append(b, "nameserver "+s.String()+"\n"...)
+		}
+	default:
+		b = appendServer(b, gateway, answered)
+		for _, s := range servers {
+			if s != gateway {
+				b = appendServer(b, s, !answered)
+			}
+		}
 	}
 	if len(search) > 0 && !(len(search) == 1 && search[0] == ".") {
 		b = append(b, "search "+strings.Join(search, " ")+"\n"...)

@@ -306,6 +306,9 @@ func (h *Host) Reload() error {
 		return err
 	}
 	for _, n := range networks {
+		if err := h.switchNames(n); err != nil {
+			return err
+		}
 		if l, err := c.LinkByName(n.Bridge); err == nil {
 			if err := h.setUp(c, n, l.Index); err != nil {
 				return err

@@ -177,6 +177,8 @@ func (f *family) destination() *nfnetlink.Rule {
 func rules() []rule {
 	v4, v6 := v4(), v6()
 	list := []rule{
+		// A container that publishes port 53 does not get what others ask the host.
+		{"prerouting", in().In("bridges", 0).Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, 0).Equal([]byte{0, 53}, 0).InterfaceDestination().Return()},
 		{"prerouting", new(nfnetlink.Rule).LocalDestination().Jump("publish")},
 		// What a loopback address is the source of cannot leave the host: the kernel
 		// would drop what we have sent elsewhere. See loopback.go.

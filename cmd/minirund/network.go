@@ -23,6 +23,7 @@ func networkCommand(u *ui) *cli.Command {
 		OnUsageError:    onUsageError,
 		Subcommands: []*cli.Command{
 			networkCreateCommand(u),
+			networkDNSCommand(u),
 			networkInspectCommand(u),
 			networkListCommand(u),
 			networkPruneCommand(u),
@@ -73,7 +74,7 @@ func networkCreateCommand(u *ui) *cli.Command {
 			&cli.BoolFlag{Name: "internal", Usage: "no way out, and none in"},
 			&cli.StringFlag{Name: "isolate", Value: "networks", Usage: "from whom containers are apart: `WHOM` is networks, containers or none"},
 			&cli.IntFlag{Name: "mtu", Usage: "`BYTES` of the largest packet (default: the system's)"},
-			&cli.StringSliceFlag{Name: "dns", Usage: "`ADDRESS` of a name server for its containers (default: the host's)"},
+			&cli.StringSliceFlag{Name: "dns", Usage: "`ADDRESS` of a name server for its containers, also asked for other names where minirund answers (default: the host's)"},
 			&cli.StringSliceFlag{Name: "label", Usage: "give it a label, `NAME[=VALUE]`"},
 			&cli.StringFlag{Name: "driver", Aliases: []string{"d"}, Value: "bridge", Usage: "`DRIVER`; there is only bridge"},
 		},

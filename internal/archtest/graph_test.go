@@ -89,6 +89,7 @@ var graph = []arrows{
 	{"network", "internal/linux internal/netip internal/nfnetlink internal/rtnetlink network/ipam network/loopback network/store", "network/service network/watch", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
 	{"network/ipam", "internal/netip", "", "the arithmetic of addresses; touches nothing"},
 	{"network/dns", "", "", "answers names: knows addresses and prefixes, and nothing of bridges or containers"},
+	{"network/names", "internal/netip network network/dns network/store", "", "joins records of networks and network/dns; of services it knows what a Source tells"},
 	{"network/loopback", "internal/linux", "", "programs that lead ports of loopback elsewhere; knows cgroups and addresses, no containers"},
 	{"network/watch", "internal/linux internal/nfnetlink", "", "hears of changes of rules; knows no networks and no services, only names of tables"},
 	{"network/service", "network/watch", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},

@@ -64,11 +64,18 @@ func (r *Rule) Mask(mask []byte, from uint32) *Rule {
 }
 
 // LocalDestination goes on if the packet is for an address of this host.
-func (r *Rule) LocalDestination() *Rule {
+func (r *Rule) LocalDestination() *Rule { return r.local(unix.NFTA_FIB_F_DADDR) }
+
+// InterfaceDestination goes on if it is for one of the interface that it came in by.
+func (r *Rule) InterfaceDestination() *Rule {
+	return r.local(unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF)
+}
+
+func (r *Rule) local(flags uint32) *Rule {
 	r.expr("fib", func() {
 		r.m.num(unix.NFTA_FIB_DREG, reg(0))
 		r.m.num(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE)
-		r.m.num(unix.NFTA_FIB_FLAGS, unix.NFTA_FIB_F_DADDR)
+		r.m.num(unix.NFTA_FIB_FLAGS, flags)
 	})
 	return r.cmp(unix.NFT_CMP_EQ, binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL), 0)
 }

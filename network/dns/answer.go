@@ -17,9 +17,10 @@ const (
 	maxAnswers = 2000 // of TCP: below 64 KiB
 )
 
-// answer makes the reply to a question that the network can answer by itself; nil
-// means that the host's resolvers are to be asked. It does not block.
-func (t *table) answer(q *dns.Msg) *dns.Msg {
+// answer makes the reply to a question that the network, or one of the others that
+// the client is in, can answer by itself; nil means that resolvers are to be asked.
+// It does not block.
+func (t *table) answer(q *dns.Msg, others ...*table) *dns.Msg {
 	reply := new(dns.Msg).SetReply(q)
 	reply.RecursionAvailable = true
 	question := q.Question[0]
@@ -28,7 +29,7 @@ func (t *table) answer(q *dns.Msg) *dns.Msg {
 		return reply
 	}
 	name := strings.ToLower(question.Name)
-	if a := t.names[name]; a != nil {
+	if a := t.find(name, others); a != nil {
 		reply.Authoritative = true
 		t.addresses(reply, question, a)
 		if len(reply.Answer) == 0 {
@@ -37,11 +38,20 @@ func (t *table) answer(q *dns.Msg) *dns.Msg {
 		return reply
 	}
 	if name == "localhost." || strings.HasSuffix(name, ".localhost.") {
-		t.addresses(reply, question, &answer{[]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, []netip.Addr{netip.IPv6Loopback()}, ttl})
+		t.addresses(reply, question, &answer{v4: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, v6: []netip.Addr{netip.IPv6Loopback()}, ttl: ttl})
 		return reply
 	}
 	if addr, ok := fromReverse(name); ok {
-		return t.pointer(reply, question, addr)
+		for _, o := range append([]*table{t}, others...) {
+			if r := o.pointer(reply, question, addr); r != nil {
+				return r
+			}
+		}
+		if t.inside {
+			reply.Rcode = dns.RcodeNameError
+			return reply
+		}
+		return nil
 	}
 	if name == t.domain || strings.HasSuffix(name, "."+t.domain) {
 		reply.Authoritative = true
@@ -52,12 +62,82 @@ func (t *table) answer(q *dns.Msg) *dns.Msg {
 		reply.Ns = t.authority()
 		return reply
 	}
+	if t.inside {
+		reply.Rcode = dns.RcodeNameError
+		reply.Ns = t.authority()
+		return reply
+	}
 	return nil
+}
+
+// find looks a name up, here and then in the others.
+func (t *table) find(name string, others []*table) *answer {
+	if a := t.names[name]; a != nil {
+		return a
+	}
+	if a := t.pod(name); a != nil {
+		return a
+	}
+	for _, o := range others {
+		if a := o.names[name]; a != nil {
+			return a
+		}
+	}
+	return nil
+}
+
+// pod reads an address of our subnets out of 10-1-0-2.NAMESPACE.pod.DOMAIN, which
+// Kubernetes has for all pods, with or without a service.
+func (t *table) pod(name string) *answer {
+	rest, ok := strings.CutSuffix(name, ".pod."+t.domain)
+	label, namespace, two := strings.Cut(rest, ".")
+	if !ok || !two || namespace == "" || strings.Contains(namespace, ".") {
+		return nil
+	}
+	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", "."))
+	if err != nil {
+		a, err = netip.ParseAddr(strings.ReplaceAll(label, "-", ":"))
+	}
+	if err != nil || !slices.ContainsFunc(t.subnets, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return nil
+	}
+	if a.Is4() {
+		return &answer{v4: []netip.Addr{a}, ttl: ttl}
+	}
+	return &answer{v6: []netip.Addr{a}, ttl: ttl}
+}
+
+// alias is the name outside for which the reply's name stands, if that has to be
+// looked up for the answer to be of use.
+func alias(reply *dns.Msg) string {
+	if len(reply.Answer) != 1 || reply.Question[0].Qtype == dns.TypeCNAME {
+		return ""
+	}
+	if c, ok := reply.Answer[0].(*dns.CNAME); ok {
+		return c.Target
+	}
+	return ""
 }
 
 func (t *table) addresses(reply *dns.Msg, q dns.Question, a *answer) {
 	hdr := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: a.ttl}
+	if a.alias != "" && q.Qtype != dns.TypeANY {
+		hdr.Rrtype = dns.TypeCNAME
+		reply.Answer = append(reply.Answer, &dns.CNAME{Hdr: hdr, Target: a.alias})
+		return
+	}
 	switch q.Qtype {
+	case dns.TypeSRV:
+		for _, s := range a.srv {
+			reply.Answer = append(reply.Answer, &dns.SRV{Hdr: hdr, Weight: 1, Port: s.port, Target: s.name})
+			if to := t.names[s.name]; to != nil {
+				for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
+					var extra dns.Msg
+					t.addresses(&extra, dns.Question{Name: s.name, Qtype: kind}, to)
+					reply.Extra = append(reply.Extra, extra.Answer...)
+				}
+			}
+		}
 	case dns.TypeA:
 		for _, ip := range shuffled(a.v4) {
 			reply.Answer = append(reply.Answer, &dns.A{Hdr: hdr, A: ip.AsSlice()})

@@ -33,10 +33,13 @@ type forwarder struct {
 	read    os.FileInfo
 	looked  time.Time
 	ours    []netip.Addr
+	asking  map[dns.Question]int
+	looped  map[dns.Question]bool // of those; nobody is asked for them any more
+	warned  time.Time
 }
 
 func newForwarder(opts Options) *forwarder {
-	return &forwarder{opts: opts, room: make(chan struct{}, maxForward)}
+	return &forwarder{opts: opts, room: make(chan struct{}, maxForward), asking: map[dns.Question]int{}, looped: map[dns.Question]bool{}}
 }
 
 // avoid names the addresses at which we answer ourselves.
@@ -88,15 +91,72 @@ func parseResolv(text string, ours []netip.Addr) []string {
 	return servers
 }
 
-// ask puts q's question to one resolver after the other. Whatever happens, there
-// is a reply: clients wait for seconds if there is none.
-func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
+// maxSame is how many times the host itself may ask us for what we ask the host's
+// resolvers for: more is our own question that comes back.
+const maxSame = 16
+
+// enter counts a question that is asked. It reports a loop: a resolver of the
+// host's that asks us for what we ask it. from is who asks.
+func (f *forwarder) enter(q dns.Question, from netip.Addr) (loop bool) {
+	q.Name = strings.ToLower(q.Name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.looped[q] || f.asking[q] > maxSame && slices.Contains(f.ours, from) {
+		f.looped[q] = true
+		if time.Since(f.warned) > time.Minute {
+			f.warned = time.Now()
+			f.opts.Log.Error("a resolver of this host asks us for what we ask it", "question", q.String(), "resolvers", f.servers)
+		}
+		return true
+	}
+	f.asking[q]++
+	return false
+}
+
+func (f *forwarder) leave(q dns.Question) {
+	q.Name = strings.ToLower(q.Name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asking[q]--; f.asking[q] <= 0 {
+		delete(f.asking, q)
+		delete(f.looped, q)
+	}
+}
+
+// inLoop says whether a question that is asked was found to come back.
+func (f *forwarder) inLoop(q dns.Question) bool {
+	q.Name = strings.ToLower(q.Name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.looped[q]
+}
+
+// without takes our own addresses out of a list to dial.
+func (f *forwarder) without(servers []string) (list []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range servers {
+		if a, err := netip.ParseAddrPort(s); err != nil || !slices.Contains(f.ours, a.Addr()) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// ask puts q's question to one resolver after the other; without any given these
+// are the host's. Whatever happens, there is a reply: clients wait for seconds if
+// there is none.
+func (f *forwarder) ask(q *dns.Msg, from netip.Addr, servers []string) *dns.Msg {
 	fail := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
 	fail.RecursionAvailable = true
 	if !q.RecursionDesired {
 		fail.Rcode = dns.RcodeRefused
 		return fail
 	}
+	if f.enter(q.Question[0], from) {
+		return fail
+	}
+	defer f.leave(q.Question[0])
 	select {
 	case f.room <- struct{}{}:
 		defer func() { <-f.room }()
@@ -105,7 +165,11 @@ func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), perAsk)
 	defer cancel()
-	servers := f.resolvers()
+	if len(servers) > 0 {
+		servers = f.without(servers)
+	} else {
+		servers = f.resolvers()
+	}
 	for range 2 {
 		for _, server := range servers {
 			r, err := f.try(ctx, server, q)
@@ -115,7 +179,7 @@ func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
 			if err == nil {
 				fail.Rcode = r.Rcode
 			}
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || f.inLoop(q.Question[0]) {
 				return fail
 			}
 		}

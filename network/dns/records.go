@@ -3,6 +3,7 @@ package dns
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,6 +31,13 @@ type Records struct {
 	Services  []Service
 	// Subnets whose addresses have no names but those given here.
 	Subnets []netip.Prefix
+	// Resolvers are asked for other names, in place of the host's.
+	Resolvers []netip.Addr
+	// Inside says that the network has no way out: for its clients there are no
+	// other names, and nobody is asked, who might be told something that way.
+	Inside bool
+	// Also are clients that are in further networks, whose names they get too.
+	Also map[netip.Addr][]string
 }
 
 // Host is a container: its name, further names, its addresses in this network.
@@ -43,20 +51,40 @@ type Host struct {
 type Service struct {
 	Name, Namespace string
 	Addresses       []netip.Addr
+	Ports           []Port
 	// Endpoints, if not nil, make the service headless.
 	Endpoints []Endpoint
+	// External makes it another name of a host outside.
+	External string
 }
 
-// Endpoint of a headless service. With a Name it is also found as name.service.
+// Port of a service. With a Name it has an SRV record.
+type Port struct {
+	Name     string
+	Protocol string // tcp, udp or sctp
+	Number   uint16
+}
+
+// Endpoint of a headless service. With a Name it is found as name.service, else
+// by its address with dashes in place of dots or colons.
 type Endpoint struct {
 	Name    string
 	Address netip.Addr
+	Ports   []Port // nil: those of the service
 }
 
 // answer is what a name has.
 type answer struct {
 	v4, v6 []netip.Addr
 	ttl    uint32
+	alias  string // of a host outside
+	srv    []target
+}
+
+// target is what an SRV record leads to.
+type target struct {
+	name string
+	port uint16
 }
 
 // table is what a network answers; it does not change.
@@ -66,6 +94,10 @@ type table struct {
 	parents map[string]bool // names within the domain that have others below them
 	reverse map[netip.Addr]string
 	subnets []netip.Prefix
+
+	resolvers []string // to dial
+	inside    bool
+	also      map[netip.Addr][]string
 }
 
 // newTable checks the records and makes a table of them. Two of the same name
@@ -74,10 +106,15 @@ func newTable(r Records) (*table, error) {
 	if r.Domain == "" {
 		r.Domain = DefaultDomain
 	}
-	t := &table{domain: canonical(r.Domain), names: map[string]*answer{}, parents: map[string]bool{}, reverse: map[netip.Addr]string{}, subnets: slices.Clone(r.Subnets)}
-	t.parents[t.domain], t.parents["svc."+t.domain] = true, true
+	t := &table{domain: canonical(r.Domain), names: map[string]*answer{}, parents: map[string]bool{}, reverse: map[netip.Addr]string{}, subnets: slices.Clone(r.Subnets), inside: r.Inside, also: r.Also}
+	for _, a := range r.Resolvers {
+		t.resolvers = append(t.resolvers, net.JoinHostPort(a.String(), "53"))
+	}
+	for _, name := range []string{"", "svc.", "pod."} {
+		t.parents[name+t.domain] = true
+	}
 	var errs []error
-	if err := checkName(r.Domain); err != nil {
+	if err := CheckName(r.Domain); err != nil {
 		errs = append(errs, err)
 	}
 	for _, s := range r.Services {
@@ -101,7 +138,12 @@ func newTable(r Records) (*table, error) {
 
 func (t *table) addService(s Service, namespace string) error {
 	addrs, life := s.Addresses, uint32(ttl)
-	if s.Endpoints != nil {
+	if s.External != "" {
+		if err := CheckName(s.External); err != nil {
+			return err
+		}
+		addrs = nil
+	} else if s.Endpoints != nil {
 		addrs, life = nil, ttlHeadless
 		for _, e := range s.Endpoints {
 			addrs = append(addrs, e.Address)
@@ -119,6 +161,18 @@ func (t *table) addService(s Service, namespace string) error {
 	for _, n := range short {
 		errs = append(errs, t.add(n, addrs, life))
 	}
+	if s.External != "" {
+		err := errors.Join(errs...)
+		for _, n := range append(short, full) {
+			if err == nil {
+				t.names[canonical(n)].alias = canonical(s.External)
+			}
+		}
+		return err
+	}
+	if s.Endpoints == nil {
+		errs = append(errs, t.addPorts(s.Ports, full, full, life))
+	}
 	for _, a := range s.Addresses {
 		if t.reverse[a] == "" {
 			t.reverse[a] = canonical(full)
@@ -126,8 +180,13 @@ func (t *table) addService(s Service, namespace string) error {
 	}
 	for _, e := range s.Endpoints {
 		if e.Name == "" {
-			continue
+			e.Name = strings.NewReplacer(".", "-", ":", "-").Replace(e.Address.String())
 		}
+		ports := e.Ports
+		if ports == nil {
+			ports = s.Ports
+		}
+		errs = append(errs, t.addPorts(ports, full, e.Name+"."+full, life))
 		for _, n := range append(short, full) {
 			errs = append(errs, t.add(e.Name+"."+n, []netip.Addr{e.Address}, life))
 		}
@@ -138,8 +197,26 @@ func (t *table) addService(s Service, namespace string) error {
 	return errors.Join(errs...)
 }
 
+// addPorts makes SRV records of a service's ports, which lead to host.
+func (t *table) addPorts(ports []Port, full, host string, life uint32) error {
+	var errs []error
+	for _, p := range ports {
+		if p.Name == "" {
+			continue
+		}
+		name := "_" + p.Name + "._" + strings.ToLower(p.Protocol) + "." + full
+		if err := t.add(name, nil, life); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		a := t.names[canonical(name)]
+		a.srv = append(a.srv, target{canonical(host), p.Number})
+	}
+	return errors.Join(errs...)
+}
+
 func (t *table) add(name string, addrs []netip.Addr, life uint32) error {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	key := canonical(name)
@@ -171,9 +248,9 @@ func (t *table) add(name string, addrs []netip.Addr, life uint32) error {
 // canonical is a name as the table has it: lower case, with a dot at the end.
 func canonical(name string) string { return dns.Fqdn(strings.ToLower(name)) }
 
-// checkName accepts letters, digits, "-" and "_" in labels of at most 63 bytes:
+// CheckName accepts letters, digits, "-" and "_" in labels of at most 63 bytes:
 // whatever else a resolver might make of a name, it is not ours.
-func checkName(name string) error {
+func CheckName(name string) error {
 	trimmed := strings.TrimSuffix(name, ".")
 	if len(trimmed) == 0 || len(trimmed) > 253 {
 		return fmt.Errorf("name %q: want 1 to 253 characters", name)

@@ -10,11 +10,14 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // Limits of one network.
@@ -23,6 +26,7 @@ const (
 	idle       = 8 * time.Second // of a TCP connection
 	perConn    = 128             // questions on a TCP connection
 	maxForward = 256             // questions that wait for the host's resolvers, of all networks
+	buffer     = 4 << 20         // of a UDP socket
 )
 
 // Options of a Server. The zero value works.
@@ -78,12 +82,29 @@ func New(opts Options) *Server {
 	return s
 }
 
+// listen binds to an address whether an interface has it or not: a bridge may come
+// after its network, and go and come again. The buffer is for thousands of
+// questions that come while the processor is busy with something else.
 func listen(kind, address string) (net.Listener, net.PacketConn, error) {
+	c := net.ListenConfig{Control: func(_, address string, raw syscall.RawConn) error {
+		var err error
+		cerr := raw.Control(func(fd uintptr) {
+			level, opt := unix.SOL_IP, unix.IP_FREEBIND
+			if strings.HasPrefix(address, "[") {
+				level, opt = unix.SOL_IPV6, unix.IPV6_FREEBIND
+			}
+			err = unix.SetsockoptInt(int(fd), level, opt, 1)
+			if kind == "udp" && unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
+			}
+		})
+		return errors.Join(cerr, err)
+	}}
 	if kind == "tcp" {
-		l, err := net.Listen(kind, address)
+		l, err := c.Listen(context.Background(), kind, address)
 		return l, nil, err
 	}
-	p, err := net.ListenPacket(kind, address)
+	p, err := c.ListenPacket(context.Background(), kind, address)
 	return nil, p, err
 }
 
@@ -179,6 +200,7 @@ func (s *Server) Shut(name string) error {
 	s.mu.Lock()
 	n := s.networks[name]
 	delete(s.networks, name)
+	s.forward.avoid(s.addresses())
 	s.mu.Unlock()
 	if n == nil {
 		return nil
@@ -216,6 +238,21 @@ func (s *Server) addresses() []netip.Addr {
 	return all
 }
 
+// tables are those of some networks.
+func (s *Server) tables(names []string) (list []*table) {
+	if len(names) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		if n := s.networks[name]; n != nil {
+			list = append(list, n.table.Load())
+		}
+	}
+	return list
+}
+
 // handler answers what comes in at one socket.
 type handler struct {
 	s   *Server
@@ -233,9 +270,17 @@ func (h *handler) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		}
 		return
 	}
-	reply := h.n.table.Load().answer(q)
+	client := from.Addr().Unmap().WithZone("")
+	t := h.n.table.Load()
+	reply := t.answer(q, h.s.tables(t.also[client])...)
 	if reply == nil {
-		reply = h.s.forward.ask(q)
+		reply = h.s.forward.ask(q, client, t.resolvers)
+	} else if name := alias(reply); name != "" && !t.inside {
+		ask := q.Copy()
+		ask.Question[0].Name = name
+		r := h.s.forward.ask(ask, client, t.resolvers)
+		reply.Rcode = r.Rcode
+		reply.Answer = append(reply.Answer, r.Answer...)
 	}
 	fit(q, reply, h.tcp)
 	if err := w.WriteMsg(reply); err != nil && !errors.Is(err, net.ErrClosed) {
