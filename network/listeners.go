@@ -2,8 +2,8 @@ package network
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/minirun/minirun/internal/linux"
@@ -55,13 +55,13 @@ func bound(text string, port uint16, tcp bool) (list []netip.Addr) {
 			continue
 		}
 		at, number, _ := strings.Cut(f[1], ":")
-		n, err := hex.DecodeString(number)
-		if err != nil || len(n) != 2 || binary.BigEndian.Uint16(n) != port {
+		if n, err := strconv.ParseUint(number, 16, 16); err != nil || uint16(n) != port {
 			continue
 		}
-		words, _ := hex.DecodeString(at)
-		for i := 0; i+4 <= len(words); i += 4 { // as the processor has them
-			binary.NativeEndian.PutUint32(words[i:], binary.BigEndian.Uint32(words[i:]))
+		var words []byte
+		for ; len(at) >= 8; at = at[8:] { // as the processor has them
+			n, _ := strconv.ParseUint(at[:8], 16, 32)
+			words = binary.NativeEndian.AppendUint32(words, uint32(n))
 		}
 		a, _ := netip.AddrFromSlice(words)
 		list = append(list, a)

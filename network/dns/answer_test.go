@@ -30,7 +30,8 @@ func records() Records {
 			{Name: "web", Namespace: "default", Addresses: addrs("10.96.0.10", "fd96::10")},
 			{Name: "web", Namespace: "prod", Addresses: addrs("10.96.0.11"), Ports: []Port{{"http", "TCP", 80}, {"", "TCP", 81}}},
 			{Name: "peers", Namespace: "default", Endpoints: []Endpoint{
-				{Name: "peers-0", Address: netip.MustParseAddr("10.1.0.20")}, {Name: "peers-1", Address: netip.MustParseAddr("10.1.0.21")},
+				{Name: "peers-0", Address: netip.MustParseAddr("10.1.0.20")},
+				{Name: "peers-1", Address: netip.MustParseAddr("10.1.0.21")},
 				{Address: netip.MustParseAddr("10.1.0.22"), Ports: []Port{{"peer", "tcp", 2381}}},
 			}, Ports: []Port{{"peer", "TCP", 2380}}},
 			{Name: "outside", Namespace: "default", External: "db.example.com"},
