@@ -67,9 +67,10 @@ var graph = []arrows{
 
 	{"orchestrate/rollout", "", "", "pure: from objects and observations to actions; linked into minirund alone, like all of orchestrate"},
 	{"orchestrate/store", "", "", "objects on disk: knows metadata, and nothing of what kinds mean"},
-	{"orchestrate/api", "orchestrate/podlife orchestrate/rollout orchestrate/store", "", "kinds: reading, defaults, validation; touches neither containers nor the network"},
+	{"orchestrate/batch", "orchestrate/rollout", "", "pure: Jobs and CronJobs"},
+	{"orchestrate/api", "orchestrate/batch orchestrate/podlife orchestrate/rollout orchestrate/store", "", "kinds: reading, defaults, validation; touches neither containers nor the network"},
 	{"orchestrate/services", "", "", "pure: addresses, ports and endpoints of Services"},
-	{"orchestrate/controller", "orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
+	{"orchestrate/controller", "orchestrate/batch orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
 	{"orchestrate/rest", "orchestrate/api orchestrate/store", "", "the API of Kubernetes over HTTP, on the store alone"},
 	{
 		"orchestrate/daemon", "orchestrate/api orchestrate/controller orchestrate/rest orchestrate/store", "",
@@ -213,7 +214,7 @@ func findCycle(graph map[string]arrows) string {
 }
 
 // orchestrators are the packages that know Kubernetes' types.
-const orchestrators = "cmd/minirund orchestrate/api orchestrate/client orchestrate/controller orchestrate/daemon orchestrate/node orchestrate/podlife orchestrate/proxy orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
+const orchestrators = "cmd/minirund orchestrate/api orchestrate/batch orchestrate/client orchestrate/controller orchestrate/daemon orchestrate/node orchestrate/podlife orchestrate/proxy orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
 
 // foreign are the modules of others, and which packages may import them outside
 // of tests. Each has a sentence in docs/architecture.md.
@@ -229,6 +230,7 @@ var foreign = []struct{ path, users, why string }{
 	{"k8s.io/api/", orchestrators, "its start costs more than minirun's"},
 	{"k8s.io/apimachinery/", orchestrators, "its start costs more than minirun's"},
 	{"go.yaml.in/yaml/v3", "orchestrate/api", "large, and nothing on the way to a container is YAML"},
+	{"github.com/robfig/cron/v3", "orchestrate/batch", "schedules of CronJobs; minirun must not link it"},
 	{"go.etcd.io/bbolt", "orchestrate/store", "a database; minirun's state is one small file for each container"},
 	{"github.com/opencontainers/image-spec/", "none", "only tests compare our types with it"},
 	{"github.com/opencontainers/go-digest", "none", "compiles regular expressions at start"},

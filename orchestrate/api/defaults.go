@@ -1,6 +1,7 @@
 package api
 
 import (
+	"math"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -76,7 +77,7 @@ func Default(obj store.Object) {
 		ptr(&o.Spec.Suspend, false)
 		ptr(&o.Spec.SuccessfulJobsHistoryLimit, 3)
 		ptr(&o.Spec.FailedJobsHistoryLimit, 1)
-		defaultPod(&o.Spec.JobTemplate.Spec.Template.Spec)
+		defaultJob(&o.Spec.JobTemplate.Spec)
 	case *corev1.Pod:
 		defaultPod(&o.Spec)
 		set(&o.Status.Phase, corev1.PodPending)
@@ -124,9 +125,20 @@ func defaultJob(s *batchv1.JobSpec) {
 	if s.Completions == nil && *s.Parallelism == 1 {
 		ptr(&s.Completions, 1)
 	}
+	if s.BackoffLimitPerIndex != nil {
+		ptr(&s.BackoffLimit, math.MaxInt32)
+	}
 	ptr(&s.BackoffLimit, 6)
 	ptr(&s.CompletionMode, batchv1.NonIndexedCompletion)
 	ptr(&s.Suspend, false)
+	if s.PodFailurePolicy != nil {
+		ptr(&s.PodReplacementPolicy, batchv1.Failed)
+		for i := range s.PodFailurePolicy.Rules {
+			for k := range s.PodFailurePolicy.Rules[i].OnPodConditions {
+				set(&s.PodFailurePolicy.Rules[i].OnPodConditions[k].Status, corev1.ConditionTrue)
+			}
+		}
+	}
 	ptr(&s.PodReplacementPolicy, batchv1.TerminatingOrFailed)
 	defaultPod(&s.Template.Spec)
 }

@@ -218,28 +218,6 @@ func (v *validator) amount(a *intstr.IntOrString, p *field.Path) int {
 	return int(n)
 }
 
-func (v *validator) job(s *batchv1.JobSpec, p *field.Path) {
-	v.count(s.Parallelism, p.Child("parallelism"))
-	v.count(s.Completions, p.Child("completions"))
-	v.count(s.BackoffLimit, p.Child("backoffLimit"))
-	v.count(s.TTLSecondsAfterFinished, p.Child("ttlSecondsAfterFinished"))
-	if s.ActiveDeadlineSeconds != nil && *s.ActiveDeadlineSeconds <= 0 {
-		v.invalid(p.Child("activeDeadlineSeconds"), *s.ActiveDeadlineSeconds, "must be greater than 0")
-	}
-	v.template(&s.Template, p)
-	if r := s.Template.Spec.RestartPolicy; r != corev1.RestartPolicyNever && r != corev1.RestartPolicyOnFailure {
-		v.all = append(v.all, field.NotSupported(p.Child("template", "spec", "restartPolicy"), r, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}))
-	}
-}
-
-func (v *validator) cronJob(s *batchv1.CronJobSpec) {
-	if f := strings.Fields(s.Schedule); len(f) != 5 && !strings.HasPrefix(s.Schedule, "@") {
-		v.invalid(spec.Child("schedule"), s.Schedule, "must have 5 fields: minute, hour, day of the month, month, day of the week")
-	}
-	v.oneOf(spec.Child("concurrencyPolicy"), string(s.ConcurrencyPolicy), "Allow", "Forbid", "Replace")
-	v.job(&s.JobTemplate.Spec, spec.Child("jobTemplate", "spec"))
-}
-
 func (v *validator) service(s *corev1.ServiceSpec) {
 	v.oneOf(spec.Child("type"), string(s.Type), "ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 	v.labels(s.Selector, spec.Child("selector"))

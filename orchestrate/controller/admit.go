@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/minirun/minirun/orchestrate/batch"
 	"github.com/minirun/minirun/orchestrate/services"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -32,6 +34,13 @@ func Admission(kinds []store.Kind, r services.Ranges) ([]store.Kind, error) {
 					return err
 				}
 				return assign(s, old, n, r)
+			}
+		case jobs:
+			out[i].Admit = func(s *store.Store, old, n store.Object) error {
+				if old == nil {
+					batch.Prepare(n.(*batchv1.Job))
+				}
+				return inNamespace(s, k.Name, old, n)
 			}
 		default:
 			out[i].Admit = func(s *store.Store, old, n store.Object) error { return inNamespace(s, k.Name, old, n) }

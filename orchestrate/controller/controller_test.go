@@ -35,6 +35,7 @@ type cluster struct {
 	leastReady    int
 	watchForReady bool
 	addresses     int
+	ahead         time.Duration // of the controller's clock
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -76,7 +77,7 @@ func (c *cluster) startController() {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stopController = cancel
 	c.wg.Go(func() {
-		w, err := New(Options{Store: c.s})
+		w, err := New(Options{Store: c.s, Now: c.clock})
 		if err == nil {
 			err = w.Run(ctx)
 		}
@@ -495,4 +496,11 @@ func (c *cluster) address() string {
 	defer c.mu.Unlock()
 	c.addresses++
 	return fmt.Sprintf("10.1.%d.%d", c.addresses/250, c.addresses%250+1)
+}
+
+// clock is that of the controller.
+func (c *cluster) clock() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.ahead)
 }

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/minirun/minirun/orchestrate/batch"
 	"github.com/minirun/minirun/orchestrate/rollout"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -31,6 +32,10 @@ const (
 	lastRetry  = time.Minute
 )
 
+// lookAtClock is how long the controller sleeps at most while it waits for a
+// time of day.
+const lookAtClock = time.Minute
+
 // Controller keeps what is wanted true: it makes, changes and deletes objects.
 type Controller struct {
 	s   *store.Store
@@ -48,6 +53,7 @@ type Controller struct {
 	members map[store.Ref]map[types.UID]bool
 	// waits hold back daemons that end by themselves.
 	waits map[store.Ref]wait
+	now   func() time.Time
 }
 
 // Options of New.
@@ -56,6 +62,8 @@ type Options struct {
 	Store *store.Store
 	// Log, if not nil, is told what fails.
 	Log *slog.Logger
+	// Now is the clock; nil is the real one.
+	Now func() time.Time
 }
 
 // New makes one that does nothing until Run.
@@ -66,8 +74,11 @@ func New(o Options) (*Controller, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	return &Controller{
-		s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
+		now: o.Now, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
 		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{}, waits: map[store.Ref]wait{},
 	}, nil
 }
@@ -155,8 +166,9 @@ func (c *Controller) wait(ctx context.Context, w *store.Watch) error {
 	}
 	until := ctx
 	if !first.IsZero() {
+		// A clock that is set meanwhile moves no timer: so look at it now and then.
 		var cancel context.CancelFunc
-		until, cancel = context.WithDeadline(ctx, first)
+		until, cancel = context.WithTimeout(ctx, min(max(first.Sub(c.now()), 0), lookAtClock))
 		defer cancel()
 	}
 	e, err := w.Next(until)
@@ -166,7 +178,7 @@ func (c *Controller) wait(ctx context.Context, w *store.Watch) error {
 	case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
-	now := time.Now()
+	now := c.now()
 	for ref, at := range c.again {
 		if !at.After(now) {
 			delete(c.again, ref)
@@ -215,7 +227,7 @@ func (c *Controller) affected(e store.Event) {
 	}
 	self := store.Ref{Kind: e.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	switch e.Kind {
-	case deployments, statefulSets, daemonSets, namespaces, serviceKind:
+	case deployments, statefulSets, daemonSets, cronJobs, namespaces, serviceKind:
 		c.add(self)
 	case endpointSlices:
 		if svc := obj.GetLabels()[discoveryv1.LabelServiceName]; svc != "" {
@@ -230,12 +242,26 @@ func (c *Controller) affected(e store.Event) {
 		c.ownerOf(obj, statefulSets, daemonSets)
 	case claimKind:
 		c.all(statefulSets)
+	case jobs:
+		c.add(self)
+		if o := metav1.GetControllerOfNoCopy(obj); o != nil {
+			c.add(store.Ref{Kind: cronJobs, Namespace: self.Namespace, Name: o.Name})
+		}
+		if e.Type == store.Deleted {
+			c.podsOf(obj)
+		}
 	case replicaSets:
 		c.add(self)
 		c.owner(obj, deployments)
 	case pods:
 		c.servicesOf(obj.(*corev1.Pod))
 		c.ownerOf(obj, statefulSets, daemonSets)
+		if batch.Tracked(obj.(*corev1.Pod)) && e.Type != store.Deleted {
+			c.add(self) // the Job may be gone
+		}
+		if o := metav1.GetControllerOfNoCopy(obj); o != nil {
+			c.add(store.Ref{Kind: jobs, Namespace: self.Namespace, Name: o.Name})
+		}
 		if set := c.owner(obj, replicaSets); set != "" {
 			// Recreate waits for pods, and automatic rollback counts restarts.
 			if rs, err := c.s.Get(replicaSets, obj.GetNamespace(), set); err == nil {
@@ -304,6 +330,12 @@ func (c *Controller) sync(ref store.Ref) {
 			again, err = c.statefulSet(ref)
 		case daemonSets:
 			again, err = c.daemonSet(ref)
+		case jobs:
+			again, err = c.job(ref)
+		case cronJobs:
+			again, err = c.cronJob(ref)
+		case pods:
+			err = c.strayed(ref)
 		case namespaces:
 			err = c.namespace(ref)
 		case serviceKind:
@@ -323,7 +355,7 @@ func (c *Controller) sync(ref store.Ref) {
 	default:
 		wait := min(max(2*c.retry[ref], firstRetry), lastRetry)
 		c.retry[ref] = wait
-		again = time.Now().Add(wait)
+		again = c.now().Add(wait)
 		c.log.Error("sync", "kind", ref.Kind, "namespace", ref.Namespace, "name", ref.Name, "error", err, "again", wait)
 	}
 	if !again.IsZero() {
@@ -337,7 +369,7 @@ const keepEvents = time.Hour
 // forget deletes old events, once a minute at most and only when there are new
 // ones.
 func (c *Controller) forget() {
-	now := time.Now()
+	now := c.now()
 	if now.Sub(c.forgot) < time.Minute {
 		return
 	}
@@ -354,10 +386,21 @@ func (c *Controller) forget() {
 	}
 }
 
+// versionOf is the API that a kind is of.
+func versionOf(kind string) string {
+	switch kind {
+	case "Job", "CronJob":
+		return "batch/v1"
+	case "Service", "PersistentVolumeClaim", "PersistentVolume", "Namespace", "Node":
+		return "v1"
+	}
+	return "apps/v1"
+}
+
 // record tells people what happened. The same again is counted.
 func (c *Controller) record(obj store.Object, kind string, e rollout.Event) {
 	c.forget()
-	now := metav1.NewTime(time.Now()).Rfc3339Copy()
+	now := metav1.NewTime(c.now()).Rfc3339Copy()
 	name := fmt.Sprintf("%s.%s", obj.GetName(), fingerprint(string(obj.GetUID()), e.Reason, e.Message))
 	if old, err := c.s.Get(events, obj.GetNamespace(), name); err == nil {
 		n := old.DeepCopyObject().(*corev1.Event)
@@ -370,7 +413,7 @@ func (c *Controller) record(obj store.Object, kind string, e rollout.Event) {
 	_, err := c.s.Create(events, &corev1.Event{
 		TypeMeta:       metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
 		ObjectMeta:     metav1.ObjectMeta{Namespace: obj.GetNamespace(), Name: name},
-		InvolvedObject: corev1.ObjectReference{APIVersion: "apps/v1", Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion()},
+		InvolvedObject: corev1.ObjectReference{APIVersion: versionOf(kind), Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion()},
 		Reason:         e.Reason, Message: e.Message, Type: e.Type, Count: 1, FirstTimestamp: now, LastTimestamp: now,
 		Source: corev1.EventSource{Component: "minirund"}, ReportingController: "minirund",
 	})

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -123,7 +122,7 @@ func (c *Controller) emptyOut(namespace string) (left []string, err error) {
 // terminating notes in the conditions what a namespace waits for.
 func (c *Controller) terminating(n *corev1.Namespace, left []string, failed error) {
 	say := func(t corev1.NamespaceConditionType, bad bool, badReason, badMessage, goodReason, goodMessage string) {
-		cond := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage, LastTransitionTime: metav1.NewTime(time.Now()).Rfc3339Copy()}
+		cond := corev1.NamespaceCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage, LastTransitionTime: metav1.NewTime(c.now()).Rfc3339Copy()}
 		if bad {
 			cond.Status, cond.Reason, cond.Message = corev1.ConditionTrue, badReason, badMessage
 		}

@@ -98,7 +98,7 @@ func (c *Controller) deployment(ref store.Ref) (again time.Time, err error) {
 	for _, s := range sets {
 		mine[s.UID] = true
 	}
-	state := rollout.DeploymentState{Deployment: d, Sets: sets, Now: time.Now()}
+	state := rollout.DeploymentState{Deployment: d, Sets: sets, Now: c.now()}
 	every, err := list[*corev1.Pod](c.s, pods, ref.Namespace)
 	if err != nil {
 		return again, err
@@ -147,7 +147,7 @@ func (c *Controller) sets(d *appsv1.Deployment, actions []rollout.SetAction) err
 		case rollout.Create:
 			if _, err = c.s.Create(replicaSets, a.Set); err != nil {
 				n := d.DeepCopy()
-				n.Status = rollout.CreateFailed(d, a.Set.Name, err, time.Now())
+				n.Status = rollout.CreateFailed(d, a.Set.Name, err, c.now())
 				_, also := c.s.Update(deployments, n, store.Status)
 				err = errors.Join(err, also)
 			}
@@ -178,7 +178,7 @@ func (c *Controller) replicaSet(ref store.Ref) (again time.Time, err error) {
 	if err != nil {
 		return again, err
 	}
-	plan, err := rollout.ReplicaSet(rollout.SetState{Set: set, Pods: mine, Failure: c.failures[set.UID], Now: time.Now()})
+	plan, err := rollout.ReplicaSet(rollout.SetState{Set: set, Pods: mine, Failure: c.failures[set.UID], Now: c.now()})
 	if err != nil {
 		return again, err
 	}
