@@ -69,8 +69,10 @@ var graph = []arrows{
 	{"orchestrate/store", "", "", "objects on disk: knows metadata, and nothing of what kinds mean"},
 	{"orchestrate/batch", "orchestrate/rollout", "", "pure: Jobs and CronJobs"},
 	{"orchestrate/api", "orchestrate/batch orchestrate/podlife orchestrate/rollout orchestrate/store", "", "kinds: reading, defaults, validation; touches neither containers nor the network"},
+	{"orchestrate/host", "orchestrate/store", "", "the Node object: looks at this host, and knows nothing of pods"},
+	{"orchestrate/claims", "orchestrate/rollout", "", "pure: which volume is whose"},
 	{"orchestrate/services", "", "", "pure: addresses, ports and endpoints of Services"},
-	{"orchestrate/controller", "orchestrate/batch orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
+	{"orchestrate/controller", "orchestrate/batch orchestrate/claims orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
 	{"orchestrate/rest", "orchestrate/api orchestrate/store", "", "the API of Kubernetes over HTTP, on the store alone"},
 	{
 		"orchestrate/daemon", "orchestrate/api orchestrate/controller orchestrate/rest orchestrate/store", "",
@@ -214,7 +216,7 @@ func findCycle(graph map[string]arrows) string {
 }
 
 // orchestrators are the packages that know Kubernetes' types.
-const orchestrators = "cmd/minirund orchestrate/api orchestrate/batch orchestrate/client orchestrate/controller orchestrate/daemon orchestrate/node orchestrate/podlife orchestrate/proxy orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
+const orchestrators = "cmd/minirund orchestrate/api orchestrate/batch orchestrate/claims orchestrate/client orchestrate/controller orchestrate/daemon orchestrate/host orchestrate/node orchestrate/podlife orchestrate/proxy orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
 
 // foreign are the modules of others, and which packages may import them outside
 // of tests. Each has a sentence in docs/architecture.md.

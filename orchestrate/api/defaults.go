@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/minirun/minirun/orchestrate/podlife"
@@ -115,6 +116,13 @@ func Default(obj store.Object) {
 	case *corev1.PersistentVolumeClaim:
 		ptr(&o.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 		set(&o.Status.Phase, corev1.ClaimPending)
+	case *corev1.PersistentVolume:
+		ptr(&o.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		set(&o.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
+		set(&o.Status.Phase, corev1.VolumePending)
+	case *storagev1.StorageClass:
+		ptr(&o.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
+		ptr(&o.VolumeBindingMode, storagev1.VolumeBindingImmediate)
 	case *corev1.Namespace:
 		set(&o.Status.Phase, corev1.NamespaceActive)
 	}

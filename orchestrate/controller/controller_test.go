@@ -34,6 +34,7 @@ type cluster struct {
 	mostWanted    int32
 	leastReady    int
 	watchForReady bool
+	volumes       string
 	addresses     int
 	ahead         time.Duration // of the controller's clock
 }
@@ -48,7 +49,7 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, s: s, leastReady: 1 << 30}
+	c := &cluster{t: t, s: s, leastReady: 1 << 30, volumes: filepath.Join(t.TempDir(), "volumes")}
 	c.startController()
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stopNode = cancel
@@ -77,7 +78,7 @@ func (c *cluster) startController() {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stopController = cancel
 	c.wg.Go(func() {
-		w, err := New(Options{Store: c.s, Now: c.clock})
+		w, err := New(Options{Store: c.s, Now: c.clock, Volumes: c.volumes})
 		if err == nil {
 			err = w.Run(ctx)
 		}

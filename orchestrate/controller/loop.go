@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/minirun/minirun/orchestrate/batch"
+	"github.com/minirun/minirun/orchestrate/claims"
 	"github.com/minirun/minirun/orchestrate/rollout"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -54,6 +56,9 @@ type Controller struct {
 	// waits hold back daemons that end by themselves.
 	waits map[store.Ref]wait
 	now   func() time.Time
+	// volumes is the directory of volumes that are made for claims.
+	volumes  string
+	sweeping sync.Mutex
 }
 
 // Options of New.
@@ -62,6 +67,9 @@ type Options struct {
 	Store *store.Store
 	// Log, if not nil, is told what fails.
 	Log *slog.Logger
+	// Volumes is the directory of the volumes that are made for claims. If it is
+	// empty, none are.
+	Volumes string
 	// Now is the clock; nil is the real one.
 	Now func() time.Time
 }
@@ -78,7 +86,7 @@ func New(o Options) (*Controller, error) {
 		o.Now = time.Now
 	}
 	return &Controller{
-		now: o.Now, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
+		now: o.Now, volumes: o.Volumes, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
 		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{}, waits: map[store.Ref]wait{},
 	}, nil
 }
@@ -107,6 +115,12 @@ func (c *Controller) run(ctx context.Context) error {
 	}
 	if err := c.ensureNamespaces(); err != nil {
 		return err
+	}
+	if err := c.ensureClass(); err != nil {
+		return err
+	}
+	if c.volumes != "" {
+		go c.sweep()
 	}
 	if err := c.everything(); err != nil {
 		return err
@@ -241,7 +255,16 @@ func (c *Controller) affected(e store.Event) {
 	case revisions:
 		c.ownerOf(obj, statefulSets, daemonSets)
 	case claimKind:
+		c.add(self)
 		c.all(statefulSets)
+		if v := obj.(*corev1.PersistentVolumeClaim).Spec.VolumeName; v != "" {
+			c.add(store.Ref{Kind: volumeKind, Name: v})
+		}
+	case volumeKind:
+		c.add(self)
+		c.claimsOf(obj.(*corev1.PersistentVolume))
+	case classKind:
+		c.all(claimKind)
 	case jobs:
 		c.add(self)
 		if o := metav1.GetControllerOfNoCopy(obj); o != nil {
@@ -255,6 +278,9 @@ func (c *Controller) affected(e store.Event) {
 		c.owner(obj, deployments)
 	case pods:
 		c.servicesOf(obj.(*corev1.Pod))
+		for _, name := range claims.Of(obj.(*corev1.Pod)) {
+			c.add(store.Ref{Kind: claimKind, Namespace: self.Namespace, Name: name})
+		}
 		c.ownerOf(obj, statefulSets, daemonSets)
 		if batch.Tracked(obj.(*corev1.Pod)) && e.Type != store.Deleted {
 			c.add(self) // the Job may be gone
@@ -336,6 +362,10 @@ func (c *Controller) sync(ref store.Ref) {
 			again, err = c.cronJob(ref)
 		case pods:
 			err = c.strayed(ref)
+		case claimKind:
+			err = c.volumeClaim(ref)
+		case volumeKind:
+			err = c.volume(ref)
 		case namespaces:
 			err = c.namespace(ref)
 		case serviceKind:

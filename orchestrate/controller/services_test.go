@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -27,7 +28,7 @@ var ranges = services.Ranges{
 func create[P store.Object](c *cluster, kind string, obj P) P {
 	c.t.Helper()
 	api.Default(obj)
-	if obj.GetNamespace() == "" && kind != nodes && kind != namespaces {
+	if obj.GetNamespace() == "" && !slices.Contains([]string{nodes, namespaces, volumeKind, classKind}, kind) {
 		obj.SetNamespace("default")
 	}
 	stored, err := c.s.Create(kind, obj)
