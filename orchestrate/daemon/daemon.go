@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/orchestrate/api"
+	"github.com/minirun/minirun/orchestrate/controller"
+	"github.com/minirun/minirun/orchestrate/services"
 	"github.com/minirun/minirun/orchestrate/store"
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +24,8 @@ import (
 const (
 	DefaultData   = "/var/lib/minirund"
 	DefaultSocket = "/run/minirund/minirund.sock"
+
+	DefaultServiceRange = "10.96.0.0/16"
 )
 
 // Options of Run. The zero value is a minirund at its usual places.
@@ -131,21 +135,34 @@ func Run(ctx context.Context, o Options) (err error) {
 	return err
 }
 
+// ranges are where services get addresses and node ports from.
+func (d *Daemon) ranges() services.Ranges {
+	r := services.Ranges{CIDRs: d.o.ServiceRanges, FirstPort: services.FirstNodePort, LastPort: services.LastNodePort}
+	if len(r.CIDRs) == 0 {
+		r.CIDRs = []netip.Prefix{netip.MustParsePrefix(DefaultServiceRange)}
+	}
+	return r
+}
+
 // openStore opens the objects, from a backup if that is wished.
 func (d *Daemon) openStore() error {
 	path := filepath.Join(d.o.Data, "objects.db")
-	s, err := store.Open(path, d.registry.Stored(), store.Options{})
+	kinds, err := controller.Admission(d.registry.Stored(), d.ranges())
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(path, kinds, store.Options{})
 	var corrupt *store.CorruptError
 	if errors.As(err, &corrupt) {
 		if !d.o.Restore {
 			return &damagedError{err}
 		}
-		from, restoreErr := store.Restore(path, d.registry.Stored())
+		from, restoreErr := store.Restore(path, kinds)
 		if restoreErr != nil {
 			return errors.Join(err, restoreErr)
 		}
 		d.o.Log.Warn("the store was damaged and is a backup now", "store", path, "backup", from, "damaged", path+".damaged", "error", err)
-		s, err = store.Open(path, d.registry.Stored(), store.Options{})
+		s, err = store.Open(path, kinds, store.Options{})
 	}
 	d.store = s
 	return err

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/minirun/minirun/orchestrate/controller"
+	"github.com/minirun/minirun/orchestrate/host"
 	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -20,11 +22,18 @@ func (d *Daemon) wire() (http.Handler, error) {
 		return nil, err
 	}
 	d.add("backups", d.backups)
-	controllers, err := controller.New(controller.Options{Store: d.store, Log: d.o.Log})
+	controllers, err := controller.New(controller.Options{Store: d.store, Log: d.o.Log, Volumes: filepath.Join(d.o.Data, "volumes")})
 	if err != nil {
 		return nil, err
 	}
 	d.add("controllers", controllers.Run)
+	if !d.o.Bare {
+		node, err := host.New(host.Options{Store: d.store, Log: d.o.Log, Dir: d.o.Data, Version: d.o.Version})
+		if err != nil {
+			return nil, err
+		}
+		d.add("node object", node.Run)
+	}
 	return d.handle(rest.New(d.store, d.registry)), nil
 }
 
