@@ -42,6 +42,7 @@ type Balancer struct {
 	counts   counts
 	schema   *schema // what the kernel has; nil if unknown
 	removed  bool    // the table is not to be there
+	ct       conntrack
 }
 
 // New makes a Balancer without services. It touches nothing until it is told
@@ -52,7 +53,7 @@ func New(opts Options) *Balancer {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Balancer{
-		opts: opts, k: kernel{netns: opts.NetNS},
+		opts: opts, k: kernel{netns: opts.NetNS}, ct: conntrack{netns: opts.NetNS},
 		services: map[string]*entry{}, owners: map[frontend]string{}, addrs: map[netip.Addr]uses{}, times: map[int]int{}, counts: counts{},
 	}
 }
@@ -61,7 +62,7 @@ func New(opts Options) *Balancer {
 func (b *Balancer) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.k.close()
+	return errors.Join(b.k.close(), b.ct.close())
 }
 
 // Set makes svc what it is from now on, in one transaction. When it returns, no
