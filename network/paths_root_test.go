@@ -44,7 +44,15 @@ func (l *lab) balance(boxes ...*box) *service.Balancer {
 		}
 		l.remote.run("ip", "route", "replace", to, "via", back)
 	}
-	b := service.New(service.Options{NetNS: l.host.fd})
+	n, err := l.h.Store.Network(boxes[0].record.Endpoints[0].Network)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var gateways []netip.Addr
+	for _, s := range n.Subnets {
+		gateways = append(gateways, endpoint(s.Gateway).Addr())
+	}
+	b := service.New(service.Options{NetNS: l.host.fd, Loopback: gateways, Cgroup: l.h.Cgroup})
 	l.t.Cleanup(func() { b.Close() })
 	if err := b.Set(balanced(boxes...)); err != nil {
 		l.t.Fatal(err)
@@ -112,6 +120,7 @@ func paths(t *testing.T, l *lab) {
 		{"another machine to a service", l.remote, svc, "80", remote},
 		{"itself, by its service", server.space, svc, "80", gateway},
 		{"a container to a node port", same.space, lan, "30080", address(same)},
+		{"the host to a node port, by loopback", l.host, loop, "30080", gateway},
 	}
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)

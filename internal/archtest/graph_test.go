@@ -94,8 +94,8 @@ var graph = []arrows{
 	{"network/dns", "", "", "answers names: knows addresses and prefixes, and nothing of bridges or containers"},
 	{"network/names", "internal/netip network network/dns network/store", "", "joins records of networks and network/dns; of services it knows what a Source tells"},
 	{"network/loopback", "internal/linux", "", "programs that lead ports of loopback elsewhere; knows cgroups and addresses, no containers"},
-	{"network/watch", "internal/linux internal/nfnetlink", "", "hears of changes of rules; knows no networks and no services, only names of tables"},
-	{"network/service", "network/watch", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
+	{"network/watch", "internal/linux internal/nfnetlink internal/rtnetlink", "", "hears of changes of rules; knows no networks and no services, only names of tables"},
+	{"network/service", "internal/rtnetlink network/loopback network/watch", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
 	{"network/store", "internal/jsonread internal/linux internal/netip internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},
 
 	{"internal/bigstack", "", "", "must be the first package to initialize, which one with imports would not be"},

@@ -27,6 +27,13 @@ type Options struct {
 	Log *slog.Logger
 	// Restored is called after each repair of the table.
 	Restored func(reason string)
+	// Loopback are addresses of the host, one of each family at most and none of
+	// loopback: of the gateway of a network for example. With them node ports are
+	// open at loopback addresses too, and clients there are seen as these.
+	Loopback []netip.Addr
+	// Cgroup is the directory of the cgroup whose processes reach node ports by
+	// loopback addresses; empty: the root, all processes.
+	Cgroup string
 }
 
 // Balancer keeps services in the kernel. Its methods may be called concurrently.
@@ -84,17 +91,17 @@ func (b *Balancer) Replace(services []Service) error {
 		}
 	}
 	b.schema = nil
-	return b.apply(services, gone)
+	return b.apply(services, gone, true)
 }
 
 // Apply sets some services and deletes others, all in one transaction.
 func (b *Balancer) Apply(set []Service, remove []string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.apply(set, remove)
+	return b.apply(set, remove, false)
 }
 
-func (b *Balancer) apply(set []Service, remove []string) error {
+func (b *Balancer) apply(set []Service, remove []string, all bool) error {
 	d, err := b.plan(set, remove)
 	b.removed = false
 	if err != nil {
@@ -104,6 +111,7 @@ func (b *Balancer) apply(set []Service, remove []string) error {
 		return err
 	}
 	b.take(d)
+	b.lead(d, all)
 	if err := b.forget(d.before, d.after); err != nil {
 		return fmt.Errorf("services are in effect, but connections of former endpoints are not forgotten: %w", err)
 	}
@@ -399,6 +407,9 @@ func (b *Balancer) Remove() error {
 	defer b.mu.Unlock()
 	b.services, b.owners, b.addrs, b.times = map[string]*entry{}, map[frontend]string{}, map[netip.Addr]uses{}, map[int]int{}
 	b.counts, b.schema, b.removed = counts{}, nil, true
+	if len(b.opts.Loopback) > 0 {
+		b.leadTo(nil)
+	}
 	have, err := b.k.read(b.opts.Table)
 	if err != nil || !have.exists {
 		return err

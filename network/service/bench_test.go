@@ -189,26 +189,76 @@ func BenchmarkThroughput(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// Ten thousand connections over five endpoints.
-func BenchmarkSpread(b *testing.B) {
-	measured(b)
-	w := newWorld(b, 5)
-	w.balancer(b, web(0, 1, 2, 3, 4))
+// spread opens connections to five endpoints and returns the shares of the one that
+// got the fewest and of the one that got the most, in percent.
+func spread(t testing.TB, conns int) (least, most float64) {
+	w := newWorld(t, 5)
+	w.balancer(t, web(0, 1, 2, 3, 4))
 	n := map[string]int{}
-	const conns = 10_000
-	for range conns {
-		ep, _, err := w.client.ask("tcp", "10.96.0.10:80")
-		if err != nil {
-			b.Fatal(err)
+	err := w.client.do(func() error {
+		for range conns {
+			c, err := net.DialTimeout("tcp", "10.96.0.10:80", testenv.Timeout(20*time.Second))
+			if err != nil {
+				return err
+			}
+			ep, _, err := answer(c, "tcp")
+			c.Close()
+			if err != nil {
+				return err
+			}
+			n[ep]++
 		}
-		n[ep]++
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	low, high := conns, 0
 	for i := range 5 {
 		low, high = min(low, n[strconv.Itoa(i)]), max(high, n[strconv.Itoa(i)])
 	}
-	b.ReportMetric(float64(low)*100/conns, "least-%")
-	b.ReportMetric(float64(high)*100/conns, "most-%")
+	return float64(low) * 100 / float64(conns), float64(high) * 100 / float64(conns)
+}
+
+func BenchmarkSpread(b *testing.B) {
+	measured(b)
+	least, most := spread(b, 10_000)
+	b.ReportMetric(least, "least-%")
+	b.ReportMetric(most, "most-%")
+	b.ReportMetric(0, "ns/op")
+}
+
+// Ten thousand connections over five endpoints: the bounds are five standard
+// deviations away.
+func TestRootService_Evenly(t *testing.T) {
+	testenv.RequireRoot(t)
+	testenv.CheckLeaks(t)
+	if least, most := spread(t, 10_000); least < 18 || most > 22 {
+		t.Errorf("five endpoints got from %.1f %% to %.1f %% of the connections", least, most)
+	}
+}
+
+// Hundreds of services when a supervisor starts: the kernel has none of them, and
+// then all of them.
+func BenchmarkStart(b *testing.B) {
+	measured(b)
+	host := newNetns(b)
+	for i, what := range []string{"cold-ms", "unchanged-ms"} {
+		bal := New(Options{NetNS: int(host.f.Fd())})
+		start := time.Now()
+		if err := bal.Replace(many(500)); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(ms(time.Since(start)), what)
+		if i == 1 {
+			start = time.Now()
+			if err := bal.Apply(many(500), nil); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(ms(time.Since(start)), "apply-unchanged-ms")
+		}
+		bal.Close()
+	}
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -283,7 +333,7 @@ func BenchmarkReplaced(b *testing.B) {
 func TestRootService_Replaced(t *testing.T) {
 	testenv.RequireRoot(t)
 	testenv.CheckLeaks(t)
-	conns, failed, changes := replaced(t, 2*time.Second, 200)
+	conns, failed, changes := replaced(t, 2*time.Second, 1000)
 	if failed != 0 || conns == 0 || changes == 0 {
 		t.Errorf("%d of %d connections failed during %d replacements", failed, conns, changes)
 	}

@@ -65,7 +65,8 @@ type Port struct {
 	Protocol Protocol
 	// Port of the addresses; may be 0 if there is only a node port.
 	Port uint16
-	// NodePort, if not 0, is open at all addresses of the host but loopback.
+	// NodePort, if not 0, is open at all addresses of the host; at loopback, for TCP
+	// and UDP, with [Options].Loopback.
 	NodePort  uint16
 	Endpoints []Endpoint
 }

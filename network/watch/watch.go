@@ -17,11 +17,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/minirun/minirun/internal/rtnetlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -128,16 +128,7 @@ func inNamespace(fd int, f func() error) error {
 	if fd == 0 {
 		return f()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := os.NewSyscallError("setns", unix.Setns(fd, unix.CLONE_NEWNET))
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
+	return rtnetlink.In(fd, f)
 }
 
 // Close lets go of the sockets. It must not be called while Run runs.
