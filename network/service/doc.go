@@ -6,9 +6,9 @@
 //
 // There are no rules for services. A service is elements of maps:
 //
-//	dnat to ip daddr . meta l4proto . th dport . numgen random mod 60 map @slots4_60
+//	dnat to ip daddr . meta l4proto . th dport . numgen random mod 12 map @slots4_12
 //
-// Each service owns as many slots of one of four such maps as its endpoints need
+// Each service owns as many slots of one of five such maps as its endpoints need
 // for even shares ([sizes]); each slot holds one endpoint. An endpoint comes or
 // goes by replacing some elements in one transaction of the kernel, which takes as
 // long with five services as with five thousand. Chains for each service would be

@@ -36,7 +36,7 @@ func TestRootService_Table(t *testing.T) {
 	list := w.host.sh("nft list ruleset")
 	for _, want := range []string{
 		"type nat hook prerouting priority dstnat - 5",
-		"dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 60 map @slots4_60",
+		"dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 12 map @slots4_12",
 		"10.96.0.10 . tcp . 80 . 0x00000000 : 10.9.0.10 . 8080",
 		"ip saddr . ip daddr @hairpin4 masquerade fully-random",
 		"reject with tcp reset",

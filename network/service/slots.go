@@ -8,7 +8,7 @@ import (
 // sizes are the numbers of slots that a service can have. Those with many
 // divisors share them out evenly among most numbers of endpoints. One slot needs
 // no random number: most services have one endpoint.
-var sizes = [...]int{1, 60, 840, maxSlots}
+var sizes = [...]int{1, 12, 60, 840, maxSlots}
 
 const maxSlots = 5040
 
