@@ -63,6 +63,9 @@ func (h *imageHost) noNetwork(what string) {
 	if len(leases) > 0 {
 		h.t.Errorf("%s: leases %q", what, leases)
 	}
+	if n := ledPrograms(h.t); n > 0 {
+		h.t.Errorf("%s: %d programs of BPF are attached to the root of the cgroups", what, n)
+	}
 	if out, err := exec.Command("nft", "list", "table", "inet", "minirun").CombinedOutput(); err == nil {
 		for _, set := range []string{"publish4", "publish6", "ranges4", "ranges6", "hairpin4", "hairpin6"} {
 			_, text, _ := strings.Cut(string(out), " "+set+" {")
@@ -110,6 +113,9 @@ func TestRootNetwork(t *testing.T) {
 		"--hostname", "box", "-p", "8080:80", "-p", "9000-9010:9000-9010/udp", "-p", lanAddress+":8443:80")
 	if got := answer(t, lanAddress+":8080") + answer(t, lanAddress+":8443") + answer(t, "10.77.0.9:80") + answer(t, "[fd00:77::9]:80"); got != strings.Repeat("hello\n", 4) {
 		t.Errorf("the server answers %q", got)
+	}
+	if got := answer(t, "127.0.0.1:8080") + answer(t, "[::1]:8080"); got != "hello\nhello\n" || ledPrograms(t) != 8 {
+		t.Errorf("by loopback the server answers %q, with %d programs, want 8", got, ledPrograms(t))
 	}
 	// Inside: addresses, routes, names.
 	got := h.must("exec", server, "sh", "-c", "ip a; ip r; ip -6 r; hostname; cat /etc/hostname /etc/hosts")
