@@ -51,9 +51,9 @@ func (h *imageHost) ip(args ...string) string { h.t.Helper(); return h.tool("ip"
 // kernel or in the records.
 func (h *imageHost) noNetwork(what string) {
 	h.t.Helper()
-	if links := h.ip("-o", "link"); strings.Contains(links, ": mv") {
-		h.t.Errorf("%s: interfaces are left:\n%s", what, links)
-	}
+	eventually(h.t, what+": no interface is left", func() bool { // they go with the container's namespace
+		return !strings.Contains(h.ip("-o", "link"), ": mv")
+	})
 	for _, dir := range []string{"networks/containers", "networks/ports"} {
 		if left := h.entries(dir); len(left) > 0 {
 			h.t.Errorf("%s: %s has %q", what, dir, left)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/netip"
@@ -96,10 +97,16 @@ func (q *Request) check() error {
 	return q.Files.check(q.Aliases)
 }
 
+// An interface of a container on the host is called mv and 12 random digits.
+const (
+	linkPrefix = "mv"
+	linkLen    = 14
+)
+
 func (a *Attachment) reserve(q *Request) error {
 	h, c := a.host, a.record
 	for i, n := range a.networks {
-		e := store.Endpoint{Network: n.Name, NetworkID: n.ID, Link: "mv" + randomHex(12), Name: "eth" + strconv.Itoa(i)}
+		e := store.Endpoint{Network: n.Name, NetworkID: n.ID, Link: linkPrefix + randomHex(linkLen-len(linkPrefix)), Name: "eth" + strconv.Itoa(i)}
 		var want []netip.Addr
 		if i == 0 {
 			want = q.IPs
@@ -115,6 +122,9 @@ func (a *Attachment) reserve(q *Request) error {
 				return err
 			}
 			e.Addresses = append(e.Addresses, ip)
+		}
+		if err := h.forgetFormer(n.Name, e.Addresses); err != nil {
+			return err
 		}
 		if e.MAC = ipam.MAC(e.Addresses[0]); i == 0 && q.MAC != [6]byte{} {
 			e.MAC = q.MAC
@@ -366,43 +376,6 @@ func (a *Attachment) publish() error {
 	return forgetPorts(nf, a.record)
 }
 
-// forgetPorts removes the entries of connections that were made to a published
-// port when it led nowhere: of UDP they live as long as the client goes on.
-func forgetPorts(nf *nfnetlink.Conn, c *store.Container) error {
-	for _, p := range c.Ports {
-		if p.Protocol == "tcp" {
-			continue
-		}
-		proto := protocolNumber(p.Protocol)
-		for _, f := range []byte{unix.AF_INET, unix.AF_INET6} {
-			_, err := nf.DeleteFlows(f, func(flow *nfnetlink.Flow) bool {
-				o := &flow.Original
-				return flow.Protocol == proto && o.DstPort >= p.Host && int(o.DstPort) < int(p.Host)+int(p.Count) &&
-					(!p.IP.IsValid() || p.IP.IsUnspecified() || p.IP == o.Dst) && flow.Reply.Src == o.Dst
-			})
-			if err != nil {
-				return fmt.Errorf("remove entries of connections: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// forgetAddresses removes the entries of all connections of a container.
-func forgetAddresses(nf *nfnetlink.Conn, c *store.Container) error {
-	for i := range c.Endpoints {
-		for _, ip := range c.Endpoints[i].Addresses {
-			_, err := nf.DeleteFlows(familyOf(ip).proto, func(flow *nfnetlink.Flow) bool {
-				return flow.Original.Src == ip || flow.Original.Dst == ip || flow.Reply.Src == ip
-			})
-			if err != nil {
-				return fmt.Errorf("remove entries of connections: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
 // Detach takes back everything that a container has of networks. It converges:
 // what is not there is no error.
 func (h *Host) Detach(key string) error {
@@ -487,15 +460,61 @@ func (h *Host) disconnect(c *store.Container) error {
 	}
 	defer links.Close()
 	for i := range c.Endpoints {
-		l, err := links.LinkByName(c.Endpoints[i].Link)
-		if err == nil {
-			err = links.DelLink(l.Index)
-		}
-		if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) { // going already
-			return fmt.Errorf("remove interface %q: %w", c.Endpoints[i].Link, err)
+		if err := unplug(links, c.Endpoints[i].Link); err != nil {
+			return err
 		}
 	}
-	return forgetAddresses(nf, c)
+	return h.forgetContainer(nf, c)
+}
+
+// unplug takes an interface out of its bridge for good. It is the network namespace
+// of the container that takes the pair with it when it ends, which the kernel does
+// without anybody waiting. Where somebody else holds the namespace he keeps an
+// interface that leads nowhere, until he ends or [Host.Prune] removes it.
+func unplug(links *rtnetlink.Conn, name string) error {
+	l, err := links.LinkByName(name)
+	if err == nil {
+		err = links.Unplug(l.Index)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) { // going already
+		return fmt.Errorf("unplug interface %q: %w", name, err)
+	}
+	return nil
+}
+
+// removeUnplugged removes the interfaces that unplug has left in namespaces which
+// somebody holds.
+func (h *Host) removeUnplugged() error {
+	records, err := h.containers()
+	if err != nil {
+		return err
+	}
+	c, err := rtnetlink.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	links, err := c.Links()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	used := map[string]bool{}
+	for _, r := range records {
+		for i := range r.Endpoints {
+			used[r.Endpoints[i].Link] = true
+		}
+	}
+	var errs []error
+	for i := range links {
+		l := &links[i]
+		if l.Kind != "veth" || l.Master != 0 || l.Flags&unix.IFF_UP != 0 || used[l.Name] || len(l.Name) != linkLen || !strings.HasPrefix(l.Name, linkPrefix) {
+			continue
+		}
+		if err := c.DelLink(l.Index); err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("remove interface %q: %w", l.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // detachGone detaches the container of a record if it does not exist any more.
@@ -539,7 +558,7 @@ func (h *Host) prune() (freed []string, err error) {
 		}
 		errs = append(errs, err)
 	}
-	errs = append(errs, h.freeOrphans())
+	errs = append(errs, h.freeOrphans(), h.removeUnplugged())
 	return freed, errors.Join(errs...)
 }
 

@@ -347,6 +347,8 @@ func (l *lab) table() string {
 	return l.host.run("nft", "list", "table", "inet", Table)
 }
 
+// links are the interfaces of the host but those that are unplugged for good: they
+// go with the namespaces of the test.
 func (l *lab) links() string {
 	l.t.Helper()
 	var names []string
@@ -358,7 +360,9 @@ func (l *lab) links() string {
 		defer c.Close()
 		list, err := c.Links()
 		for _, l := range list {
-			names = append(names, l.Name)
+			if !strings.HasPrefix(l.Name, linkPrefix) || l.Master != 0 || l.Flags&unix.IFF_UP != 0 {
+				names = append(names, l.Name)
+			}
 		}
 		return err
 	})

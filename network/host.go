@@ -220,6 +220,9 @@ func (h *Host) remove(name string) error {
 	if err := h.dismantle(n); err != nil {
 		return err
 	}
+	if err := h.forgetFormer(name, nil); err != nil { // another network may have its addresses next
+		return err
+	}
 	return h.Store.RemoveNetwork(name)
 }
 

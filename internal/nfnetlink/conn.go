@@ -16,6 +16,7 @@ import (
 type Conn struct {
 	fd  int
 	seq uint32
+	buf []byte // for answers
 }
 
 // Dial opens a socket in the network namespace of the calling thread.
@@ -91,7 +92,10 @@ func walk(b []byte, f func(typ uint16, value []byte)) {
 // receive passes the answers to f until it says that there are no more. Only
 // those with a sequence number in [first, last] are looked at.
 func (c *Conn) receive(first, last uint32, dontwait int, f func(seq uint32, typ uint16, body []byte) (done bool, err error)) error {
-	buf := make([]byte, 64<<10)
+	if c.buf == nil {
+		c.buf = make([]byte, 64<<10)
+	}
+	buf := c.buf
 	for {
 		n, _, err := unix.Recvfrom(c.fd, buf, dontwait)
 		switch err {

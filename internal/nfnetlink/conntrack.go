@@ -11,6 +11,7 @@ import (
 type Flow struct {
 	Protocol         uint8
 	Original, Reply  Tuple
+	family           byte
 	original, zoneID []byte
 }
 
@@ -24,6 +25,8 @@ type Tuple struct {
 const (
 	ctMsgGet        = 1
 	ctMsgDelete     = 2
+	ctMsgGetStats   = 5
+	ctaStatsEntries = 1
 	ctaTupleOrig    = 1
 	ctaTupleReply   = 2
 	ctaZone         = 18
@@ -38,16 +41,38 @@ const (
 	ctaProtoDstPort = 3
 )
 
-// DeleteFlows removes the entries of a family that match says yes to, and returns
-// how many. One that is gone meanwhile does not count.
-func (c *Conn) DeleteFlows(family byte, match func(*Flow) bool) (n int, err error) {
+// Flows is how many connections are tracked in the network namespace.
+func (c *Conn) Flows() (n int, err error) {
 	c.seq++
 	m := new(attrs)
-	at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgGet, unix.NLM_F_DUMP, c.seq, family, 0)
+	at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgGetStats, 0, c.seq, unix.AF_UNSPEC, 0)
+	m.end(at)
+	err = c.request(m, func(body []byte) {
+		walk(body[min(len(body), 4):], func(typ uint16, v []byte) {
+			if typ == ctaStatsEntries && len(v) >= 4 {
+				n = int(binary.BigEndian.Uint32(v))
+			}
+		})
+	})
+	return n, err
+}
+
+// DeleteFlows removes the entries that match says yes to, and returns how many. One
+// that is gone meanwhile does not count. The kernel goes through the table of all
+// network namespaces for it, 5 ms where that has its usual size: hence both families
+// at once, and not at all if there are no entries.
+func (c *Conn) DeleteFlows(match func(*Flow) bool) (n int, err error) {
+	if n, err := c.Flows(); err != nil || n == 0 {
+		return 0, err
+	}
+	c.seq++
+	m := new(attrs)
+	at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgGet, unix.NLM_F_DUMP, c.seq, unix.AF_UNSPEC, 0)
 	m.end(at)
 	var doomed []Flow
 	err = c.request(m, func(body []byte) {
 		if f, ok := parseFlow(body[min(len(body), 4):]); ok && match(&f) {
+			f.family = body[0]
 			f.original = append([]byte(nil), f.original...)
 			f.zoneID = append([]byte(nil), f.zoneID...)
 			doomed = append(doomed, f)
@@ -60,7 +85,7 @@ func (c *Conn) DeleteFlows(family byte, match func(*Flow) bool) (n int, err erro
 		f := &doomed[i]
 		c.seq++
 		m := new(attrs)
-		at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgDelete, unix.NLM_F_ACK, c.seq, family, 0)
+		at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgDelete, unix.NLM_F_ACK, c.seq, f.family, 0)
 		m.attribute(ctaTupleOrig|unix.NLA_F_NESTED, f.original)
 		if len(f.zoneID) > 0 {
 			m.attribute(ctaZone, f.zoneID)

@@ -115,6 +115,16 @@ func (c *Conn) SetPort(index int, mode PortMode) error {
 	return c.do(m, nil)
 }
 
+// Unplug takes an interface out of its bridge and sets it down: nothing passes it any
+// more, whatever is done at the other end. That takes a hundredth of the time of
+// DelLink, which waits until every processor has forgotten the interface.
+func (c *Conn) Unplug(index int) error {
+	m := newMessage(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	m.link(index, 0, unix.IFF_UP)
+	m.num(unix.IFLA_MASTER, 0)
+	return c.do(m, nil)
+}
+
 // DelLink removes an interface, and the other end of it if it is a pair.
 func (c *Conn) DelLink(index int) error {
 	m := newMessage(unix.RTM_DELLINK, unix.NLM_F_ACK)

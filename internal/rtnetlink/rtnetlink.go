@@ -16,6 +16,7 @@ import (
 type Conn struct {
 	fd  int
 	seq uint32
+	buf []byte // for answers
 }
 
 // Dial opens a socket in the network namespace of the calling thread.
@@ -233,7 +234,10 @@ func (c *Conn) do(m *message, f func(typ uint16, body []byte)) error {
 		return os.NewSyscallError("write", err)
 	}
 	flags := binary.NativeEndian.Uint16(m.b[6:])
-	buf := make([]byte, 64<<10) // the kernel sends no larger parts than a reader takes
+	if c.buf == nil {
+		c.buf = make([]byte, 64<<10) // the kernel sends no larger parts than a reader takes
+	}
+	buf := c.buf
 	for {
 		n, err := linux.Read(c.fd, buf)
 		if err != nil {

@@ -342,6 +342,58 @@ func (s Store) Free(network string, a netip.Addr, key string) error {
 	return free(s.networkDir(network)+"/"+leasesName+"/"+a.String(), key)
 }
 
+// formerFile has the addresses that were given back by containers whose connections
+// the kernel may still have entries of: one in a line, some several times.
+const formerFile = "former"
+
+// AddFormer adds addresses to those, and returns how many bytes the list has.
+func (s Store) AddFormer(network string, list []netip.Addr) (size int, err error) {
+	path := s.networkDir(network) + "/" + formerFile
+	fd, err := linux.OpenAt(unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil // the network was forgotten, and so are its addresses
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer linux.Close(fd)
+	b := append(make([]byte, 0, 64), '\n') // behind what a full disk has left of another line
+	for _, a := range list {
+		b = append(append(b, a.String()...), '\n')
+	}
+	var st unix.Stat_t
+	if err = linux.WriteAll(fd, b); err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
+		return 0, &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return int(st.Size), nil
+}
+
+// Former lists them.
+func (s Store) Former(network string) (list []netip.Addr, err error) {
+	raw, err := linux.ReadFile(s.networkDir(network)+"/"+formerFile, maxRecord)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	for line := range strings.Lines(string(raw)) {
+		if a, err := netip.ParseAddr(strings.TrimSuffix(line, "\n")); err == nil {
+			list = append(list, a)
+		}
+	}
+	return list, err
+}
+
+// DropFormer empties the list.
+func (s Store) DropFormer(network string) error {
+	path := s.networkDir(network) + "/" + formerFile
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+		return &os.PathError{Op: "unlink", Path: path, Err: err}
+	}
+	return nil
+}
+
 // portName is the name of a lease of ports.
 func portName(p *Port) string {
 	ip := "*"
