@@ -42,6 +42,8 @@ type Options struct {
 	UIDMap      []specs.LinuxIDMapping // a user namespace with these maps; empty: none
 	GIDMap      []specs.LinuxIDMapping
 	AutoMap     bool // one with ids that no other container has
+	Disposable  bool // nobody wants what it has written when it has ended (--rm)
+	root        string
 	Net         NetworkOptions
 }
 

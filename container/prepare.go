@@ -84,6 +84,7 @@ func (i *Images) Prepare(s *runtime.Store, id string, image *unpacked.Image, o *
 	if err := p.reserveNetwork(store, key, id, s.Root(), image, &placing); err != nil {
 		return nil, p.cancel(err)
 	}
+	placing.root = s.Root()
 	if err := p.fill(layers, key, id, image, &placing); err != nil {
 		return nil, p.cancel(err)
 	}
@@ -112,7 +113,7 @@ func (p *Prepared) closeRoot() {
 }
 
 func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.Image, o *Options) error {
-	snapshot, err := layers.Prepare(key, overlay.ChainID(image.Chain))
+	snapshot, err := layers.PrepareFor(key, overlay.ChainID(image.Chain), ownerOf(o.root, id, o.Disposable))
 	if err != nil {
 		return err
 	}

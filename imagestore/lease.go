@@ -70,9 +70,7 @@ func writeLease(dir, purpose string) error {
 			}
 		}
 	}
-	if b, err := linux.ReadFile("/proc/sys/kernel/random/boot_id", 64); err == nil {
-		r.Boot = strings.TrimSpace(string(b))
-	}
+	r.Boot, _ = linux.BootID()
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err

@@ -22,6 +22,8 @@
 //	                      /work               scratch space of overlayfs
 //	                      /rootfs             empty: where the caller may attach the mount
 //	                      /parents            chain ID of the layer that it stands on
+//	                      /owner              symbolic link to whom it is for, if that was said
+//	<root>/lost/<key>/                        a snapshot whose container cannot exist any more: it claims no layer
 //	<root>/staging/<name>                     being made or being deleted
 //
 // # Invariants

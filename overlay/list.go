@@ -18,6 +18,7 @@ type LayerInfo struct {
 type SnapshotInfo struct {
 	Key    string
 	Parent ChainID // top layer, "" for none
+	Owner  string  // what PrepareFor was told
 }
 
 // Layers lists the layers, sorted by chain ID.
@@ -61,7 +62,7 @@ func (s *Store) Snapshots() ([]SnapshotInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, SnapshotInfo{key, first(parents)})
+		list = append(list, SnapshotInfo{key, first(parents), s.owner("snapshots/" + key)})
 	}
 	return list, nil
 }

@@ -43,6 +43,10 @@ func validKey(key string) bool {
 // of the top layer's. Of a chain that is kept both ways the image is taken. A key that exists is an *ExistError, a missing layer a
 // *NotExistError.
 func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
+	return s.prepare(key, parent, "")
+}
+
+func (s *Store) prepare(key string, parent ChainID, owner string) (*Snapshot, error) {
 	if !validKey(key) {
 		return nil, &NameError{"snapshot key", key}
 	}
@@ -63,6 +67,9 @@ func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
 	}
 	defer linux.Close(dir)
 	err = sn.fill(dir)
+	if err == nil {
+		err = sayOwner(dir, owner)
+	}
 	if err == nil {
 		err = unix.Renameat2(s.dir, "staging/"+name, s.dir, sn.path(), unix.RENAME_NOREPLACE)
 		if err == unix.EEXIST {

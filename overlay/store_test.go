@@ -101,7 +101,7 @@ func TestPrepare(t *testing.T) {
 	if _, err := s.Snapshot("b"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("unknown key: %v, want ErrNotExist", err)
 	}
-	if l, err := s.Snapshots(); err != nil || !slices.Equal(l, []SnapshotInfo{{"a", top}}) {
+	if l, err := s.Snapshots(); err != nil || !slices.Equal(l, []SnapshotInfo{{Key: "a", Parent: top}}) {
 		t.Errorf("snapshots: %v, %v", l, err)
 	}
 	ll, err := s.Layers()

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/minirun/minirun/cgroups"
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime/bundle"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -46,4 +47,11 @@ func (c *Container) recoverGroup(spec *specs.Spec) (err error) {
 	c.OCIVersion, c.Annotations = spec.Version, spec.Annotations
 	c.runPoststop(spec)
 	return nil
+}
+
+// RecordedSnapshot is the snapshot that the record in the directory dir names, whatever
+// else is in it. That there is none is fs.ErrNotExist.
+func RecordedSnapshot(dir string) (string, error) {
+	raw, err := linux.ReadFile(dir+"/"+snapshotFile, 4096)
+	return string(raw), err
 }

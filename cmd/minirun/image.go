@@ -202,6 +202,7 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 		return f.fail("%v", err)
 	}
 	i.container.Command = args
+	i.container.Disposable = i.rm
 	image, err := a.findImage(i.ref, i.pull)
 	if err != nil {
 		return err

@@ -131,6 +131,12 @@ func openStores(c *cli.Context) (s inventory.Stores, closeLayers func(), err err
 	if s.Images, err = openImages(c); err != nil {
 		return s, nil, err
 	}
+	s.Lost = func(sn overlay.SnapshotInfo) *inventory.LostContainer {
+		if l := container.LostSnapshot(sn.Key, sn.Owner); l != nil {
+			return &inventory.LostContainer{Record: l.Record, Disposable: l.Disposable}
+		}
+		return nil
+	}
 	return s, func() {
 		if s.Layers != nil {
 			s.Layers.Close()

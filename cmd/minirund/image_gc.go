@@ -15,10 +15,12 @@ func imageGCCommand(u *ui) *cli.Command {
 		Name:  "gc",
 		Usage: "remove what no image needs: blobs, unpacked layers, the rest of interrupted work",
 		Description: "It may run at any time, beside everything. With --dry-run it tells for each object why it\n" +
-			"stays or that it goes.",
+			"stays or that it goes. A container whose record went with an earlier boot cannot be started\n" +
+			"any more: what it has written moves to overlay/lost in the store, where --lost removes it.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "explain, and remove nothing"},
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of --dry-run: table or json"},
+			&cli.BoolFlag{Name: "lost", Usage: "also remove what containers had written that were lost when the machine was started anew"},
 			noTruncFlag(),
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing; with --dry-run, only what goes"},
 		},
@@ -32,6 +34,7 @@ func imageGCCommand(u *ui) *cli.Command {
 			return err
 		}
 		defer closeLayers()
+		s.RemoveLost = c.Bool("lost")
 		if c.Bool("dry-run") {
 			p, err := inventory.NewPlan(s)
 			if err != nil {
@@ -41,6 +44,13 @@ func imageGCCommand(u *ui) *cli.Command {
 		}
 		done, err := inventory.Collect(c.Context, s)
 		if !c.Bool("quiet") {
+			for _, l := range done.Lost {
+				fmt.Fprintf(u.out, "container %s is lost: its record %s went with an earlier boot. What it had written is in %s/upper, %s; image gc --lost removes it\n",
+					printable(l.Container), printable(l.Record), printable(l.Dir), bytesText(l.Disk))
+			}
+			if done.Snapshots > 0 {
+				fmt.Fprintf(u.out, "removed %d snapshots of lost containers\n", done.Snapshots)
+			}
 			fmt.Fprintf(u.out, "removed %d blobs and %d unpacked layers, %s freed\n", done.Blobs, done.Layers, bytesText(done.Freed))
 		}
 		return err

@@ -117,7 +117,7 @@ func inspectImage(s inventory.Stores, ref string) (*imageInfo, error) {
 		l.Unpacked = s.Layers != nil && s.Layers.HasLayer(overlay.ChainID(l.ChainID))
 		i.Unpacked = i.Unpacked && l.Unpacked
 	}
-	users, err := inventory.Users(s.Layers, img, nil)
+	users, err := inventory.Users(s, img, nil)
 	i.Containers = append(i.Containers, users...)
 	return i, err
 }

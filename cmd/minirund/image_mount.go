@@ -134,9 +134,9 @@ func readMount(dir, key string) *imageMount {
 
 // here is the boot and the mount namespace that paths are of.
 func here() (boot, mntns string) {
-	b, _ := linux.ReadFile("/proc/sys/kernel/random/boot_id", 64)
+	boot, _ = linux.BootID()
 	mntns, _ = os.Readlink("/proc/self/ns/mnt")
-	return strings.TrimSpace(string(b)), mntns
+	return boot, mntns
 }
 
 // rootOf identifies the root of a mount; "" for what is none.

@@ -48,7 +48,7 @@ func removeImage(u *ui, s inventory.Stores, ref string, force bool) error {
 	o := imagestore.RemoveOptions{AllNames: force}
 	if !force {
 		o.Last = func(gone *imagestore.Image, others []*imagestore.Image) error {
-			users, err := inventory.Users(s.Layers, gone, others)
+			users, err := inventory.Users(s, gone, others)
 			if err == nil && len(users) > 0 {
 				err = &imagestore.InUseError{Ref: ref, Containers: users}
 			}
@@ -107,7 +107,7 @@ func imagePruneCommand(u *ui) *cli.Command {
 				ref = string(e.Target.Digest)
 			}
 			if e.Image != nil {
-				users, err := inventory.Users(s.Layers, e.Image, nil)
+				users, err := inventory.Users(s, e.Image, nil)
 				if err != nil {
 					return err
 				}

@@ -11,7 +11,9 @@ import (
 // Collected is what a collection has removed.
 type Collected struct {
 	Blobs, Layers int
-	Freed         int64 // bytes on disk
+	Snapshots     int        // of lost containers
+	Lost          []LostData // kept of lost containers, and moved
+	Freed         int64      // bytes on disk
 }
 
 // Collect removes what nothing needs. It may run at any time, beside everything:
@@ -20,7 +22,7 @@ func Collect(ctx context.Context, s Stores) (*Collected, error) {
 	swept, err := s.Images.GC()
 	c := &Collected{Blobs: swept.Blobs, Freed: swept.Disk}
 	if s.Layers != nil {
-		err = errors.Join(err, c.prune(ctx, s))
+		err = errors.Join(err, c.sweepLost(s), c.prune(ctx, s))
 	}
 	return c, err
 }

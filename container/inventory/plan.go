@@ -20,6 +20,7 @@ const (
 	Blob     Kind = "blob"
 	Layer    Kind = "layer"
 	Snapshot Kind = "snapshot"
+	Lost     Kind = "lost"   // what was written to snapshots whose containers are gone
 	Record   Kind = "record" // of an unpacked image, package unpacked
 	Work     Kind = "work"   // in progress, or what is left of it
 )
@@ -53,6 +54,17 @@ type Plan struct {
 type Stores struct {
 	Images *imagestore.Store
 	Layers *overlay.Store
+	// Lost tells of a snapshot that its container cannot exist any more; nil is
+	// always nil. A collection keeps what such containers have written, unless
+	// RemoveLost says otherwise.
+	Lost       func(overlay.SnapshotInfo) *LostContainer
+	RemoveLost bool
+}
+
+// LostContainer is a container that cannot exist any more.
+type LostContainer struct {
+	Record     string // where its record was
+	Disposable bool   // nobody wants what it has written
 }
 
 // NewPlan looks at everything and changes nothing.
@@ -75,7 +87,7 @@ func NewPlan(s Stores) (*Plan, error) {
 		return nil, err
 	}
 	if s.Layers != nil {
-		if err := p.layers(s.Layers); err != nil {
+		if err := p.layers(s, s.Layers); err != nil {
 			return nil, err
 		}
 		p.records()
@@ -196,7 +208,7 @@ func (p *Plan) linked() {
 }
 
 // layers decides as [unpack.Prune] does.
-func (p *Plan) layers(layers *overlay.Store) error {
+func (p *Plan) layers(stores Stores, layers *overlay.Store) error {
 	all, err := layers.Layers()
 	if err != nil {
 		return err
@@ -250,8 +262,11 @@ func (p *Plan) layers(layers *overlay.Store) error {
 			c = parent[c]
 		}
 	}
+	lost := map[string]*LostContainer{}
 	for _, s := range snapshots {
-		below(s.Parent, "container "+ContainerOf(s.Key))
+		if lost[s.Key] = stores.lost(s); lost[s.Key] == nil {
+			below(s.Parent, "container "+ContainerOf(s.Key))
+		}
 	}
 	for _, s := range staged {
 		if s.Live {
@@ -264,7 +279,29 @@ func (p *Plan) layers(layers *overlay.Store) error {
 	}
 	for _, s := range snapshots {
 		// Only the container's record knows when it goes.
-		p.add(Item{Kind: Snapshot, Name: s.Key, Disk: p.disk.parts["overlay/snapshots/"+s.Key], Keep: true, Why: []string{"container " + ContainerOf(s.Key)}})
+		i := Item{Kind: Snapshot, Name: s.Key, Disk: p.disk.parts["overlay/snapshots/"+s.Key], Keep: true, Why: []string{"container " + ContainerOf(s.Key)}}
+		if l := lost[s.Key]; l != nil {
+			wanted, err := stores.wanted(s, l)
+			if err != nil {
+				return err
+			}
+			i.Keep, i.Why = wanted, []string{l.why(s.Key)}
+			if wanted {
+				i.Why = append(i.Why, "what it has written moves to overlay/lost/"+s.Key)
+			}
+		}
+		p.add(i)
+	}
+	retired, err := layers.Retired()
+	if err != nil {
+		return err
+	}
+	for _, r := range retired {
+		i := Item{Kind: Lost, Name: r.Key, Disk: p.disk.parts["overlay/lost/"+r.Key], Keep: !stores.RemoveLost, Why: []string{"what container " + ContainerOf(r.Key) + " had written before it was lost"}}
+		if i.Keep {
+			i.Why = append(i.Why, "image gc --lost removes it")
+		}
+		p.add(i)
 	}
 	for _, s := range staged {
 		i := Item{Kind: Work, Name: "overlay/staging/" + s.Name, Disk: p.disk.parts["overlay/staging/"+s.Name], Keep: s.Live, Why: []string{"work in progress"}}
@@ -286,10 +323,10 @@ func ContainerOf(key string) string {
 }
 
 // Users are the containers that stand on the image, unless one of the others has
-// the same layers: then they stand on that.
-func Users(layers *overlay.Store, img *imagestore.Image, others []*imagestore.Image) ([]string, error) {
+// the same layers: then they stand on that. Lost ones do not count.
+func Users(s Stores, img *imagestore.Image, others []*imagestore.Image) ([]string, error) {
 	top := overlay.ChainID(img.TopChainID())
-	if layers == nil || top == "" {
+	if s.Layers == nil || top == "" {
 		return nil, nil
 	}
 	for _, o := range others {
@@ -297,14 +334,14 @@ func Users(layers *overlay.Store, img *imagestore.Image, others []*imagestore.Im
 			return nil, nil
 		}
 	}
-	snapshots, err := layers.Snapshots()
+	snapshots, err := s.Layers.Snapshots()
 	if err != nil {
 		return nil, err
 	}
 	var ids []string
-	for _, s := range snapshots {
-		if s.Parent == top {
-			ids = append(ids, ContainerOf(s.Key))
+	for _, sn := range snapshots {
+		if sn.Parent == top && s.lost(sn) == nil {
+			ids = append(ids, ContainerOf(sn.Key))
 		}
 	}
 	return ids, nil

@@ -32,6 +32,8 @@ type Group struct {
 	Unused int64  `json:"unused"`
 }
 
+var kinds = [...]Kind{Blob, Layer, Snapshot, Lost, Record, Work}
+
 // NewUsage measures a store.
 func NewUsage(s Stores) (*Usage, error) {
 	p, err := NewPlan(s)
@@ -41,7 +43,7 @@ func NewUsage(s Stores) (*Usage, error) {
 	u := &Usage{Images: []ImageUse{}, Total: p.disk.total}
 	groups := map[Kind]*Group{}
 	rest := u.Total
-	for _, k := range []Kind{Blob, Layer, Snapshot, Record, Work} {
+	for _, k := range kinds {
 		groups[k] = &Group{Kind: string(k)}
 	}
 	unique, shared := map[imagestore.Digest]int64{}, map[imagestore.Digest]int64{}
@@ -67,7 +69,7 @@ func NewUsage(s Stores) (*Usage, error) {
 			}
 		}
 	}
-	for _, k := range []Kind{Blob, Layer, Snapshot, Record, Work} {
+	for _, k := range kinds {
 		u.Groups = append(u.Groups, *groups[k])
 	}
 	u.Groups = append(u.Groups, Group{Kind: "other", Disk: rest})
