@@ -93,12 +93,21 @@ type volumeRow struct {
 	Containers []string          `json:"containers"`
 }
 
-func newVolumeRow(s volume.Store, v *volume.Info) (*volumeRow, error) {
-	r := &volumeRow{Name: v.Name, Mountpoint: s.Path(v.Name), Anonymous: v.Anonymous, Containers: v.Containers}
-	if err := json.Unmarshal(v.Meta, r); err != nil {
-		return nil, fmt.Errorf("volume %q: %w", v.Name, err)
+// newVolumeRow describes a volume. What it cannot read of time and labels it warns of:
+// content and users are elsewhere.
+func (u *ui) newVolumeRow(s volume.Store, v *volume.Info) *volumeRow {
+	var meta struct {
+		Created string            `json:"created"`
+		Labels  map[string]string `json:"labels"`
 	}
-	return r, nil
+	if err := json.Unmarshal(v.Meta, &meta); err != nil {
+		u.warn("volume %q: its time and labels are damaged: %v", v.Name, err)
+		meta.Created, meta.Labels = "", nil
+	}
+	if meta.Labels == nil {
+		meta.Labels = map[string]string{}
+	}
+	return &volumeRow{Name: v.Name, Mountpoint: s.Path(v.Name), Created: meta.Created, Labels: meta.Labels, Anonymous: v.Anonymous, Containers: v.Containers}
 }
 
 func volumeListCommand(u *ui) *cli.Command {
@@ -116,33 +125,26 @@ func volumeListCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
-		list, err := s.List()
-		if err != nil {
-			return err
-		}
+		list, listErr := s.List() // what can be listed is
 		rows := []*volumeRow{}
 		for i := range list {
-			r, err := newVolumeRow(s, &list[i])
-			if err != nil {
-				return err
-			}
-			rows = append(rows, r)
+			rows = append(rows, u.newVolumeRow(s, &list[i]))
 		}
 		switch {
 		case c.Bool("quiet"):
 			for _, r := range rows {
 				fmt.Fprintln(u.out, r.Name)
 			}
-			return nil
+			return listErr
 		case c.String("format") == "json":
-			return u.json(rows)
+			return errors.Join(listErr, u.json(rows))
 		}
 		w := tabwriter.NewWriter(u.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "NAME\tCREATED\tCONTAINERS")
 		for _, r := range rows {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", r.Name, createdText(r.Created), strings.Join(r.Containers, ", "))
 		}
-		return w.Flush()
+		return errors.Join(listErr, w.Flush())
 	})
 }
 
@@ -157,10 +159,7 @@ func volumeInspectCommand(u *ui) *cli.Command {
 		for _, name := range c.Args().Slice() {
 			v, err := s.Inspect(name)
 			if err == nil {
-				var r *volumeRow
-				if r, err = newVolumeRow(s, v); err == nil {
-					rows = append(rows, r)
-				}
+				rows = append(rows, u.newVolumeRow(s, v))
 			}
 			errs = append(errs, err)
 		}

@@ -93,6 +93,21 @@ func (e *InUseError) Error() string {
 // Hint says what to do.
 func (e *InUseError) Hint() string { return "delete these containers first" }
 
+// DamagedError reports a directory among the volumes that is none: its users, say, are
+// not known.
+type DamagedError struct {
+	Name, Dir string
+	Err       error
+}
+
+func (e *DamagedError) Error() string { return fmt.Sprintf("volume %q is damaged: %v", e.Name, e.Err) }
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *DamagedError) Hint() string {
+	return "save what you want of " + e.Dir + " and remove that directory"
+}
+
 // RandomName is a name for a volume that nobody has named, as docker makes them.
 func RandomName() string {
 	var b [32]byte
@@ -149,7 +164,37 @@ func (s Store) Create(name string, labels []Label) error {
 		return err
 	}
 	defer linux.Close(dir)
-	return s.create(dir, name, false, labels)
+	if err := s.create(dir, name, false, labels); err != nil {
+		return err
+	}
+	// Whoever was told that it is there finds it after a power failure. One that a
+	// container brings about goes with it.
+	if err := syncNew(dir, name); err != nil {
+		return errors.Join(fmt.Errorf("create volume %q: %w", name, err), s.removeNew(dir, name))
+	}
+	return nil
+}
+
+func syncNew(dir int, name string) error {
+	fd, err := linux.OpenAt(dir, name+"/"+metaName, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	err = unix.Fsync(fd)
+	linux.Close(fd)
+	if err == nil {
+		err = unix.Fsync(dir)
+	}
+	return os.NewSyscallError("fsync", err)
+}
+
+// removeNew takes back a volume that nobody has heard of.
+func (s Store) removeNew(dir int, name string) error {
+	trash := ".trash-" + RandomName()[:16]
+	if err := unix.Renameat(dir, name, dir, trash); err != nil {
+		return err
+	}
+	return safepath.RemoveAllAt(dir, trash)
 }
 
 func (s Store) create(dir int, name string, anonymous bool, labels []Label) error {
@@ -289,7 +334,7 @@ func (s Store) remove(dir int, name string) error {
 	keys, err := s.users(fd)
 	linux.Close(fd)
 	if err != nil {
-		return fmt.Errorf("remove volume %q: %w", name, err)
+		return fmt.Errorf("remove: %w", s.damaged(name, err))
 	}
 	if len(keys) > 0 {
 		return &InUseError{name, containers(keys)}
@@ -356,7 +401,11 @@ type Info struct {
 	Containers []string // that use it
 }
 
-// List returns all volumes, sorted by name.
+func (s Store) damaged(name string, err error) error {
+	return &DamagedError{Name: name, Dir: s.dir() + "/" + name, Err: err}
+}
+
+// List returns all volumes, sorted by name. Those that are damaged are in the error.
 func (s Store) List() ([]Info, error) {
 	dir, err := s.open(false, unix.LOCK_SH)
 	if err != nil || dir < 0 {
@@ -369,17 +418,19 @@ func (s Store) List() ([]Info, error) {
 	}
 	slices.Sort(names)
 	var list []Info
+	var errs []error
 	for _, name := range names {
 		if CheckName(name) != nil {
 			continue
 		}
 		info, err := s.inspect(dir, name)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		list = append(list, *info)
 	}
-	return list, nil
+	return list, errors.Join(errs...)
 }
 
 // Inspect describes one volume.
@@ -413,7 +464,7 @@ func (s Store) inspect(dir int, name string) (*Info, error) {
 		info.Meta, err = linux.ReadFileAt(fd, metaName, maxMeta)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("volume %q: %w", name, err)
+		return nil, s.damaged(name, err)
 	}
 	info.Containers = containers(keys)
 	return info, nil

@@ -104,3 +104,31 @@ func TestPruneRemains(t *testing.T) {
 		t.Errorf("prune: %q, %v", removed, err)
 	}
 }
+
+// One volume that is damaged does not hide the others, and the error says what to do.
+func TestDamaged(t *testing.T) {
+	s := Store(t.TempDir())
+	for _, name := range []string{"a", "b", "c"} {
+		if err := s.Create(name, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Truncate(s.dir()+"/a/meta.json", 0); err != nil { // as a power cut may leave it
+		t.Fatal(err)
+	}
+	if err := os.Remove(s.dir() + "/b/users"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.List()
+	var damaged *DamagedError
+	if len(list) != 2 || list[0].Name != "a" || list[1].Name != "c" || !errors.As(err, &damaged) || damaged.Name != "b" || !strings.Contains(damaged.Hint(), s.dir()+"/b") {
+		t.Errorf("list: %+v, %v", list, err)
+	}
+	if err := s.Remove("b"); !errors.As(err, &damaged) { // perhaps somebody uses it
+		t.Errorf("remove: %v", err)
+	}
+	removed, err := s.Prune(func(*Info) bool { return true })
+	if !slices.Equal(removed, []string{"a", "c"}) || !errors.As(err, &damaged) {
+		t.Errorf("prune: %q, %v", removed, err)
+	}
+}

@@ -19,6 +19,7 @@ import (
 type PushOptions struct {
 	As       *imagestore.Reference // the name at the registry, if it is not the image's
 	Platform *imagestore.Platform  // of an index, the image for this platform alone
+	About    About                 // what else is sent
 	Progress func(Progress)
 }
 
@@ -29,6 +30,8 @@ type Pushed struct {
 	Wire    int64               // bytes of blobs that were sent
 	Mounted int                 // blobs that the registry took over from another repository
 	Skipped []imagestore.Digest // layers that may not be distributed
+	About   []imagestore.Digest // manifests about the image that were sent
+	Others  []string            // tags that the registry has other signatures under, which were left alone
 }
 
 // PushError reports an image that could not be sent.
@@ -122,19 +125,34 @@ func (c *Client) push(ctx context.Context, s *imagestore.Store, ref string, o Pu
 	if p.e, err = c.pushEndpoint(p.to.Domain); err != nil {
 		return nil, err
 	}
+	manifests := w.manifests
+	about, err := w.about(held[0].Referrers, o.About)
+	if err != nil {
+		return nil, err
+	}
 	p.sources(s)
 	if err := p.blobs(ctx, w.blobs); err != nil {
 		return nil, err
 	}
-	// Bottom up: a registry takes an index when it has what that lists.
-	for i, m := range w.manifests {
-		name := string(m.Digest)
-		if i == len(w.manifests)-1 && p.to.Digest == "" {
-			name = p.to.Tag
-		}
-		if err := p.manifest(ctx, m, name); err != nil {
+	// Bottom up: a registry takes an index when it has what that lists. What is about
+	// the image comes before its name, so that nobody finds it there without.
+	last := len(manifests) - 1
+	for _, m := range manifests[:last] {
+		if err := p.manifest(ctx, m, string(m.Digest)); err != nil {
 			return nil, err
 		}
+	}
+	for _, a := range about {
+		if err := p.sendAbout(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+	name := string(manifests[last].Digest)
+	if p.to.Digest == "" {
+		name = p.to.Tag
+	}
+	if err := p.manifest(ctx, manifests[last], name); err != nil {
+		return nil, err
 	}
 	p.res.Name, p.res.Target, p.res.Wire = p.to.String(), target, p.counted.wired()
 	return p.res, nil
@@ -505,19 +523,24 @@ func (c *counting) Read(b []byte) (int, error) {
 // manifest sends a manifest as it is, under a tag or its digest.
 func (p *pusher) manifest(ctx context.Context, d imagestore.Descriptor, name string) error {
 	b, err := p.g.ReadBlob("manifest", d, imagestore.MaxMetadata)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = p.put(ctx, d, b, name)
 	}
+	return err
+}
+
+// put sends a manifest and returns what the registry says of it.
+func (p *pusher) put(ctx context.Context, d imagestore.Descriptor, b []byte, name string) (http.Header, error) {
 	k := p.call("manifest "+name, http.MethodPut, "/manifests/"+name)
 	k.header = http.Header{"Content-Type": {d.MediaType}}
 	k.size = int64(len(b))
 	k.bodyFn = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(b))), nil }
 	resp, err := p.ask(ctx, k, http.StatusCreated, http.StatusOK, http.StatusAccepted)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if said := resp.Header.Get("Docker-Content-Digest"); said != "" && said != string(d.Digest) {
-		return fmt.Errorf("manifest %s at %s: it is kept as %q, and was sent as %s", name, p.e.name(), oneLine(said), d.Digest)
+		return nil, fmt.Errorf("manifest %s at %s: it is kept as %q, and was sent as %s", name, p.e.name(), oneLine(said), d.Digest)
 	}
-	return nil
+	return resp.Header, nil
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/minirun/minirun/imagestore"
 )
@@ -48,31 +50,87 @@ func (p *puller) referrers(ctx context.Context, manifests []imagestore.Descripto
 // Referrers"; of a registry that does not know the question, for the tag that
 // clients keep in place of the answer.
 func (p *puller) referrersOf(ctx context.Context, subject imagestore.Digest) (list []imagestore.Descriptor, err error) {
-	what := "referrers of " + string(subject)
 	err = p.c.try(ctx, p.ref.Domain, canPull|canResolve, func(e *endpoint, last bool) error {
-		return p.c.attempts(ctx, last, func() error {
-			resp, b, err := p.c.metadata(ctx, e, call{
-				what: what, method: http.MethodGet, path: p.ref.Path + "/referrers/" + string(subject), repo: p.ref.Path, scope: pullScope(p.ref.Path),
-				header: http.Header{"Accept": {imagestore.MediaTypeIndex}},
-			}, imagestore.MaxMetadata, http.StatusOK)
-			// A page of some other program is no answer either.
-			if err == nil && contentType(resp) != imagestore.MediaTypeIndex || errors.Is(err, fs.ErrNotExist) {
-				tag := subject.Algorithm() + "-" + subject.Hex()
-				if _, b, err = p.c.get(ctx, e, p.ref.Path, tag, imagestore.Descriptor{}); errors.Is(err, fs.ErrNotExist) {
-					list = nil
-					return nil
-				}
-			}
-			if err != nil {
-				return err
-			}
-			x, err := imagestore.ParseIndex(b, imagestore.MediaTypeIndex)
-			if err != nil {
-				return &imagestore.FormatError{Object: what, Err: err}
-			}
-			list = x.Manifests
-			return nil
+		return p.c.attempts(ctx, last, func() (err error) {
+			list, err = p.c.referrers(ctx, e, p.ref.Path, subject)
+			return err
 		})
 	})
 	return list, err
+}
+
+// Limits of a list of referrers, of all its pages.
+const (
+	maxReferrerPages = 32
+	maxReferrerList  = 4096
+)
+
+// referrers asks one host for the list.
+func (c *Client) referrers(ctx context.Context, e *endpoint, repo string, subject imagestore.Digest) (list []imagestore.Descriptor, err error) {
+	k := call{
+		what: "referrers of " + string(subject), method: http.MethodGet, path: repo + "/referrers/" + string(subject), repo: repo, scope: pullScope(repo),
+		header: http.Header{"Accept": {imagestore.MediaTypeIndex}},
+	}
+	for page := 1; ; page++ {
+		resp, b, err := c.metadata(ctx, e, k, imagestore.MaxMetadata, http.StatusOK)
+		// A page of some other program is no answer either.
+		if page == 1 && (err == nil && contentType(resp) != imagestore.MediaTypeIndex || errors.Is(err, fs.ErrNotExist)) {
+			_, b, err = c.get(ctx, e, repo, referrersTag(subject), imagestore.Descriptor{})
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, nil
+			}
+			resp = nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		x, err := imagestore.ParseIndex(b, imagestore.MediaTypeIndex)
+		if err != nil {
+			return nil, &imagestore.FormatError{Object: k.what, Err: err}
+		}
+		list = append(list, x.Manifests...)
+		if k.at, err = nextPage(e, k.what, resp); err != nil || k.at == nil {
+			return list, err
+		}
+		if page == maxReferrerPages || len(list) > maxReferrerList {
+			return nil, &imagestore.FormatError{Object: k.what, Err: fmt.Errorf("the list at %s has more than %d pages or %d entries", e.name(), maxReferrerPages, maxReferrerList)}
+		}
+	}
+}
+
+// referrersTag is the tag that stands in for the list.
+func referrersTag(subject imagestore.Digest) string { return subject.Algorithm() + "-" + subject.Hex() }
+
+// nextPage is where the list goes on (RFC 8288), nil at its end. Only the host itself
+// is believed.
+func nextPage(e *endpoint, what string, resp *http.Response) (*url.URL, error) {
+	if resp == nil {
+		return nil, nil
+	}
+	for _, link := range resp.Header.Values("Link") {
+		for part := range strings.SplitSeq(link, ",") {
+			target, params, ok := strings.Cut(strings.TrimSpace(part), ">")
+			target, open := strings.CutPrefix(target, "<")
+			if !ok || !open || !isNext(params) {
+				continue
+			}
+			at, err := resp.Request.URL.Parse(target)
+			if err != nil || at.User != nil || !e.owns(at) {
+				return nil, &SecurityError{Reason: fmt.Sprintf("%s at %s: it goes on at %q, which is not that host", what, e.name(), oneLine(target))}
+			}
+			at.Fragment = ""
+			return at, nil
+		}
+	}
+	return nil, nil
+}
+
+func isNext(params string) bool {
+	for p := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(name, "rel") && strings.EqualFold(strings.Trim(value, `"`), "next") {
+			return true
+		}
+	}
+	return false
 }

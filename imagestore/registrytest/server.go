@@ -33,6 +33,7 @@ type Options struct {
 	TokenLife      time.Duration // after which a token is refused; 0: never
 	Prefix         string        // of the API; "/v2" if empty
 	NoReferrers    bool          // no API for referrers
+	ReferrersPage  int           // so many of them on a page; 0: all
 	NoMount        bool          // blobs of other repositories are not taken over
 	ClientCerts    bool          // with TLS: clients are asked for a certificate
 }
@@ -255,7 +256,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		case "/manifests/":
 			s.manifest(w, r, repo, rest, f)
 		case "/referrers/":
-			s.referrers(w, repo, rest)
+			s.referrers(w, r, repo, rest)
 		}
 		return
 	}
@@ -378,6 +379,10 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo, ref stri
 			s.addManifest(repo, name, manifest{r.Header.Get("Content-Type"), b})
 		}
 		s.mu.Unlock()
+		var about struct{ Subject *struct{ Digest string } }
+		if !s.o.NoReferrers && json.Unmarshal(b, &about) == nil && about.Subject != nil {
+			w.Header().Set("OCI-Subject", about.Subject.Digest)
+		}
 		w.Header().Set("Docker-Content-Digest", d)
 		w.WriteHeader(http.StatusCreated)
 		return
@@ -495,7 +500,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, repo, id string,
 	w.WriteHeader(http.StatusAccepted)
 }
 
-func (s *Server) referrers(w http.ResponseWriter, repo, digest string) {
+func (s *Server) referrers(w http.ResponseWriter, r *http.Request, repo, digest string) {
 	if s.o.NoReferrers {
 		fail(w, http.StatusNotFound, "NOT_FOUND", "no such API")
 		return
@@ -511,6 +516,15 @@ func (s *Server) referrers(w http.ResponseWriter, repo, digest string) {
 		if strings.Contains(ref, ":") && json.Unmarshal(m.body, &body) == nil && body.Subject != nil && body.Subject.Digest == digest {
 			list = append(list, map[string]any{"mediaType": m.mediaType, "digest": ref, "size": len(m.body), "artifactType": body.ArtifactType})
 		}
+	}
+	slices.SortFunc(list, func(a, b map[string]any) int { return strings.Compare(a["digest"].(string), b["digest"].(string)) })
+	if n := s.o.ReferrersPage; n > 0 {
+		at, _ := strconv.Atoi(r.URL.Query().Get("at"))
+		next := at + n
+		if next < len(list) {
+			w.Header().Set("Link", fmt.Sprintf(`<%s?at=%d>; rel="next"`, r.URL.Path, next))
+		}
+		list = list[min(at, len(list)):min(next, len(list))]
 	}
 	w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": list})
