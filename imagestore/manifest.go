@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -35,15 +36,71 @@ func topKeys(b []byte) ([]string, error) {
 			return nil, errors.New("it has more than 64 members")
 		}
 		keys = append(keys, key)
-		var skip json.RawMessage
-		if err := dec.Decode(&skip); err != nil {
-			return nil, jsonError(err)
+		if err := checkKeys(dec, slices.Contains(withDescriptors, key), 0); err != nil {
+			return nil, fmt.Errorf("%s: %w", clip(key), err)
 		}
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, jsonError(err)
 	}
 	return keys, nil
+}
+
+// withDescriptors are the members of manifests and indexes that have descriptors, and
+// those the names that these have.
+var (
+	withDescriptors = []string{"config", "layers", "manifests", "subject"}
+	descriptorNames = []string{
+		"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType",
+		"platform", "architecture", "os", "os.version", "os.features", "variant",
+	}
+)
+
+// checkKeys reads a value and refuses what two readers may see differently: a name that
+// is there twice, and in descriptors also names that differ by case from another one or
+// from a specified one. Names of annotations are anybody's.
+func checkKeys(dec *json.Decoder, descriptors bool, depth int) error {
+	if depth > 32 {
+		return errors.New("it is nested more than 32 deep")
+	}
+	t, err := dec.Token()
+	if err != nil {
+		return jsonError(err)
+	}
+	delim, ok := t.(json.Delim)
+	if !ok {
+		return nil
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		if delim == '[' {
+			if err := checkKeys(dec, descriptors, depth+1); err != nil {
+				return err
+			}
+			continue
+		}
+		t, err := dec.Token()
+		if err != nil {
+			return jsonError(err)
+		}
+		key, _ := t.(string)
+		if seen[key] {
+			return fmt.Errorf("ambiguous: %q is there twice", clip(key))
+		}
+		seen[key] = true
+		if descriptors {
+			for _, name := range descriptorNames {
+				if name != key && strings.EqualFold(name, key) {
+					return fmt.Errorf("ambiguous: member %q differs by case from the specified one", clip(key))
+				}
+			}
+		}
+		if err := checkKeys(dec, descriptors && key != "annotations", depth+1); err != nil {
+			return err
+		}
+	}
+	_, err = dec.Token()
+	return jsonError(err)
 }
 
 func jsonError(err error) error {
@@ -155,6 +212,9 @@ func ParseIndex(b []byte, mediaType string) (*Index, error) {
 // ParseConfig reads the configuration of an image and checks what the store
 // relies on. layers is the number of layers of the manifest.
 func ParseConfig(b []byte, layers int) (*Config, error) {
+	if err := checkKeys(json.NewDecoder(bytes.NewReader(b)), false, 0); err != nil {
+		return nil, err
+	}
 	var c Config
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, err

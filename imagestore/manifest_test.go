@@ -25,6 +25,13 @@ func TestParseManifest_Refuses(t *testing.T) {
 		{"member twice", `{"schemaVersion":2,` + config + `,` + layers + `,` + layers + `}`, "ambiguous"},
 		{"member twice by case", `{"schemaVersion":2,` + config + `,` + layers + `,"Layers":[]}`, "ambiguous"},
 		{"member in other case", `{"schemaVersion":2,` + config + `,"LAYERS":[]}`, "ambiguous"},
+		{"digest twice", `{"schemaVersion":2,` + config + `,"layers":[{"digest":"` + testDigest + `","size":1,"digest":"` + testDigest + `"}]}`, "layers: ambiguous"},
+		{"digest by another name", `{"schemaVersion":2,"config":{"digest":"` + testDigest + `","Digest":"` + testDigest + `","size":1},` + layers + `}`, "config: ambiguous"},
+		{"a name that only some readers know", `{"schemaVersion":2,"config":{"digest":"` + testDigest + `","ſize":1},` + layers + `}`, "config: ambiguous"},
+		{"platform twice", `{"schemaVersion":2,"config":{"digest":"` + testDigest + `","size":1,"platform":{"os":"linux","os":"windows"}},` + layers + `}`, "config: ambiguous"},
+		{"subject twice within", `{"schemaVersion":2,` + config + `,` + layers + `,"subject":{"digest":"` + testDigest + `","size":1,"size":2}}`, "subject: ambiguous"},
+		{"annotation twice", `{"schemaVersion":2,` + config + `,` + layers + `,"annotations":{"a":"b","a":"c"}}`, "annotations: ambiguous"},
+		{"deep", `{"schemaVersion":2,` + config + `,` + layers + `,"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `}`, "deep"},
 		{"schema 1", `{"schemaVersion":1,"fsLayers":[],"history":[]}`, "schema 1"},
 		{"schema 3", `{"schemaVersion":3,` + config + `}`, "schemaVersion"},
 		{"no schema", `{` + config + `}`, "schemaVersion"},
@@ -49,7 +56,7 @@ func TestParseManifest_Refuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := ParseManifest([]byte(`{"schemaVersion":2,`+config+`,`+layers+`,"annotations":{"a":"b"},"x":1}`), MediaTypeManifest); err != nil {
+	if _, err := ParseManifest([]byte(`{"schemaVersion":2,`+config+`,`+layers+`,"annotations":{"a":"b","A":"c","Digest":"d","digest":"e"},"x":{"a":1,"A":2}}`), MediaTypeManifest); err != nil {
 		t.Errorf("a good one: %v", err)
 	}
 	if _, err := ParseManifest([]byte(`{}`), "text/plain"); !errors.Is(err, errors.ErrUnsupported) {
@@ -82,6 +89,8 @@ func TestParseConfig_Refuses(t *testing.T) {
 		"too few layers": `{"rootfs":{"type":"layers","diff_ids":[]}}`,
 		"bad diff ID":    `{"rootfs":{"type":"layers","diff_ids":["sha256:../x"]}}`,
 		"wrong type":     `{"rootfs":{"type":"layers","diff_ids":["` + testDigest + `"]},"config":{"Env":5}}`,
+		"Env twice":      `{"rootfs":{"type":"layers","diff_ids":["` + testDigest + `"]},"config":{"Env":["A=1"],"Env":["A=2"]}}`,
+		"diff IDs twice": `{"rootfs":{"type":"layers","diff_ids":["` + testDigest + `"],"diff_ids":["` + testDigest + `"]}}`,
 		"null diff ID":   `{"rootfs":{"type":"layers","diff_ids":[null]}}`,
 		"null":           `null`,
 	} {
