@@ -299,3 +299,17 @@ func TestPull_SignatureHostile(t *testing.T) {
 		}
 	}
 }
+
+// A host that does not answer is an error that says what to look at.
+func TestPull_NobodyThere(t *testing.T) {
+	srv := registrytest.New(t, registrytest.Options{})
+	host := srv.Host()
+	srv.Close()
+	o := quick()
+	o.Attempts = 1
+	_, err := client(t, o).Pull(t.Context(), newStore(t), reference(t, host+"/x:v1"), registry.PullOptions{})
+	var hinter interface{ Hint() string }
+	if err == nil || !strings.Contains(err.Error(), "connection refused") || !errors.As(err, &hinter) || !strings.Contains(hinter.Hint(), "nothing listens there") {
+		t.Errorf("%v", err)
+	}
+}

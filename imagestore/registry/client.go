@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -205,6 +207,18 @@ type requestError struct {
 
 func (e *requestError) Error() string { return fmt.Sprintf("%s at %s: %v", e.what, e.host, e.err) }
 func (e *requestError) Unwrap() error { return e.err }
+
+// Hint says what can be done where that is known.
+func (e *requestError) Hint() string {
+	var dns *net.DNSError
+	switch {
+	case errors.As(e.err, &dns) && dns.IsNotFound:
+		return "the host is the first part of the name when it has a dot or a port; hosts.toml can name another one for it"
+	case errors.Is(e.err, syscall.ECONNREFUSED):
+		return "nothing listens there: is the registry running, and is that its port?"
+	}
+	return ""
+}
 
 // unwrapURL takes method and URL, which may hold a signature, from an error.
 func unwrapURL(err error) error {
