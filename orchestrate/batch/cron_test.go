@@ -199,7 +199,7 @@ func TestCronJob_ClockJumps(t *testing.T) {
 	// A year ahead: one Job, not half a million, and at once.
 	c.now = c.now.AddDate(1, 0, 0)
 	start := time.Now()
-	if n := minutes(1); n != 1 || time.Since(start) > 10*time.Second {
+	if n := minutes(1); n != 1 || time.Since(start) > time.Minute {
 		t.Errorf("%d after a year, in %v", n, time.Since(start))
 	}
 	if got := strings.Count(fmt.Sprint(c.say), "TooManyMissedTimes"); got != 1 {

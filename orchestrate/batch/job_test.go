@@ -541,3 +541,18 @@ func TestIndexes(t *testing.T) {
 		}
 	}
 }
+
+// Who takes pods away is killed between taking a pod's finalizer and deleting it:
+// that pod could not be counted any more, so it goes, and another one comes.
+func TestJob_Untracked(t *testing.T) {
+	w := newWorld(t, rand.New(rand.NewPCG(1, 1)), nil)
+	w.rest()
+	p := w.all()[0]
+	w.loses(p)
+	w.rest()
+	w.node(0, 0, 0)
+	w.rest()
+	if w.pods[p.Name] != nil || w.active() != 1 || w.uid != 2 || w.job.Status.Failed != 0 {
+		t.Errorf("%d active of %d, %+v", w.active(), w.uid, w.job.Status)
+	}
+}
