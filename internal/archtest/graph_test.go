@@ -75,7 +75,7 @@ var graph = []arrows{
 	{"orchestrate/controller", "orchestrate/batch orchestrate/claims orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
 	{"orchestrate/rest", "orchestrate/api orchestrate/store", "", "the API of Kubernetes over HTTP, on the store alone"},
 	{
-		"orchestrate/daemon", "orchestrate/api orchestrate/controller orchestrate/host orchestrate/rest orchestrate/services orchestrate/store", "",
+		"orchestrate/daemon", "container network network/dns network/names orchestrate/api orchestrate/controller orchestrate/host orchestrate/rest orchestrate/services orchestrate/store", "",
 		"minirund as a process: makes the parts and lets them run; the parts do not know each other",
 	},
 	{

@@ -28,6 +28,9 @@ func (d *Daemon) wire() (http.Handler, error) {
 	}
 	d.add("controllers", controllers.Run)
 	if !d.o.Bare {
+		d.add("names", d.answerNames)
+	}
+	if !d.o.Bare {
 		node, err := host.New(host.Options{Store: d.store, Log: d.o.Log, Dir: d.o.Data, Version: d.o.Version})
 		if err != nil {
 			return nil, err
