@@ -113,7 +113,7 @@ func helper(text string) error {
 		fmt.Fprintf(w, "\x00%d %v", code, err)
 	})
 	mux.HandleFunc("/attach/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
-		code, err := n.Attach(r.Context(), "default", r.PathValue("pod"), &corev1.PodAttachOptions{Container: r.PathValue("container")}, rest.Streams{Stdin: r.Body, Stdout: w, Stderr: w})
+		code, err := n.Attach(r.Context(), "default", r.PathValue("pod"), &corev1.PodAttachOptions{Container: r.PathValue("container")}, rest.Streams{Stdin: r.Body})
 		fmt.Fprintf(w, "\x00%d %v", code, err)
 	})
 	mux.HandleFunc("/log/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
@@ -220,7 +220,6 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		b.clean()
 		close(b.start)
 		if t.Failed() {
 			raw, _ := os.ReadFile(b.log.Name())
@@ -230,6 +229,7 @@ func newBench(t *testing.T) *bench {
 		_ = os.Remove("/sys/fs/cgroup" + b.c.Cgroup)
 		_ = os.Remove("/sys/fs/cgroup/unified" + b.c.Cgroup)
 	})
+	t.Cleanup(b.clean)
 	b.run("", 0)
 	return b
 }
@@ -280,6 +280,9 @@ func (b *bench) wait() {
 // clean deletes all pods and wants nothing to be left of them.
 func (b *bench) clean() {
 	b.t.Helper()
+	if b.t.Failed() { // it may have ended
+		b.stop(syscall.SIGTERM)
+	}
 	if b.cmd == nil {
 		b.run("", 0)
 	}

@@ -48,6 +48,7 @@ func TestRootPodOrder(t *testing.T) {
 	if s := state(p, "first"); s.State.Terminated == nil || s.State.Terminated.Reason != "Completed" {
 		t.Errorf("first: %+v", s)
 	}
+	b.eventually("it waits for signals", func() bool { return b.logs("order", "c", "") == "order\n" })
 	// A log can be read as long as there is the container: follow the sidecar's.
 	lines := b.follow(p, "side")
 	b.delete("order", 20)

@@ -30,6 +30,7 @@ const (
 	nsDir        = "ns"
 	shmDir       = "shm"
 	volumesDir   = "volumes"
+	subPathsDir  = "subpaths"
 	filesDir     = "etc"
 	messagesDir  = "messages"
 	secretsDir   = "tmpfs" // small files that must not reach the disk

@@ -366,6 +366,7 @@ func (n *Node) pokeAll(namespace string) {
 	defer n.mu.Unlock()
 	for _, w := range n.workers {
 		if namespace == "" || w.namespace == namespace {
+			w.refresh.Store(true)
 			w.poke()
 		}
 	}

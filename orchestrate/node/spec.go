@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"golang.org/x/sys/unix"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -20,31 +23,70 @@ import (
 // is done to the configuration that that makes.
 type launchSpec struct {
 	options container.Options
-	// edit completes the configuration. Sources of its mounts may lead through
-	// descriptors of ours, which are closed when the container runs.
-	edit func(*specs.Spec) error
-	fds  []int
+	edit    func(*specs.Spec) error
+	mounts  []string // to be unmounted when the container runs
 }
 
 func (l *launchSpec) close() {
-	for _, fd := range l.fds {
-		linux.Close(fd)
+	for _, at := range l.mounts {
+		_ = unmount(at) // what stays goes with the pod
+		_ = os.Remove(at)
+	}
+}
+
+// pinSubPath mounts what fd stands for at a place that only we can change, until
+// the container has it. The init could not use the descriptor: it is of another
+// mount namespace.
+func (w *worker) pinSubPath(b *box, fd int) (string, error) {
+	dir := filepath.Join(w.dir, subPathsDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", os.NewSyscallError("fstat", err)
+	}
+	for i := 0; ; i++ {
+		at := filepath.Join(dir, b.Spec.Name+"_"+strconv.Itoa(i))
+		var err error
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = unix.Mkdir(at, 0o700)
+		} else {
+			var f int
+			if f, err = linux.OpenAt(unix.AT_FDCWD, at, unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY, 0o600); err == nil {
+				linux.Close(f)
+			}
+		}
+		if errors.Is(err, unix.EEXIST) {
+			continue // of another mount, or left by a process that was killed
+		}
+		if err != nil {
+			return "", &os.PathError{Op: "make", Path: at, Err: err}
+		}
+		if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(fd), at, "", unix.MS_BIND, ""); err != nil {
+			_ = os.Remove(at)
+			return "", &os.PathError{Op: "mount subPath at", Path: at, Err: err}
+		}
+		return at, nil
 	}
 }
 
 // launchSpecOf works out how a container is to run.
-func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (l *launchSpec, err error) {
+func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (*launchSpec, error) {
+	l := &launchSpec{}
+	if err := w.fill(l, pod, b); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 	c := b.Spec
-	l = &launchSpec{}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
 	src := w.n.sourcesFor(pod, w.rec.IPs)
 	env, err := environment(pod, c, src, w.n.serviceVariables(pod))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	lookup := func(name string) (string, bool) {
 		for _, e := range env {
@@ -68,12 +110,12 @@ func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (l *launchSpec, err error
 	o.WorkDir, o.Terminal = c.WorkingDir, c.TTY
 	o.Hostname = hostname(pod)
 	if err := secure(pod, c, o); err != nil {
-		return nil, err
+		return err
 	}
 	o.CgroupPath = w.containerCgroup(b)
 	mounts, err := w.mountsOf(pod, b, l, lookup)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	resources := w.n.resourcesOf(c)
 	l.edit = func(s *specs.Spec) error {
@@ -98,7 +140,7 @@ func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (l *launchSpec, err error
 		}
 		return nil
 	}
-	return l, nil
+	return nil
 }
 
 // joinNamespaces has the container share what the containers of its pod share.
@@ -156,7 +198,7 @@ func (w *worker) mountsOf(pod *corev1.Pod, b *box, l *launchSpec, lookup func(st
 		return nil, badConfig("volumeDevices are not supported")
 	}
 	for i := range c.VolumeMounts {
-		m, err := w.mountOf(pod, &c.VolumeMounts[i], l, lookup)
+		m, err := w.mountOf(pod, b, &c.VolumeMounts[i], l, lookup)
 		if err != nil {
 			return nil, err
 		}
@@ -185,7 +227,7 @@ func bind(from, to string, options ...string) specs.Mount {
 	return specs.Mount{Type: "bind", Source: from, Destination: to, Options: options}
 }
 
-func (w *worker) mountOf(pod *corev1.Pod, m *corev1.VolumeMount, l *launchSpec, lookup func(string) (string, bool)) (specs.Mount, error) {
+func (w *worker) mountOf(pod *corev1.Pod, b *box, m *corev1.VolumeMount, l *launchSpec, lookup func(string) (string, bool)) (specs.Mount, error) {
 	var v *corev1.Volume
 	for i := range pod.Spec.Volumes {
 		if pod.Spec.Volumes[i].Name == m.Name {
@@ -221,9 +263,13 @@ func (w *worker) mountOf(pod *corev1.Pod, m *corev1.VolumeMount, l *launchSpec, 
 		if err != nil {
 			return specs.Mount{}, badConfig("failed to prepare subPath for volumeMount %q of container: %v", m.Name, err)
 		}
-		l.fds = append(l.fds, fd)
-		// The init opens it by this name: nobody can put anything else there.
-		from = "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(fd)
+		at, err := w.pinSubPath(b, fd)
+		linux.Close(fd)
+		if err != nil {
+			return specs.Mount{}, err
+		}
+		l.mounts = append(l.mounts, at)
+		from = at
 	}
 	options := []string{"rbind", "rprivate", "rw"}
 	if p := m.MountPropagation; p != nil {

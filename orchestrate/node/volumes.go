@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -75,6 +76,27 @@ func (w *worker) setUpVolume(pod *corev1.Pod, v *corev1.Volume) error {
 	return errors.New("this kind of volume is not supported")
 }
 
+// refreshVolumes brings files from objects up to date.
+func (w *worker) refreshVolumes(pod *corev1.Pod) {
+	if !w.up {
+		return
+	}
+	meta := formatMap(pod.Labels) + "\x00" + formatMap(pod.Annotations)
+	if !w.refresh.Swap(false) && meta == w.meta {
+		return
+	}
+	w.meta = meta
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if projectedSource(v) == nil {
+			continue
+		}
+		if err := w.project(pod, v); err != nil { // the old files stay
+			w.n.log.Warn("volume", "pod", w.String(), "volume", v.Name, "error", err)
+		}
+	}
+}
+
 // volumePath is where a volume is on the host.
 func (w *worker) volumePath(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 	switch {
@@ -92,12 +114,14 @@ func (w *worker) volumePath(pod *corev1.Pod, v *corev1.Volume) (string, error) {
 // with the directory of the pod.
 func (w *worker) tearDownVolumes() error {
 	err := unmount(filepath.Join(w.dir, secretsDir))
-	entries, e := os.ReadDir(filepath.Join(w.dir, volumesDir))
-	if e != nil && !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, e)
-	}
-	for _, entry := range entries {
-		err = errors.Join(err, unmount(filepath.Join(w.dir, volumesDir, entry.Name())))
+	for _, dir := range []string{subPathsDir, volumesDir} {
+		entries, e := os.ReadDir(filepath.Join(w.dir, dir))
+		if e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		for _, entry := range entries {
+			err = errors.Join(err, unmount(filepath.Join(w.dir, dir, entry.Name())))
+		}
 	}
 	return err
 }
@@ -335,7 +359,10 @@ func openSubPath(volume, unsafePath string) (int, error) {
 		if err := unix.Fstat(root, &st); err != nil {
 			return -1, os.NewSyscallError("fstat", err)
 		}
-		made, err := safepath.MkdirAllInRoot(root, unsafePath, st.Mode&0o777)
+		mode := st.Mode & 0o7777
+		made, err := safepath.MkdirAllFunc(root, unsafePath, mode&0o777, func(_ int, _ string, dir int) error {
+			return unix.Chmod("/proc/self/fd/"+strconv.Itoa(dir), mode) // whatever the umask is
+		})
 		if err != nil {
 			return -1, fmt.Errorf("make subPath %q: %w", unsafePath, err)
 		}

@@ -7,11 +7,12 @@ import (
 	"io/fs"
 	"net/netip"
 	"path/filepath"
-	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +44,9 @@ type worker struct {
 	retry    time.Time
 	failures int
 	said     string // of admission
-	told     bool   // about limits that are not enforced
+	meta     string // labels and annotations that files were last made from
+	refresh  atomic.Bool
+	told     bool // about limits that are not enforced
 
 	mu    sync.Mutex
 	boxes map[string]*live
@@ -230,6 +233,7 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 			w.bound = true
 			continue
 		}
+		w.refreshVolumes(pod)
 		v := w.view(pod)
 		d := decide(v)
 		d.at(w.hurry(pod))
@@ -438,7 +442,7 @@ func (w *worker) unscheduled(pod *corev1.Pod, reason, message string) error {
 	v := &view{Pod: pod, Now: time.Now()}
 	setCondition(&n.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message}, v)
 	n.Status.Phase = corev1.PodPending
-	if reflect.DeepEqual(n.Status, pod.Status) {
+	if equality.Semantic.DeepEqual(n.Status, pod.Status) {
 		return nil
 	}
 	_, err := w.n.o.Store.Update(pods, n, store.Status)
@@ -488,7 +492,7 @@ func (w *worker) report(v *view) error {
 		v.Routed = w.routed
 	}
 	status := podStatus(v)
-	if reflect.DeepEqual(status, v.Pod.Status) {
+	if equality.Semantic.DeepEqual(status, v.Pod.Status) {
 		return nil
 	}
 	n := v.Pod.DeepCopy()
