@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -58,6 +59,8 @@ type Options struct {
 	// Parallel is how many containers are started at the same time.
 	Parallel int
 	MaxPods  int
+	// CheckEvery is how often records are compared with the kernel.
+	CheckEvery time.Duration
 	// Fail, if not nil, is called at each named step that changes something: tests
 	// kill the process there.
 	Fail func(step string)
@@ -119,6 +122,9 @@ func New(o Options) (*Node, error) {
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = 2 * goruntime.NumCPU()
+	}
+	if o.CheckEvery <= 0 {
+		o.CheckEvery = DefaultCheckEvery
 	}
 	if o.MaxPods <= 0 {
 		o.MaxPods = DefaultMaxPods
@@ -239,6 +245,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer n.wg.Wait() // after cancel
 	defer cancel()
 	n.wg.Go(func() { n.writeEvents(ctx) })
+	n.wg.Go(func() { n.checkRegularly(ctx) })
 	for {
 		err := n.watch(ctx)
 		var gone *store.GoneError

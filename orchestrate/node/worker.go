@@ -46,7 +46,8 @@ type worker struct {
 	said     string // of admission
 	meta     string // labels and annotations that files were last made from
 	refresh  atomic.Bool
-	told     bool // about limits that are not enforced
+	suspect  atomic.Bool // the pod is to be checked
+	told     bool        // about limits that are not enforced
 
 	mu    sync.Mutex
 	boxes map[string]*live
@@ -234,6 +235,9 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 			continue
 		}
 		w.refreshVolumes(pod)
+		if w.suspect.Swap(false) {
+			w.check(pod)
+		}
 		v := w.view(pod)
 		d := decide(v)
 		d.at(w.hurry(pod))
