@@ -269,15 +269,15 @@ func (w *worker) orphan() (gone bool, err error) {
 	if err := cgroups.Open(w.n.cgroupMount, w.cgroupPath()).Kill(); err != nil {
 		return false, err
 	}
-	pod := &corev1.Pod{}
-	pod.Namespace, pod.Name, pod.UID = w.namespace, w.name, w.uid
-	if !w.removed {
+	if w.name != "" { // otherwise nobody has ever heard of it
+		pod := &corev1.Pod{}
+		pod.Namespace, pod.Name, pod.UID = w.namespace, w.name, w.uid
 		if err := w.unroute(pod); err != nil {
 			return false, err
 		}
-	}
-	if err := w.n.o.Services.Forget(pod); err != nil {
-		w.n.log.Warn("connections of a pod", "pod", w.String(), "error", err)
+		if err := w.n.o.Services.Forget(pod); err != nil {
+			w.n.log.Warn("connections of a pod", "pod", w.String(), "error", err)
+		}
 	}
 	return true, w.wipe()
 }
