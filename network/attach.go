@@ -239,7 +239,9 @@ func (a *Attachment) Connect(netns int) error {
 		if n.Isolate == store.Containers {
 			modes = append(modes, rtnetlink.Isolated)
 		}
-		if i == 0 && len(a.record.Ports) > 0 {
+		// Who calls himself by a published port or a service comes back by the way he
+		// went, and where br_netfilter is, the bridge itself has to turn him round.
+		if i == 0 && (len(a.record.Ports) > 0 || unix.Access("/proc/sys/net/bridge", unix.F_OK) == nil) {
 			modes = append(modes, rtnetlink.Hairpin)
 		}
 		if err := setPort(outside, e.Link, modes); err != nil {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/network/service"
+	"golang.org/x/sys/unix"
 )
 
 // The ways to a server, and whom it sees: always who has called, except where the
@@ -88,7 +90,7 @@ func paths(t *testing.T, l *lab) {
 	other := l.attach("other", &Request{Networks: []string{"other"}})
 	server.serve("tcp", 80)
 	server.serve("udp", 80)
-	l.balance(server)
+	b := l.balance(server)
 	web, err := l.h.Store.Network("web")
 	if err != nil {
 		t.Fatal(err)
@@ -147,4 +149,37 @@ func paths(t *testing.T, l *lab) {
 	}
 	w.Flush()
 	t.Logf("whom the server sees:\n%s", &text)
+
+	// Services alone, of a container that publishes nothing.
+	alone := l.attach("alone", &Request{Networks: []string{"web"}})
+	alone.serve("tcp", 80)
+	alone.serve("udp", 80)
+	second := balanced(alone)
+	second.Name, second.Addresses = "second", []netip.Addr{netip.MustParseAddr("10.96.0.8"), netip.MustParseAddr("fd96::8")}
+	for i := range second.Ports {
+		second.Ports[i].NodePort = 0
+	}
+	if err := b.Set(second); err != nil {
+		t.Fatal(err)
+	}
+	for i, to := range []string{"10.96.0.8:80", "[fd96::8]:80"} {
+		for _, protocol := range []string{"tcp", "udp"} {
+			alone.wantCall("itself, by its service alone", protocol, to, gateway[i])
+			server.wantCall("a container to the second service", protocol, to, address(server)[i])
+			l.host.wantCall("the host to the second service", protocol, to, lan[i])
+		}
+	}
+	// Without endpoints each of them hears that at once, by loopback too.
+	first := balanced()
+	if err := b.Set(first); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{service4 + ":80", lan4 + ":30080", "127.0.0.1:30080", "[::1]:30080"} {
+		if _, err := l.host.call("tcp", to, time.Until(patience())); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("the host to %s without endpoints: %v", to, err)
+		}
+	}
+	if _, err := same.call("tcp", service4+":80", time.Until(patience())); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a container to a service without endpoints: %v", err)
+	}
 }
