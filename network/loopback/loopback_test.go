@@ -169,7 +169,7 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 
 // ask asks one server, in one of the ways that there are, and returns what it says
 // and who the socket believes that it was.
-func ask(way string, to netip.AddrPort, six bool) (word string, peer netip.AddrPort, err error) {
+func ask(way string, to netip.AddrPort, six bool, within time.Duration) (word string, peer netip.AddrPort, err error) {
 	domain, typ := unix.AF_INET, unix.SOCK_STREAM
 	if six {
 		domain = unix.AF_INET6
@@ -184,7 +184,6 @@ func ask(way string, to netip.AddrPort, six bool) (word string, peer netip.AddrP
 	defer unix.Close(fd)
 	tv := unix.NsecToTimeval(int64(testenv.Timeout(20 * time.Second)))
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv)
 	if way == "sendto" {
 		err = unix.Sendto(fd, []byte("?"), 0, sockaddr(to, six))
 	} else if err = unix.Connect(fd, sockaddr(to, six)); err == nil && way == "udp" {
@@ -197,11 +196,18 @@ func ask(way string, to netip.AddrPort, six bool) (word string, peer netip.AddrP
 	if way == "sendto" {
 		// Nobody tells an unconnected socket that its packet was refused.
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(poll, 300); err == nil && n == 0 {
+		n := 0
+		for err = unix.EINTR; err == unix.EINTR; {
+			n, err = unix.Poll(poll, int(within.Milliseconds()))
+		}
+		if n == 0 {
 			return "", peer, unix.ECONNREFUSED
 		}
 	}
 	n, from, err := unix.Recvfrom(fd, b, 0)
+	for err == unix.EINTR { // it has a timeout, so it is not begun again by itself
+		n, from, err = unix.Recvfrom(fd, b, 0)
+	}
 	if err != nil {
 		return "", peer, err
 	}
@@ -224,7 +230,11 @@ func ask(way string, to netip.AddrPort, six bool) (word string, peer netip.AddrP
 func (l *lab) want(way, to, word string) {
 	l.t.Helper()
 	a := netip.MustParseAddrPort(to)
-	got, peer, err := ask(way, a, a.Addr().Is6())
+	within := testenv.Timeout(20 * time.Second)
+	if word == "" {
+		within = 300 * time.Millisecond
+	}
+	got, peer, err := ask(way, a, a.Addr().Is6(), within)
 	want := a
 	if a.Addr().Unmap() == netip.IPv4Unspecified() {
 		want = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), a.Port())
