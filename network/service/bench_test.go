@@ -276,14 +276,25 @@ func replaced(t testing.TB, d time.Duration, rate int) (conns, failed, changes i
 		all.Go(func() {
 			gap := time.Second * clients / time.Duration(rate)
 			next := time.Now()
-			for time.Now().Before(stop) {
-				if _, _, err := w.client.ask("tcp", "10.96.0.10:80"); err != nil {
-					t.Logf("connection: %v", err)
-					bad.Add(1)
+			err := w.client.do(func() error { // one thread for all of them
+				for time.Now().Before(stop) {
+					c, err := net.DialTimeout("tcp", "10.96.0.10:80", testenv.Timeout(20*time.Second))
+					if err == nil {
+						_, _, err = answer(c, "tcp")
+						c.Close()
+					}
+					if err != nil {
+						t.Logf("connection: %v", err)
+						bad.Add(1)
+					}
+					done.Add(1)
+					next = next.Add(gap)
+					time.Sleep(time.Until(next))
 				}
-				done.Add(1)
-				next = next.Add(gap)
-				time.Sleep(time.Until(next))
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
 			}
 		})
 	}
