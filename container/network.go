@@ -39,7 +39,7 @@ const NetworkLink = "network"
 
 // wanted reports whether there is anything to reserve or to write.
 func (n *NetworkOptions) wanted() bool {
-	return len(n.Networks) > 0 || len(n.Hosts) > 0 || len(n.DNS) > 0 || len(n.Search) > 0 || len(n.Options) > 0
+	return len(n.Networks)+len(n.CNI) > 0 || len(n.Hosts) > 0 || len(n.DNS) > 0 || len(n.Search) > 0 || len(n.Options) > 0
 }
 
 // Networks are those of an image store.
@@ -101,7 +101,7 @@ func (p *Prepared) reserveNetwork(storeDir, key, id, root string, image *unpacke
 	}
 	n.files = h.Store.ContainerDir(key)
 	n.summary = Summary(a.Record())
-	if len(n.Networks) > 0 {
+	if len(n.Networks)+len(n.CNI) > 0 {
 		p.Connect = a.ConnectProcess
 	}
 	return nil

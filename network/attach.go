@@ -24,6 +24,7 @@ type Request struct {
 	MAC      [6]byte      // of the first network; zero: one that goes with the address
 	Aliases  []string
 	Ports    []store.Port // Host 0: any
+	CNI      []string     // networks of CNI plugins, in place of Networks
 	Files
 }
 
@@ -33,6 +34,7 @@ type Attachment struct {
 	host     *Host
 	record   *store.Container
 	networks []*store.Network
+	cni      bool
 }
 
 // Record is what the container has. It must not be changed.
@@ -80,8 +82,11 @@ func (h *Host) Reserve(key, id, root string, q *Request) (*Attachment, error) {
 }
 
 func (q *Request) check() error {
+	if len(q.CNI) > 0 && len(q.Networks) > 0 {
+		return fmt.Errorf("networks cni:%s and %s: a container has networks of CNI or others", q.CNI[0], q.Networks[0])
+	}
 	seen := map[string]bool{}
-	for _, name := range q.Networks {
+	for _, name := range append(q.Networks[:len(q.Networks):len(q.Networks)], q.CNI...) {
 		if seen[name] {
 			return fmt.Errorf("network %q is named twice", name)
 		}
@@ -136,7 +141,7 @@ func (a *Attachment) reserve(q *Request) error {
 		if err := checkLoopback(&p); err != nil {
 			return err
 		}
-		if p.IP.IsValid() && c.Endpoints[0].Address4().IsValid() != p.IP.Is4() && c.Endpoints[0].Address6().IsValid() != p.IP.Is6() {
+		if len(q.CNI) == 0 && p.IP.IsValid() && c.Endpoints[0].Address4().IsValid() != p.IP.Is4() && c.Endpoints[0].Address6().IsValid() != p.IP.Is6() {
 			return &Error{fmt.Errorf("publish %s: the container has no address of that family", p.String()), "minirun network create --ipv6 makes a network with both"}
 		}
 		if err := h.takePort(&p, c.Key); err != nil {
@@ -146,6 +151,11 @@ func (a *Attachment) reserve(q *Request) error {
 	}
 	if err := h.Store.Save(c); err != nil {
 		return err
+	}
+	if a.cni = len(q.CNI) > 0; a.cni {
+		if err := a.writeCNI(q); err != nil {
+			return err
+		}
 	}
 	return a.writeFiles(&q.Files)
 }
@@ -267,6 +277,9 @@ func setPort(c *rtnetlink.Conn, name string, modes []rtnetlink.PortMode) error {
 
 // ConnectProcess does it for the network namespace of a process.
 func (a *Attachment) ConnectProcess(pid int) error {
+	if a.cni {
+		return a.host.runCNI("add", a.record.Key, pid)
+	}
 	fd, err := linux.OpenAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/ns/net", unix.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -408,6 +421,9 @@ func (h *Host) detach(key string) error {
 		if err := h.disconnect(c); err != nil {
 			return fmt.Errorf("container %q: %w", c.ID, err)
 		}
+	}
+	if err := h.detachCNI(key); err != nil {
+		return fmt.Errorf("container %q: %w", c.ID, err)
 	}
 	if err := h.dropPeer(c); err != nil {
 		return err

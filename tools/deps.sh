@@ -7,7 +7,7 @@ set -eu
 # containers of ordinary users; systemd makes cgroups, in the guest, and dbus connects a user's to it; erofs-utils checks images of layers.
 packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu uidmap systemd dbus erofs-utils"
 # Tools that read and write images; the engines that have minirun as their runtime, and what they run.
-packages="$packages skopeo umoci docker-registry podman conmon netavark buildah containerd docker.io crun iptables iproute2 nftables"
+packages="$packages skopeo umoci docker-registry podman conmon netavark buildah containerd docker.io crun containernetworking-plugins iptables iproute2 nftables"
 # The virtual machine is an amd64 one and only used on such hosts.
 [ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
 

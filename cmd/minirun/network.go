@@ -24,15 +24,20 @@ type networkFlags struct {
 func (o *imageOptions) addNetwork(f *flagSet, note func(string, func(string) error) func(string) error) {
 	c := &o.container
 	n := &c.Net
-	f.add("network", 0, "NAME|none|host|container:ID|ns:PATH", "network of the container (default none: loopback only; NAME is repeatable)", note("network", func(v string) error {
+	f.add("network", 0, "NAME|cni:NAME|none|host|container:ID|ns:PATH", "network of the container (default none: loopback only; NAME is repeatable)", note("network", func(v string) error {
 		kind, rest, special := strings.Cut(v, ":")
 		switch {
+		case special && kind == "cni":
+			if err := network.CheckCNIName(rest); err != nil {
+				return err
+			}
+			n.CNI = append(n.CNI, rest)
 		case special && kind == "container" && rest != "":
 			o.net.container = rest
 		case special && kind == "ns" && strings.HasPrefix(rest, "/"):
 			n.Namespace = rest
 		case special:
-			return errors.New("want NAME, none, host, container:ID or ns:PATH with an absolute path")
+			return errors.New("want NAME, cni:NAME, none, host, container:ID or ns:PATH with an absolute path")
 		case v == "host":
 			c.HostNetwork = true
 		case v == "default":
@@ -98,11 +103,11 @@ func (a *app) network(f *flagSet, containers *runtime.Store, i *imageOptions) er
 		if len(i.net.names) > 1 && (own || name == "none") {
 			return f.fail("--network %s: none, host, container:ID and ns:PATH stand alone", name)
 		}
-		if !own && name != "none" {
+		if !own && name != "none" && !strings.HasPrefix(name, "cni:") {
 			c.Net.Networks = append(c.Net.Networks, name)
 		}
 	}
-	if i.net.needs != "" && len(c.Net.Networks) == 0 {
+	if i.net.needs != "" && len(c.Net.Networks)+len(c.Net.CNI) == 0 {
 		if len(i.net.names) > 0 {
 			return f.fail("--%s needs a network: --network %s has none of its own", i.net.needs, i.net.names[0])
 		}

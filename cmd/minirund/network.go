@@ -22,6 +22,7 @@ func networkCommand(u *ui) *cli.Command {
 		HideHelpCommand: true,
 		OnUsageError:    onUsageError,
 		Subcommands: []*cli.Command{
+			networkCNICommand(u),
 			networkCreateCommand(u),
 			networkDNSCommand(u),
 			networkInspectCommand(u),
