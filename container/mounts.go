@@ -65,14 +65,21 @@ func checkDestination(path string) error {
 // tmpfs reads DESTINATION[:OPTIONS].
 func tmpfs(t string) (specs.Mount, error) {
 	dest, opts, _ := strings.Cut(t, ":")
+	var list []string
+	if opts != "" {
+		list = strings.Split(opts, ",")
+	}
+	return tmpfsAt(t, dest, list)
+}
+
+// tmpfsAt is a tmpfs with options, which the user has asked for by t. dest is a path
+// and nothing else, colons and all.
+func tmpfsAt(t, dest string, options []string) (specs.Mount, error) {
 	if err := checkDestination(dest); err != nil {
 		return specs.Mount{}, fmt.Errorf("tmpfs %q: %w", t, err)
 	}
 	m := specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "noexec"}}
-	if opts == "" {
-		return m, nil
-	}
-	for opt := range strings.SplitSeq(opts, ",") {
+	for _, opt := range options {
 		name, _, hasValue := strings.Cut(opt, "=")
 		ok := false
 		switch name {

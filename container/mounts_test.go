@@ -74,6 +74,8 @@ func TestMountFlag(t *testing.T) {
 		{"source=v,destination=/b,volume-nocopy", specs.Mount{Type: "volume", Source: "v", Destination: "/b", Options: []string{"rbind", "rprivate"}}, true},
 		{"type=volume,dst=/b,readonly=false", specs.Mount{Type: "volume", Destination: "/b", Options: []string{"rbind", "rprivate"}}, false},
 		{"type=tmpfs,dst=/b,tmpfs-size=64m,tmpfs-mode=1770,ro", specs.Mount{Type: "tmpfs", Destination: "/b", Options: []string{"nosuid", "nodev", "noexec", "ro", "size=64m", "mode=1770"}}, false},
+		// A colon is one of the path: docker has no options behind it here.
+		{"type=tmpfs,dst=/b:exec", specs.Mount{Type: "tmpfs", Destination: "/b:exec", Options: []string{"nosuid", "nodev", "noexec"}}, false},
 		{"type=tmpfs,dst=/b", specs.Mount{Type: "tmpfs", Destination: "/b", Options: []string{"nosuid", "nodev", "noexec"}}, false},
 	} {
 		m, err := parseMount(tt.in)

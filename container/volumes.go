@@ -232,7 +232,14 @@ func parseMount(v string) (userMount, error) {
 	}
 	switch {
 	case m.kind == "tmpfs":
-		s, err := tmpfs(tmpfsText(m.dest, m.options, size, mode))
+		options := slices.Clone(m.options)
+		if size != "" {
+			options = append(options, "size="+size)
+		}
+		if mode != "" {
+			options = append(options, "mode="+mode)
+		}
+		s, err := tmpfsAt(m.dest, m.dest, options)
 		if err != nil {
 			return m, m.fail("%w", err)
 		}
@@ -244,20 +251,6 @@ func parseMount(v string) (userMount, error) {
 		m.options = append(bindOptions(), m.options...)
 	}
 	return m, nil
-}
-
-// tmpfsText is a tmpfs in the form of --tmpfs.
-func tmpfsText(dest string, options []string, size, mode string) string {
-	if size != "" {
-		options = append(options, "size="+size)
-	}
-	if mode != "" {
-		options = append(options, "mode="+mode)
-	}
-	if len(options) == 0 {
-		return dest
-	}
-	return dest + ":" + strings.Join(options, ",")
 }
 
 // addUserMounts turns the mounts that were asked for into some of config.json.
