@@ -89,7 +89,7 @@ var graph = []arrows{
 	{"namespaces", "internal/initprog internal/linux", "", "contributes steps to the plan"},
 	{"rootfs", "internal/initprog", "", "contributes steps to the plan; touches nothing, so it needs no system calls of its own"},
 
-	{"network", "internal/linux internal/netip internal/nfnetlink internal/rtnetlink network/ipam network/loopback network/store", "network/service network/watch", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
+	{"network", "internal/jsonread internal/linux internal/netip internal/nfnetlink internal/rtnetlink network/ipam network/loopback network/store", "network/service network/watch", "networks of containers: knows no images and no runtime; of a container it gets a namespace"},
 	{"network/ipam", "internal/netip", "", "the arithmetic of addresses; touches nothing"},
 	{"network/dns", "", "", "answers names: knows addresses and prefixes, and nothing of bridges or containers"},
 	{"network/cni", "network", "", "runs the plugins of others; apart from network, because minirun must not link libcni"},
