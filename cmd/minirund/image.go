@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/container/inventory"
@@ -65,12 +67,32 @@ func command(c *cli.Command, min, max int, action cli.ActionFunc) *cli.Command {
 	c.OnUsageError = onUsageError
 	c.HideHelpCommand = true
 	c.Action = func(ctx *cli.Context) error {
-		if n := ctx.NArg(); n < min || max >= 0 && n > max {
+		n := ctx.NArg()
+		if late := lateFlag(ctx); late != "" && (max < 0 || n > max) {
+			return &usageError{text: fmt.Sprintf("%s: flag %s comes after the arguments: flags come first", ctx.Command.HelpName, quote(late)), command: ctx.Command.HelpName}
+		}
+		if n < min || max >= 0 && n > max {
 			return &usageError{text: fmt.Sprintf("%s: wrong number of arguments, want: %s", ctx.Command.HelpName, ctx.Command.ArgsUsage), command: ctx.Command.HelpName}
 		}
 		return action(ctx)
 	}
 	return c
+}
+
+// lateFlag is an argument that is one of the command's flags; "" for none.
+func lateFlag(ctx *cli.Context) string {
+	for _, a := range ctx.Args().Slice() {
+		name, _, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if !strings.HasPrefix(a, "-") || name == "" {
+			continue
+		}
+		for _, f := range ctx.Command.Flags {
+			if slices.Contains(f.Names(), name) {
+				return a
+			}
+		}
+	}
+	return ""
 }
 
 // formatFlag is the --format of commands that list something.

@@ -187,6 +187,8 @@ func TestErrors(t *testing.T) {
 		{"unknown global flag", []string{"--bogus"}, []string{"-bogus", "hint: minirun --help"}},
 		{"too few arguments", []string{"image", "import", "x"}, []string{"wrong number of arguments, want: FILE|DIR|- NAME"}},
 		{"too many arguments", []string{"image", "load", "a", "b"}, []string{"wrong number of arguments"}},
+		{"flag at the end", []string{"image", "load", "a", "--quiet"}, []string{`flag "--quiet" comes after the arguments`, "hint: minirun image load --help"}},
+		{"flag behind names", []string{"image", "rm", "a", "-f"}, []string{`flag "-f" comes after the arguments`}},
 		{"source twice", []string{"image", "load", "-i", "a", "b"}, []string{"give the source once"}},
 		{"format", []string{"images", "--format", "xml"}, []string{`unknown format "xml", want table or json`}},
 		{"log format", []string{"--log-format", "xml", "images"}, []string{`unknown log format "xml"`}},
