@@ -1,0 +1,1 @@
+rJydK5h12yq7wap4tSTVWK+mw+35yuxaQd5eCxs80MebMoWROtcJcDvenk35fCLzY4aM3ML2zURqa7nU4y+OBw==
