@@ -54,6 +54,7 @@ var elsewhere = [...][2]string{
 	{"up", "start minirund, which keeps what is wanted"},
 	{"down", "end minirund; its containers go on"},
 	{"status", "show what minirund does"},
+	{"kube", "look at and change what minirund keeps running"},
 	{"doctor", "check what this host can do for containers"},
 	{"checkpoint", "save a running container with criu, and stop it"},
 	{"restore", "make a container from what checkpoint has saved"},

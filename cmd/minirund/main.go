@@ -26,7 +26,8 @@ func main() {
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	u := &ui{in: stdin, out: stdout, err: stderr}
-	if err := newApp(u).RunContext(ctx, args); err != nil {
+	app := newApp(u)
+	if err := app.RunContext(ctx, kubeArguments(app, args)); err != nil {
 		return u.fail(err)
 	}
 	return 0
@@ -61,6 +62,7 @@ func newApp(u *ui) *cli.App {
 			upCommand(u),
 			downCommand(u),
 			statusCommand(u),
+			kubeCommand(u),
 			doctorCommand(u),
 			checkpointCommand(u),
 			restoreCommand(u),

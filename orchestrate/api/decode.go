@@ -45,6 +45,10 @@ type Decoded struct {
 	Line int
 	// Unknown are fields that the type does not have and that were left out.
 	Unknown []*FieldError
+	// Unsupported are fields that mean nothing here; see Effective.
+	Unsupported []*FieldError
+	// JSON is what was written, without the unknown fields.
+	JSON []byte
 }
 
 // Decode reads all objects of a YAML or JSON stream; a List gives its items.
@@ -115,13 +119,14 @@ func (r *Registry) decode(d *node) (Decoded, error) {
 	out := Decoded{Kind: k, Object: k.New(), Line: d.line}
 	c := &checker{}
 	c.check(d, reflect.TypeOf(out.Object).Elem(), "")
-	out.Unknown = c.unknown
+	out.Unknown, out.Unsupported = c.unknown, c.unsupported
 	if err := errors.Join(c.wrong...); err != nil {
 		return out, err
 	}
 	var b bytes.Buffer
 	d.json(&b)
-	if err := json.Unmarshal(b.Bytes(), out.Object); err != nil {
+	out.JSON = b.Bytes()
+	if err := json.Unmarshal(out.JSON, out.Object); err != nil {
 		return out, at(err) // of a type that reads itself: a quantity, a time
 	}
 	return out, nil
@@ -129,8 +134,9 @@ func (r *Registry) decode(d *node) (Decoded, error) {
 
 // checker compares a document with a type.
 type checker struct {
-	unknown []*FieldError
-	wrong   []error
+	unknown     []*FieldError
+	unsupported []*FieldError
+	wrong       []error
 }
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
@@ -188,6 +194,11 @@ func (c *checker) check(n *node, t reflect.Type, path string) {
 	}
 }
 
+// empty tells a value that says nothing.
+func (n *node) empty() bool {
+	return n.kind == null || n.kind == object && len(n.fields) == 0 || n.kind == list && len(n.items) == 0 || n.kind == text && n.value == `""`
+}
+
 func (c *checker) bad(n *node, path string, err error) {
 	c.wrong = append(c.wrong, &FieldError{path, n.line, n.col, err})
 }
@@ -206,6 +217,9 @@ func (c *checker) structure(n *node, t reflect.Type, path string) {
 		if !ok {
 			c.unknown = append(c.unknown, &FieldError{at, f.line, f.col, &UnknownError{f.key, nearest(f.key, known)}})
 			return true
+		}
+		if u := unsupported(t, f.key); u != nil && !f.value.empty() {
+			c.unsupported = append(c.unsupported, &FieldError{at, f.line, f.col, u})
 		}
 		c.check(f.value, ft, at)
 		return false

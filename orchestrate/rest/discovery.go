@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"net/http"
 	"runtime"
 	"strings"
 
@@ -35,6 +36,9 @@ func (s *Server) discover(path string) any {
 				l.Groups = append(l.Groups, *s.group(k.Group))
 			}
 		}
+		if g := s.group(metricsGroup); g != nil {
+			l.Groups = append(l.Groups, *g)
+		}
 		return l
 	case parts[0] == "apis" && len(parts) == 2:
 		if g := s.group(parts[1]); g != nil {
@@ -47,7 +51,26 @@ func (s *Server) discover(path string) any {
 	return nil
 }
 
+// openAPI answers what kubectl asks before it applies something. An empty
+// document is enough for it to leave validation to us.
+func (s *Server) openAPI(w http.ResponseWriter, r *http.Request) bool {
+	switch r.URL.Path {
+	case "/openapi/v2":
+		w.Header().Set("Content-Type", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+		w.WriteHeader(http.StatusOK)
+	case "/openapi/v3":
+		reply(w, http.StatusOK, map[string]any{"paths": map[string]any{}})
+	default:
+		return false
+	}
+	return true
+}
+
 func (s *Server) group(name string) *metav1.APIGroup {
+	if name == metricsGroup && s.Node != nil {
+		v := metav1.GroupVersionForDiscovery{GroupVersion: metricsGroup + "/v1beta1", Version: "v1beta1"}
+		return &metav1.APIGroup{Name: name, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+	}
 	for _, k := range s.r.Kinds() {
 		if k.Group == name && name != "" {
 			v := metav1.GroupVersionForDiscovery{GroupVersion: k.GroupVersion().String(), Version: k.Version}
@@ -58,6 +81,9 @@ func (s *Server) group(name string) *metav1.APIGroup {
 }
 
 func (s *Server) resources(group, v string) any {
+	if group == metricsGroup && s.Node != nil && v == "v1beta1" {
+		return metricsResources()
+	}
 	var l *metav1.APIResourceList
 	for _, k := range s.r.Kinds() {
 		if k.Group != group || k.Version != v {
@@ -66,12 +92,30 @@ func (s *Server) resources(group, v string) any {
 		if l == nil {
 			l = &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: k.GroupVersion().String()}
 		}
-		r := metav1.APIResource{Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"}, ShortNames: k.Short}
+		r := metav1.APIResource{Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Kind, Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}, ShortNames: k.Short}
+		if k.Resource == "pods" || k.Group == "apps" || k.Group == "batch" || k.Resource == "services" {
+			r.Categories = []string{"all"}
+		}
+		if k.Resource == "controllerrevisions" {
+			r.Categories = nil
+		}
 		l.APIResources = append(l.APIResources, r)
 		sub := metav1.APIResource{Namespaced: k.Namespaced, Kind: k.Kind, Verbs: []string{"get", "patch", "update"}}
 		if k.Status {
 			sub.Name = k.Resource + "/status"
 			l.APIResources = append(l.APIResources, sub)
+		}
+		if k.Name() == "pods" {
+			for _, p := range []metav1.APIResource{
+				{Name: "pods/attach", Kind: "PodAttachOptions", Verbs: []string{"create", "get"}},
+				{Name: "pods/binding", Kind: "Binding", Verbs: []string{"create"}},
+				{Name: "pods/eviction", Group: "policy", Version: "v1", Kind: "Eviction", Verbs: []string{"create"}},
+				{Name: "pods/exec", Kind: "PodExecOptions", Verbs: []string{"create", "get"}},
+				{Name: "pods/log", Kind: "Pod", Verbs: []string{"get"}},
+			} {
+				p.Namespaced = true
+				l.APIResources = append(l.APIResources, p)
+			}
 		}
 		if k.Scale {
 			sub.Name, sub.Group, sub.Version, sub.Kind = k.Resource+"/scale", "autoscaling", "v1", "Scale"

@@ -1,8 +1,7 @@
 // Package rest serves the objects of a store as the REST API of Kubernetes, in
 // JSON: discovery, get, list, watch, create, update, patch and delete, and the
-// subresources status and scale.
+// subresources status and scale. What a Node knows, it serves too: logs, programs
+// in containers, and what pods use.
 //
-// Not there yet: strategic merge patches and server-side apply, tables, OpenAPI,
-// logs, exec and the like, deletion of collections. A request for one of these is
-// refused with a Status that says so.
+// Not there: protobuf, SPDY, port-forward, schemas in OpenAPI, TLS.
 package rest

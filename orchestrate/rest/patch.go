@@ -26,14 +26,20 @@ func (s *Server) patch(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return bad("Content-Type: %v", err)
 	}
-	apply := map[string]func(doc any, patch []byte) (any, error){
-		"application/merge-patch+json": mergePatch,
-		"application/json-patch+json":  jsonPatch,
-	}[kind]
-	if apply == nil {
+	var apply func(doc any, patch []byte) (any, error)
+	switch kind {
+	case "application/merge-patch+json":
+		apply = mergePatch
+	case "application/json-patch+json":
+		apply = jsonPatch
+	case "application/strategic-merge-patch+json":
+		apply = strategicPatch(q)
+	case "application/apply-patch+yaml":
+		return s.apply(w, q)
+	default:
 		return &problem{
 			http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
-			fmt.Sprintf("patches of type %s are not supported; application/merge-patch+json and application/json-patch+json are", kind),
+			fmt.Sprintf("there are no patches of type %s, but merge-patch+json, json-patch+json, strategic-merge-patch+json and apply-patch+yaml", kind),
 		}
 	}
 	text, err := body(q)
@@ -85,7 +91,7 @@ func (s *Server) patched(w http.ResponseWriter, q *request, patch []byte, apply 
 	if err != nil {
 		return nil, err
 	}
-	return s.update(q, obj, old)
+	return s.update(q, obj, old, old.GetManagedFields())
 }
 
 // document decodes JSON; numbers stay as they are written.
@@ -105,10 +111,10 @@ func mergePatch(doc any, patch []byte) (any, error) {
 	if _, ok := p.(map[string]any); !ok {
 		return nil, bad("patch: a merge patch of an object must be an object")
 	}
-	return merge(doc, p), nil
+	return mergeInto(doc, p), nil
 }
 
-func merge(doc, patch any) any {
+func mergeInto(doc, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {
 		return patch
@@ -121,7 +127,7 @@ func merge(doc, patch any) any {
 		if v == nil {
 			delete(d, k)
 		} else {
-			d[k] = merge(d[k], v)
+			d[k] = mergeInto(d[k], v)
 		}
 	}
 	return d

@@ -121,14 +121,27 @@ func (s *Server) list(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
+	return s.items(w, q, l, l.Remaining > 0 && sel.Labels == nil && sel.Match == nil)
+}
+
+// items answers with a list.
+func (s *Server) items(w http.ResponseWriter, q *request, l store.List, count bool) error {
+	meta := metav1.ListMeta{ResourceVersion: strconv.FormatUint(l.Revision, 10), Continue: l.Continue}
+	if count {
+		n := int64(l.Remaining)
+		meta.RemainingItemCount = &n
+	}
+	if q.wantsTable() {
+		t, err := s.table(q, meta, true, l.Items...)
+		if err == nil {
+			reply(w, http.StatusOK, t)
+		}
+		return err
+	}
 	out := listed{
 		TypeMeta: metav1.TypeMeta{APIVersion: q.kind.GroupVersion().String(), Kind: q.kind.Kind + "List"},
-		Metadata: metav1.ListMeta{ResourceVersion: strconv.FormatUint(l.Revision, 10), Continue: l.Continue},
+		Metadata: meta,
 		Items:    make([]store.Object, len(l.Items)),
-	}
-	if l.Remaining > 0 && sel.Labels == nil && sel.Match == nil {
-		n := int64(l.Remaining)
-		out.Metadata.RemainingItemCount = &n
 	}
 	for i, obj := range l.Items {
 		out.Items[i] = typed(q.kind, obj)
@@ -183,12 +196,25 @@ func (s *Server) watch(w http.ResponseWriter, q *request) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
+	titles := true
 	line := func(kind string, obj any) error {
+		if o, ok := obj.(store.Object); ok && q.wantsTable() {
+			meta := metav1.ListMeta{ResourceVersion: o.GetResourceVersion()}
+			items := []store.Object{o}
+			if kind == "BOOKMARK" {
+				items = nil
+			}
+			t, err := s.table(q, meta, titles, items...)
+			if err != nil {
+				return err
+			}
+			titles, obj = false, t
+		}
 		return json.NewEncoder(w).Encode(event{kind, obj})
 	}
 	for _, obj := range first {
 		if line(string(store.Added), typed(q.kind, obj)) != nil {
-			return nil
+			return errAnswered
 		}
 	}
 	s.stream(ctx, w, q, changes, query.Get("allowWatchBookmarks") == "true", line)

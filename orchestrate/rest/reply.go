@@ -46,6 +46,13 @@ func (s *Server) object(w http.ResponseWriter, q *request, code int, obj store.O
 		reply(w, code, scaleOf(obj))
 		return nil
 	}
+	if q.Method == http.MethodGet && q.wantsTable() {
+		t, err := s.table(q, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, true, obj)
+		if err == nil {
+			reply(w, code, t)
+		}
+		return err
+	}
 	reply(w, code, typed(q.kind, obj))
 	return nil
 }

@@ -26,6 +26,8 @@ type client struct {
 	t *testing.T
 	s *store.Store
 	http.Client
+	server *Server
+	path   string
 }
 
 func serve(t *testing.T) *client {
@@ -37,11 +39,13 @@ func serve(t *testing.T) *client {
 	}
 	c := &client{t: t, s: s}
 	path := filepath.Join(t.TempDir(), "s")
+	c.path = path
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewUnstartedServer(New(s, r))
+	c.server = New(s, r)
+	srv := httptest.NewUnstartedServer(c.server)
 	srv.Listener.Close()
 	srv.Listener = l
 	srv.Start()
@@ -193,7 +197,13 @@ func TestObjects(t *testing.T) {
 	}
 	c.do("PATCH", "application/json-patch+json "+deploymentsPath+"/web", `[{"op":"test","path":"/spec/paused","value":false}]`, 422)
 	c.do("PATCH", "application/merge-patch+json "+deploymentsPath+"/web", `{"metadata":{"resourceVersion":"1"}}`, 409)
-	c.do("PATCH", "application/strategic-merge-patch+json "+deploymentsPath+"/web", `{}`, 415)
+	d = c.do("PATCH", "application/strategic-merge-patch+json "+deploymentsPath+"/web", `{"spec":{"template":{"spec":{"containers":[{"name":"c","env":[{"name":"A","value":"1"}]},{"name":"d","image":"e"}]}}}}`, 200)
+	if at(d, "/spec/template/spec/containers/0/image") != "example/app:2" || at(d, "/spec/template/spec/containers/0/env/0/value") != "1" || at(d, "/spec/template/spec/containers/1/name") != "d" {
+		t.Errorf("%v", d)
+	}
+	c.do("PATCH", "application/strategic-merge-patch+json "+deploymentsPath+"/web", `{"spec":{"template":{"spec":{"containers":[{"image":"e"}]}}}}`, 422)
+	c.do("PATCH", "application/strategic-merge-patch+json "+deploymentsPath+"/web/scale", `{"spec":{"replicas":6}}`, 200)
+	c.do("PATCH", "application/other "+deploymentsPath+"/web", `{}`, 415)
 
 	// Deletion.
 	c.do("DELETE", deploymentsPath+"/web", `{"preconditions":{"uid":"other"}}`, 409)
@@ -205,9 +215,9 @@ func TestObjects(t *testing.T) {
 	if st := c.do("DELETE", "/api/v1/namespaces/default", "", 403); !strings.Contains(fmt.Sprint(st["message"]), "may not be deleted") {
 		t.Errorf("%v", st)
 	}
-	c.do("DELETE", deploymentsPath, "", 405)
+	c.do("DELETE", "/api/v1/namespaces", "", 405)
 	c.do("POST", deploymentsPath+"/web", "{}", 405)
-	for _, p := range []string{"/", "/api/v1/widgets", "/apis/apps/v1/deployments/web", "/api/v1/namespaces/default/pods/p/log", "/api/v1/namespaces/default/nodes", "/nothing"} {
+	for _, p := range []string{"/", "/api/v1/widgets", "/apis/apps/v1/deployments/web", "/api/v1/namespaces/default/nodes", "/nothing"} {
 		c.do("GET", p, "", 404)
 	}
 }

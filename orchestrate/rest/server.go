@@ -21,12 +21,16 @@ const maxBody = 3 << 20
 
 // Server is the API over one store.
 type Server struct {
+	// Node, if not nil, runs the pods: without it there are no logs, no exec and
+	// no metrics. It is set before the first request.
+	Node Node
+
 	s *store.Store
 	r *api.Registry
 }
 
 // New makes a server.
-func New(s *store.Store, r *api.Registry) *Server { return &Server{s, r} }
+func New(s *store.Store, r *api.Registry) *Server { return &Server{s: s, r: r} }
 
 // request is what a path and a query ask for.
 type request struct {
@@ -66,6 +70,9 @@ var (
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{Request: r}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if s.openAPI(w, r) {
+		return
+	}
 	if doc := s.discover(r.URL.Path); doc != nil {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			s.fail(w, q, errVerb)
@@ -74,14 +81,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, doc)
 		return
 	}
-	if err := s.parse(q); err != nil {
-		s.fail(w, q, err)
+	if s.metrics(w, q) {
 		return
 	}
-	if err := s.serve(w, q); err != nil {
+	err := s.parse(q)
+	if err == nil {
+		err = s.serve(w, q)
+	}
+	if err != nil && !errors.Is(err, errAnswered) {
 		s.fail(w, q, err)
 	}
 }
+
+// errAnswered is of a request whose answer has begun, or is not ours to write.
+var errAnswered = errors.New("the answer has begun")
 
 // parse reads the path: /api/v1/... and /apis/group/version/..., then either
 // namespaces/NAMESPACE/RESOURCE/NAME/SUBRESOURCE or the same without the first two.
@@ -108,7 +121,7 @@ func (s *Server) parse(q *request) error {
 	if len(parts) > 2 {
 		q.sub = parts[2]
 	}
-	switch known := q.sub == "" || q.sub == "status" && q.kind.Status || q.sub == "scale" && q.kind.Scale; {
+	switch known := q.sub == "" || q.sub == "status" && q.kind.Status || q.sub == "scale" && q.kind.Scale || podSub(q) != nil; {
 	case !known:
 		return errNowhere
 	case q.name != "" && q.kind.Namespaced && q.namespace == "":
@@ -124,6 +137,9 @@ func (s *Server) parse(q *request) error {
 }
 
 func (s *Server) serve(w http.ResponseWriter, q *request) error {
+	if f := podSub(q); f != nil {
+		return f(s, w, q)
+	}
 	switch {
 	case q.Method == http.MethodGet && q.name == "":
 		if v := q.URL.Query().Get("watch"); v == "true" || v == "1" {
@@ -144,6 +160,8 @@ func (s *Server) serve(w http.ResponseWriter, q *request) error {
 		return s.patch(w, q)
 	case q.Method == http.MethodDelete && q.name != "" && q.sub == "":
 		return s.delete(w, q)
+	case q.Method == http.MethodDelete && q.name == "":
+		return s.deleteAll(w, q)
 	}
 	return errVerb
 }
@@ -164,6 +182,14 @@ func body(q *request) ([]byte, error) {
 // decode reads an object of the request's kind. Unknown fields are refused or
 // warned about, as the client wishes.
 func (s *Server) decode(w http.ResponseWriter, q *request, text []byte) (store.Object, error) {
+	d, err := s.decoded(w, q, text)
+	if err != nil {
+		return nil, err
+	}
+	return d.Object, nil
+}
+
+func (s *Server) decoded(w http.ResponseWriter, q *request, text []byte) (*api.Decoded, error) {
 	all, err := s.r.Decode(text)
 	if err != nil {
 		return nil, err
@@ -171,7 +197,7 @@ func (s *Server) decode(w http.ResponseWriter, q *request, text []byte) (store.O
 	if len(all) != 1 {
 		return nil, bad("want one object, have %d", len(all))
 	}
-	d := all[0]
+	d := &all[0]
 	if d.Kind != q.kind {
 		return nil, bad("the object is a %s, and the path is of %s", d.Kind.Kind, q.kind.Resource)
 	}
@@ -198,7 +224,13 @@ func (s *Server) decode(w http.ResponseWriter, q *request, text []byte) (store.O
 	if q.name != "" && obj.GetName() != q.name {
 		return nil, bad("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), q.name)
 	}
-	return obj, nil
+	for _, u := range d.Unsupported {
+		// What has nothing to do is said to who writes it, not at each change.
+		if e, ok := u.Err.(*api.UnsupportedError); !ok || e.Why == "" {
+			w.Header().Add("Warning", fmt.Sprintf("299 - %q", u.Path+": "+u.Err.Error()))
+		}
+	}
+	return d, nil
 }
 
 func (s *Server) create(w http.ResponseWriter, q *request) error {
@@ -210,27 +242,39 @@ func (s *Server) create(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
+	if obj, err = s.createObject(q, obj, nil); err != nil {
+		return err
+	}
+	return s.object(w, q, http.StatusCreated, obj)
+}
+
+// createObject stores a new object, with managed fields if it has some.
+func (s *Server) createObject(q *request, obj store.Object, managed []metav1.ManagedFieldsEntry) (store.Object, error) {
 	if q.kind.Namespaced {
 		ns, err := s.s.Get("namespaces", "", q.namespace)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if ns.GetDeletionTimestamp() != nil {
-			return &problem{http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("namespace %q is being deleted", q.namespace)}
+			return nil, &problem{http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("namespace %q is being deleted", q.namespace)}
 		}
 	}
 	if err := api.Prepare(q.kind, obj); err != nil {
-		return err
+		return nil, err
 	}
 	if err := api.Validate(q.kind, obj, nil); err != nil {
-		return err
+		return nil, err
 	}
-	if !q.dryRun {
-		if obj, err = s.s.Create(q.kind.Name(), obj); err != nil {
-			return err
+	obj.SetManagedFields(managed)
+	if q.dryRun {
+		if obj.GetName() != "" {
+			if _, err := s.s.Get(q.kind.Name(), obj.GetNamespace(), obj.GetName()); err == nil {
+				return nil, &store.ExistsError{Kind: q.kind.Name(), Namespace: obj.GetNamespace(), Name: obj.GetName()}
+			}
 		}
+		return obj, nil
 	}
-	return s.object(w, q, http.StatusCreated, obj)
+	return s.s.Create(q.kind.Name(), obj)
 }
 
 func (s *Server) put(w http.ResponseWriter, q *request) error {
@@ -256,19 +300,19 @@ func (s *Server) put(w http.ResponseWriter, q *request) error {
 
 // replace stores what takes the place of old.
 func (s *Server) replace(w http.ResponseWriter, q *request, obj, old store.Object) error {
-	stored, err := s.update(q, obj, old)
+	stored, err := s.update(q, obj, old, old.GetManagedFields())
 	if err != nil {
 		return err
 	}
 	return s.object(w, q, http.StatusOK, stored)
 }
 
-func (s *Server) update(q *request, obj, old store.Object) (store.Object, error) {
+func (s *Server) update(q *request, obj, old store.Object, managed []metav1.ManagedFieldsEntry) (store.Object, error) {
 	part := store.Main
 	if q.sub == "status" {
 		part = store.Status
 	} else {
-		obj.SetManagedFields(nil)
+		obj.SetManagedFields(managed)
 		api.Default(obj)
 		if err := api.Validate(q.kind, obj, old); err != nil {
 			return nil, err
@@ -280,22 +324,23 @@ func (s *Server) update(q *request, obj, old store.Object) (store.Object, error)
 	return s.s.Update(q.kind.Name(), obj, part)
 }
 
-func (s *Server) delete(w http.ResponseWriter, q *request) error {
+// deleteOptions reads how something is to be deleted.
+func deleteOptions(q *request) (*metav1.DeleteOptions, error) {
 	text, err := body(q)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var o metav1.DeleteOptions
 	if len(strings.TrimSpace(string(text))) > 0 {
 		if err := json.Unmarshal(text, &o); err != nil {
-			return bad("DeleteOptions: %v", err)
+			return nil, bad("DeleteOptions: %v", err)
 		}
 	}
 	query := q.URL.Query()
 	if v := query.Get("gracePeriodSeconds"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
-			return bad("gracePeriodSeconds %q is no number", v)
+			return nil, bad("gracePeriodSeconds %q is no number", v)
 		}
 		o.GracePeriodSeconds = &n
 	}
@@ -304,7 +349,16 @@ func (s *Server) delete(w http.ResponseWriter, q *request) error {
 		o.PropagationPolicy = &p
 	}
 	if errs := validation.ValidateDeleteOptions(&o); len(errs) > 0 {
-		return bad("DeleteOptions: %v", errs.ToAggregate())
+		return nil, bad("DeleteOptions: %v", errs.ToAggregate())
+	}
+	q.dryRun = q.dryRun || len(o.DryRun) > 0
+	return &o, nil
+}
+
+func (s *Server) delete(w http.ResponseWriter, q *request) error {
+	o, err := deleteOptions(q)
+	if err != nil {
+		return err
 	}
 	old, err := s.s.Get(q.kind.Name(), q.namespace, q.name)
 	if err != nil {
@@ -313,12 +367,42 @@ func (s *Server) delete(w http.ResponseWriter, q *request) error {
 	if q.kind.Resource == "namespaces" && api.Permanent(q.name) {
 		return &problem{http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("namespaces %q is forbidden: this namespace may not be deleted", q.name)}
 	}
-	if q.dryRun || len(o.DryRun) > 0 {
+	if q.dryRun {
 		return s.object(w, q, http.StatusOK, old)
 	}
-	obj, err := s.s.Delete(q.kind.Name(), q.namespace, q.name, deletion(old, &o))
+	obj, err := s.s.Delete(q.kind.Name(), q.namespace, q.name, deletion(old, o))
 	if err != nil {
 		return err
 	}
 	return s.object(w, q, http.StatusOK, obj)
+}
+
+// deleteAll deletes what a selector chooses.
+func (s *Server) deleteAll(w http.ResponseWriter, q *request) error {
+	sel, err := selector(q)
+	if err != nil {
+		return err
+	}
+	o, err := deleteOptions(q)
+	if err != nil {
+		return err
+	}
+	if q.kind.Resource == "namespaces" || q.kind.Namespaced && q.namespace == "" {
+		return errVerb
+	}
+	l, err := s.s.List(q.kind.Name(), sel, 0, "")
+	if err != nil {
+		return err
+	}
+	for _, obj := range l.Items {
+		if q.dryRun {
+			break
+		}
+		_, err := s.s.Delete(q.kind.Name(), obj.GetNamespace(), obj.GetName(), deletion(obj, o))
+		var gone *store.NotFoundError
+		if err != nil && !errors.As(err, &gone) {
+			return err
+		}
+	}
+	return s.items(w, q, l, false)
 }

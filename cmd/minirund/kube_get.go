@@ -1,0 +1,259 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/minirun/minirun/orchestrate/api"
+	"github.com/minirun/minirun/orchestrate/client"
+	"github.com/minirun/minirun/orchestrate/view"
+	"github.com/urfave/cli/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func kubeGet(u *ui) *cli.Command {
+	return kubeAction(u, &cli.Command{
+		Name: "get", Usage: "list objects, or print them", ArgsUsage: "KIND[,KIND...] [NAME...] | KIND/NAME...",
+		Flags: []cli.Flag{
+			namespaceFlag(), allNamespacesFlag(), selectorFlag(), fieldSelectorFlag(),
+			outputFlag("`FORMAT` is wide, yaml, json, name or jsonpath=TEMPLATE"),
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` is table or json: an array of objects"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on with what changes"},
+			&cli.BoolFlag{Name: "show-labels", Usage: "a column with the labels"},
+			&cli.BoolFlag{Name: "no-headers", Usage: "no line with the names of the columns"},
+			&cli.BoolFlag{Name: "ignore-not-found", Usage: "an object that does not exist is no error"},
+		},
+	}, 1, -1, (*kube).get)
+}
+
+func (k *kube) get() error {
+	refs, err := k.refs(k.c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	output := k.c.String("output")
+	switch f := k.c.String("format"); {
+	case f == "json":
+		output = "array"
+	case f != "table":
+		return k.usage("unknown format %q, want table or json", f)
+	}
+	template, isPath := strings.CutPrefix(output, "jsonpath=")
+	if !isPath && !slices.Contains([]string{"", "wide", "yaml", "json", "name", "array"}, output) {
+		return k.usage("unknown output %q, want wide, yaml, json, name or jsonpath=TEMPLATE", output)
+	}
+	if k.c.Bool("watch") {
+		if len(refs) != 1 || output != "" && output != "wide" {
+			return k.usage("--watch is for one kind or one object, as a table")
+		}
+		return k.watchTable(refs[0])
+	}
+	if output == "" || output == "wide" {
+		return k.tables(refs)
+	}
+	single := len(refs) == 1 && refs[0].name != ""
+	items, err := k.objects(refs)
+	if err != nil && len(items) == 0 {
+		return err
+	}
+	if single && len(items) == 0 { // --ignore-not-found
+		return nil
+	}
+	return errors.Join(k.print(items, single, output, template), err)
+}
+
+// objects gets all that was named.
+func (k *kube) objects(refs []ref) (items []object, err error) {
+	q := k.chosen()
+	err = k.forEach(refs, func(r ref) error {
+		if r.name == "" {
+			l, err := k.list(r.kind, q)
+			items = append(items, l...)
+			return err
+		}
+		var o object
+		err := k.api.Get(k.ctx, k.path(r), &o)
+		if err == nil {
+			items = append(items, o)
+		}
+		return k.notFound(err)
+	})
+	for _, o := range items {
+		delete(o.metadata(), "managedFields")
+	}
+	return items, err
+}
+
+func (k *kube) notFound(err error) error {
+	var st *client.StatusError
+	if errors.As(err, &st) && st.Code == 404 && k.c.Bool("ignore-not-found") {
+		return nil
+	}
+	return err
+}
+
+// print prints objects as they are.
+func (k *kube) print(items []object, single bool, output, template string) error {
+	if items == nil {
+		items = []object{}
+	}
+	var doc any = object{"apiVersion": "v1", "kind": "List", "metadata": map[string]any{"resourceVersion": ""}, "items": items}
+	if single {
+		doc = items[0]
+	}
+	switch output {
+	case "array":
+		return k.u.json(items)
+	case "name":
+		for _, o := range items {
+			x, err := k.registry.Find(o.str("apiVersion"), o.str("kind"))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(k.u.out, ref{x, o.str("metadata", "name")})
+		}
+		return nil
+	case "json":
+		text, err := json.MarshalIndent(doc, "", "    ")
+		if err == nil {
+			_, err = fmt.Fprintf(k.u.out, "%s\n", text)
+		}
+		return err
+	}
+	text, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	if output == "yaml" {
+		if text, err = api.YAML(text); err == nil {
+			_, err = k.u.out.Write(text)
+		}
+		return err
+	}
+	var plain any
+	if err := json.Unmarshal(text, &plain); err != nil {
+		return err
+	}
+	out, err := view.JSONPath(template, plain)
+	if err == nil {
+		_, err = fmt.Fprint(k.u.out, out)
+	}
+	return err
+}
+
+// rowMeta reads the metadata that comes with a row.
+func rowMeta(row *metav1.TableRow) (string, map[string]string) {
+	var o struct{ Metadata metav1.ObjectMeta }
+	json.Unmarshal(row.Object.Raw, &o)
+	return o.Metadata.Namespace, o.Metadata.Labels
+}
+
+func (k *kube) rows(x *api.Kind) *view.Rows {
+	return &view.Rows{
+		W: k.u.out, Wide: k.c.String("output") == "wide", NoHeaders: k.c.Bool("no-headers"), Labels: k.c.Bool("show-labels"), Namespace: k.namespace == "" && x.Namespaced,
+	}
+}
+
+// tables prints a table for each kind.
+func (k *kube) tables(refs []ref) error {
+	several := slices.ContainsFunc(refs, func(r ref) bool { return r.kind != refs[0].kind })
+	var kinds []*api.Kind
+	tables := map[*api.Kind]*metav1.Table{}
+	q := k.chosen()
+	err := k.forEach(refs, func(r ref) error {
+		path := withQuery(collection(r.kind, k.namespace), q)
+		if r.name != "" {
+			path = k.path(r)
+		}
+		var t metav1.Table
+		if err := k.api.Into(k.ctx, client.Request{Method: "GET", Path: path, Accept: client.AsTable}, &t); err != nil {
+			return k.notFound(err)
+		}
+		if have := tables[r.kind]; have != nil {
+			have.Rows = append(have.Rows, t.Rows...)
+		} else {
+			kinds, tables[r.kind] = append(kinds, r.kind), &t
+		}
+		return nil
+	})
+	shown := 0
+	for _, x := range kinds {
+		t := tables[x]
+		if len(t.Rows) == 0 {
+			continue
+		}
+		if shown++; shown > 1 {
+			fmt.Fprintln(k.u.out)
+		}
+		rows := k.rows(x)
+		if several {
+			rows.Prefix = resourceName(x) + "/"
+		}
+		if err := rows.Print(t, rowMeta); err != nil {
+			return err
+		}
+	}
+	if shown == 0 && err == nil && !k.c.Bool("ignore-not-found") {
+		k.nothing(refs[0].kind)
+	}
+	return err
+}
+
+func (k *kube) nothing(x *api.Kind) {
+	where := ""
+	if k.namespace != "" && x.Namespaced {
+		where = " in " + k.namespace + " namespace"
+	}
+	fmt.Fprintf(k.u.err, "No resources found%s\n", where)
+}
+
+func (k *kube) watchTable(r ref) error {
+	q := k.chosen()
+	if r.name != "" {
+		q.Set("fieldSelector", "metadata.name="+r.name)
+	}
+	var t metav1.Table
+	if err := k.api.Into(k.ctx, client.Request{Method: "GET", Path: withQuery(collection(r.kind, k.namespace), q), Accept: client.AsTable}, &t); err != nil {
+		return err
+	}
+	rows := k.rows(r.kind)
+	if len(t.Rows) > 0 {
+		if err := rows.Print(&t, rowMeta); err != nil {
+			return err
+		}
+	}
+	q.Set("watch", "true")
+	q.Set("resourceVersion", t.ResourceVersion)
+	err := k.api.Watch(k.ctx, withQuery(collection(r.kind, k.namespace), q), client.AsTable, func(e client.Event) (bool, error) {
+		var t metav1.Table
+		if err := json.Unmarshal(e.Object, &t); err != nil {
+			return false, err
+		}
+		return false, rows.Print(&t, rowMeta)
+	})
+	if k.ctx.Err() != nil {
+		return nil // the user has seen enough
+	}
+	return err
+}
+
+func kubeAPIResources(u *ui) *cli.Command {
+	return kubeAction(u, &cli.Command{Name: "api-resources", Usage: "list the kinds of objects"}, 0, 0, func(k *kube) error {
+		lines := [][]string{{"NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"}}
+		for _, x := range k.registry.Kinds() {
+			lines = append(lines, []string{x.Resource, strings.Join(x.Short, ","), x.GroupVersion().String(), fmt.Sprint(x.Namespaced), x.Kind})
+		}
+		return (&view.Rows{W: u.out}).Lines(lines...)
+	})
+}
+
+// values adds to a query.
+func addQuery(q url.Values, name string, value any) {
+	if s := fmt.Sprint(value); s != "" {
+		q.Set(name, s)
+	}
+}
