@@ -33,7 +33,7 @@ func TestForward_Loop(t *testing.T) {
 	if got := text(exchange(t, "udp", at, new(dns.Msg).SetQuestion("example.com.", dns.TypeA))); got != "SERVFAIL" {
 		t.Errorf("in a loop: %s", got)
 	}
-	if n := asked.Load(); n == 0 || n > 50 {
+	if n := asked.Load(); n == 0 || n > 500 { // some 17, or twice as many where a step takes seconds; thousands without the check
 		t.Errorf("the resolver was asked %d times", n)
 	}
 }
