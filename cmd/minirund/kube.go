@@ -78,14 +78,22 @@ func dryRunFlag() cli.Flag {
 func kubeAction(u *ui, c *cli.Command, min, max int, action func(k *kube) error) *cli.Command {
 	c.Flags = append(c.Flags, &cli.StringFlag{Name: "socket", Usage: "`PATH` of minirund's socket", DefaultText: "$" + client.SocketVariable + " or " + client.DefaultSocket, TakesFile: true})
 	c.UseShortOptionHandling = true
-	return command(c, min, max, func(c *cli.Context) error {
+	c.OnUsageError = onUsageError
+	c.HideHelpCommand = true
+	// kubeArguments has put the flags in front: what looks like one now is an
+	// argument, as of a program that is to run.
+	c.Action = func(c *cli.Context) error {
+		if n := c.NArg(); n < min || max >= 0 && n > max {
+			return &usageError{text: fmt.Sprintf("%s: wrong number of arguments, want: %s", c.Command.HelpName, c.Command.ArgsUsage), command: c.Command.HelpName}
+		}
 		k := &kube{u: u, c: c, ctx: c.Context, api: client.New(client.Socket(c.String("socket"))), registry: api.NewRegistry(), namespace: c.String("namespace")}
 		if c.Bool("all-namespaces") {
 			k.namespace = ""
 		}
 		k.api.Warn = func(text string) { u.warn("%s", text) }
 		return action(k)
-	})
+	}
+	return c
 }
 
 // usage is an error of the command line.
