@@ -140,14 +140,10 @@ func (u *ui) foreground(c *cli.Context) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
 	debug.SetGCPercent(50)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	o := daemon.Options{
 		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log,
-		Root: c.String("root"), Images: c.String("store"), Runtime: filepath.Join(filepath.Dir(self), "minirun"),
-		Ready: func() error { return ready(c.String("log-file")) },
+		Images: c.String("store"),
+		Ready:  func() error { return ready(c.String("log-file")) },
 	}
 	return daemon.Run(c.Context, o)
 }

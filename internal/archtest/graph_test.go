@@ -74,7 +74,7 @@ var graph = []arrows{
 	{"orchestrate/services", "", "", "pure: addresses, ports and endpoints of Services"},
 	{"orchestrate/controller", "orchestrate/batch orchestrate/claims orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
 	{
-		"orchestrate/daemon", "container network network/dns network/names orchestrate/api orchestrate/controller orchestrate/host orchestrate/rest orchestrate/services orchestrate/store", "",
+		"orchestrate/daemon", "*", "",
 		"minirund as a process: makes the parts and lets them run; the parts do not know each other",
 	},
 	{
@@ -88,6 +88,7 @@ var graph = []arrows{
 	{"orchestrate/client", "orchestrate/stream", "", "speaks to minirund over its socket"},
 	{"orchestrate/stream", "", "", "the streams of a program over HTTP; knows no kinds"},
 	{"orchestrate/view", "orchestrate/api orchestrate/store", "", "pure: objects as text"},
+	{"orchestrate/proxy", "network/service network/watch orchestrate/services orchestrate/store", "orchestrate/api", "from Services and ready pods to the load balancer in the kernel"},
 	{"orchestrate/podlife", "", "", "pure: restarts, probes and endings of one pod"},
 
 	{"cgroups", "internal/linux", "", "does not know rootfs, namespaces or plans: it works from outside, on the host's files"},

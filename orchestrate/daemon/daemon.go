@@ -15,6 +15,7 @@ import (
 
 	"github.com/minirun/minirun/orchestrate/api"
 	"github.com/minirun/minirun/orchestrate/controller"
+	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/services"
 	"github.com/minirun/minirun/orchestrate/store"
 	"golang.org/x/sys/unix"
@@ -34,15 +35,12 @@ type Options struct {
 	Data string
 	// Socket is the path of the API's unix socket. A lock file lies beside it.
 	Socket string
-	// Root is where containers are recorded, Images the image store.
-	Root, Images string
-	// Runtime is the path of the minirun binary that runs containers.
-	Runtime string
+	// Images is the directory of the image store, see container.StoreDir.
+	Images string
 	// CgroupParent is the cgroup that pods are made below.
 	CgroupParent string
-	// Network is the network that pods are on, made with Subnets when missing.
+	// Network is the network that pods are on, made when it is missing.
 	Network string
-	Subnets []netip.Prefix
 	// ServiceRanges are where addresses of services come from, one per family.
 	ServiceRanges []netip.Prefix
 	// NetNS is a descriptor of the network namespace to work in; 0 is the current one.
@@ -86,6 +84,7 @@ type Daemon struct {
 	o        Options
 	store    *store.Store
 	registry *api.Registry
+	api      *rest.Server
 	started  time.Time
 	parts    []*part
 	backup   backupState

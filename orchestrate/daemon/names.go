@@ -17,11 +17,22 @@ import (
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/network/dns"
 	"github.com/minirun/minirun/network/names"
+	netstore "github.com/minirun/minirun/network/store"
 	"github.com/minirun/minirun/orchestrate/store"
 )
 
 // podNetwork is the network that pods are on unless another one is named.
 const podNetwork = "pods"
+
+// nameServers are the addresses at which a network's names are answered.
+func nameServers(n *netstore.Network) (list []netip.Addr) {
+	for _, s := range n.Subnets {
+		if a, err := netip.ParseAddr(s.Gateway.String()); err == nil {
+			list = append(list, a)
+		}
+	}
+	return list
+}
 
 // answerNames answers names of containers and Services while minirund runs.
 func (d *Daemon) answerNames(ctx context.Context) error {

@@ -1,16 +1,25 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/http"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/internal/netip"
+	"github.com/minirun/minirun/network"
+	"github.com/minirun/minirun/network/watch"
 	"github.com/minirun/minirun/orchestrate/controller"
 	"github.com/minirun/minirun/orchestrate/host"
+	"github.com/minirun/minirun/orchestrate/node"
+	"github.com/minirun/minirun/orchestrate/proxy"
 	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -21,6 +30,7 @@ func (d *Daemon) wire() (http.Handler, error) {
 	if err := d.namespaces("default", "kube-system"); err != nil {
 		return nil, err
 	}
+	d.api = rest.New(d.store, d.registry)
 	d.add("backups", d.backups)
 	controllers, err := controller.New(controller.Options{Store: d.store, Log: d.o.Log, Volumes: filepath.Join(d.o.Data, "volumes")})
 	if err != nil {
@@ -29,16 +39,87 @@ func (d *Daemon) wire() (http.Handler, error) {
 	d.add("controllers", controllers.Run)
 	if !d.o.Bare {
 		d.add("names", d.answerNames)
-	}
-	if !d.o.Bare {
-		node, err := host.New(host.Options{Store: d.store, Log: d.o.Log, Dir: d.o.Data, Version: d.o.Version})
+		object, err := host.New(host.Options{Store: d.store, Log: d.o.Log, Dir: d.o.Data, Version: d.o.Version})
 		if err != nil {
 			return nil, err
 		}
-		d.add("node object", node.Run)
+		d.add("node object", object.Run)
+		if err := d.host(); err != nil {
+			return nil, err
+		}
 	}
-	return d.handle(rest.New(d.store, d.registry)), nil
+	return d.handle(d.api), nil
 }
+
+// host makes the parts that change the host.
+func (d *Daemon) host() error {
+	images, err := filepath.Abs(container.StoreDir(d.o.Images))
+	if err != nil {
+		return err
+	}
+	networks, err := d.network(images)
+	if err != nil {
+		return err
+	}
+	record, err := networks.Store.Network(d.o.Network)
+	if err != nil {
+		return err
+	}
+	services, err := proxy.New(proxy.Options{Store: d.store, NetNS: d.o.NetNS, Loopback: nameServers(record), Log: d.o.Log})
+	if err != nil {
+		return err
+	}
+	pods, err := node.New(node.Options{
+		Store: d.store, Log: d.o.Log, Root: filepath.Join(d.o.Data, "node"), Images: images, Network: d.o.Network,
+		CgroupParent: d.o.CgroupParent, Services: services, ClusterDNS: nameServers(record),
+	})
+	if err != nil {
+		return err
+	}
+	d.api.Node = pods
+	d.add("services", services.Run)
+	d.add("pods", pods.Run)
+	d.add("network rules", func(ctx context.Context) error {
+		rules, err := watch.New(watch.Options{
+			NetNS: d.o.NetNS, Log: d.o.Log,
+			Tables: []watch.Table{{Name: network.Table, Ours: watch.ByProgram(), Repair: networks.Repair}, services.Watched()},
+			Restored: func(table, reason string) {
+				d.o.Log.Warn("another program changed our rules; they are restored", "table", table, "what", reason)
+			},
+		})
+		if err != nil {
+			return err
+		}
+		return rules.Run(ctx)
+	})
+	return nil
+}
+
+// network makes the network of pods if there is none.
+func (d *Daemon) network(images string) (*network.Host, error) {
+	h := container.Networks(images)
+	h.Warn = func(text string) { d.o.Log.Warn(text) }
+	d.o.Network = cmp.Or(d.o.Network, node.DefaultNetwork)
+	_, err := h.Store.Network(d.o.Network)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return h, err
+	}
+	var taken *network.SubnetError
+	for _, subnet := range podSubnets {
+		_, err = h.Create(&network.Spec{Name: d.o.Network, Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}})
+		if !errors.As(err, &taken) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("network of pods: %w", err)
+	}
+	return h, nil
+}
+
+// podSubnets are where addresses of pods come from: the first that nothing else
+// on the host uses. A bridge has room for 1,023 of them.
+var podSubnets = []string{"10.244.0.0/20", "10.250.0.0/20", "172.28.240.0/20", "192.168.240.0/20"}
 
 func (d *Daemon) add(name string, run func(context.Context) error) {
 	d.parts = append(d.parts, &part{name: name, run: run})

@@ -483,6 +483,9 @@ func (x *indexer) linkNow(dir, base, target string) (found bool, err error) {
 	if err != nil {
 		return true, err
 	}
+	if td.dir.names[tbase] != n { // the directory of the link took its place
+		return true, invalid("hard link to %q, which it replaces", clip(target))
+	}
 	was := d.dir.names[base]
 	if was == n {
 		return true, nil // linked already, or to itself

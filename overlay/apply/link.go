@@ -85,12 +85,19 @@ func (u *unpacker) linkNow(dir, base, target string) (found bool, err error) {
 				return nil // linked already, or to itself
 			}
 		}
-		if errors.Is(err, unix.ENOENT) { // making room removed the target
+		// Making room removed the target, or a directory took its place.
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) && isDirAt(tfd, tbase) {
 			return invalid("hard link to %q, which it replaces", clip(target))
 		}
 		return err
 	})
 	return found, err
+}
+
+// isDirAt tells whether a name is a directory.
+func isDirAt(dir int, name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // copyUp copies the file dir/base from the layers below to its place in this
