@@ -100,6 +100,18 @@ func (e *ArtifactError) Error() string {
 }
 func (e *ArtifactError) Is(target error) bool { return target == errors.ErrUnsupported }
 
+// TakenError reports a name that stands for another image and was to be left alone.
+type TakenError struct{ Name string }
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("name %q stands for another image", clip(Familiar(e.Name)))
+}
+
+// Hint says what to do.
+func (e *TakenError) Hint() string {
+	return "--name gives the image another name; without --no-retag it takes this one"
+}
+
 // InUseError reports an image that containers were made from.
 type InUseError struct {
 	Ref        string

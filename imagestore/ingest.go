@@ -172,6 +172,12 @@ func (g *Ingest) Create(algorithm string) (*Writer, error) {
 	return &Writer{g: g, f: f, algorithm: algorithm, h: h}, nil
 }
 
+// Nameless makes a file beside the blobs that has no name and can get one. It is
+// gone with its last descriptor.
+func (g *Ingest) Nameless() (*os.File, error) {
+	return os.OpenFile(g.dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+}
+
 func (w *Writer) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.h.Write(p[:n])

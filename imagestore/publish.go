@@ -17,6 +17,7 @@ import (
 type Naming struct {
 	Name   string
 	Target Descriptor
+	Free   bool // the name must not stand for another image
 }
 
 // Published says what Publish changed.
@@ -72,6 +73,9 @@ func (g *Ingest) publish(names []Naming, staged []Digest) (_ *Published, err err
 	p := &Published{}
 	for _, n := range names {
 		if x.set(n.Name, n.Target) {
+			if n.Free {
+				return nil, &TakenError{n.Name}
+			}
 			p.Replaced = append(p.Replaced, n.Name)
 		}
 	}

@@ -376,8 +376,19 @@ func (c *corpus) taken() {
 	if got := c.must("image", "list", "--quiet", "--no-trunc", name); got != before {
 		c.t.Errorf("--name for another: %q, was %q", got, before)
 	}
+	blobs := c.entries("blobs/sha256")
+	if r := c.bounded("image", "load", "--quiet", "--unpacker", c.kind, "--no-retag", path); r.Code != 1 || !strings.Contains(r.Stderr, `name "`+name+`:latest" stands for another image`) {
+		c.t.Errorf("--no-retag: %+v", r)
+	}
+	if got := c.must("image", "list", "--quiet", "--no-trunc", name); got != before || !slices.Equal(c.entries("blobs/sha256"), blobs) {
+		c.t.Errorf("--no-retag: %q, was %q; blobs %q, were %q", got, before, c.entries("blobs/sha256"), blobs)
+	}
 	if r := c.bounded("image", "load", "--quiet", "--unpacker", c.kind, path); r.Code != 0 || !strings.Contains(r.Stderr, name+":latest stood for another image before") {
 		c.t.Errorf("%+v", r)
+	}
+	// What has the name already may come again.
+	if r := c.bounded("image", "load", "--quiet", "--unpacker", c.kind, "--no-retag", path); r.Code != 0 || r.Stderr != "" {
+		c.t.Errorf("--no-retag of the same image: %+v", r)
 	}
 }
 

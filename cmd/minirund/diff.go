@@ -83,7 +83,7 @@ func imageDiffCommand(u *ui) *cli.Command {
 		defer layers.Close()
 		var views [2]int
 		for i, ref := range c.Args().Slice() {
-			if err := unpackImage(c, u, images, ref, newProgress(u, true)); err != nil {
+			if err := unpackImage(c, u, images, ref, nil, newProgress(u, true)); err != nil {
 				return err
 			}
 			img, pin, err := images.Pin(c.Context, ref) // layers stay as long as they are looked at

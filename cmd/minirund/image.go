@@ -128,13 +128,13 @@ func openImages(c *cli.Context) (*imagestore.Store, error) {
 }
 
 // unpackImage unpacks ref and shows how far it is.
-func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, p *progress) error {
+func unpackImage(c *cli.Context, u *ui, images *imagestore.Store, ref string, plain *os.File, p *progress) error {
 	layers, err := overlay.OpenStore(container.OverlayDir(images.Root()))
 	if err != nil {
 		return err
 	}
 	defer layers.Close()
-	res, err := unpack.ImageAs(c.Context, unpackerOf(c), images, layers, ref, func(s unpack.Progress) {
+	res, err := unpack.ImageFrom(c.Context, unpackerOf(c), images, layers, ref, plain, func(s unpack.Progress) {
 		p.update(fmt.Sprintf("unpack layer %d of %d", s.Layer, s.Layers), s.Done, s.Total)
 	})
 	p.clear()
@@ -206,7 +206,7 @@ func arrived(c *cli.Context, u *ui, images *imagestore.Store, word string, res *
 			u.warn("%s stood for another image before", imagestore.Familiar(img.Name))
 		}
 		if !c.Bool("no-unpack") && img.Artifact == "" {
-			err := unpackImage(c, u, images, ref, p)
+			err := unpackImage(c, u, images, ref, res.Plain, p)
 			var platform *imagestore.PlatformError
 			if errors.As(err, &platform) {
 				u.warn("%v", err) // kept: it may be on its way to another host

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/imagestore/archive"
+	"github.com/minirun/minirun/internal/kfeature"
+	"github.com/minirun/minirun/overlay/apply"
 	"github.com/urfave/cli/v2"
 )
 
@@ -28,10 +30,17 @@ func imageImportCommand(u *ui) *cli.Command {
 			Message:  c.String("message"),
 			Created:  time.Now(),
 			Progress: func(done, total int64) { p.update("import", done, total) },
+			// Kept as it is by an index; extracting it would take the disk's space twice.
+			KeepPlain: func() bool {
+				return !c.Bool("no-unpack") && unpackerOf(c) != apply.Extract && kfeature.EROFSLowerIn(images.Root()) == nil
+			},
 		})
 		p.clear()
 		if err != nil {
 			return err
+		}
+		if res.Plain != nil {
+			defer res.Plain.Close()
 		}
 		return arrived(c, u, images, "imported", res, p)
 	})

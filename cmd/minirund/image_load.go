@@ -25,6 +25,7 @@ func imageLoadCommand(u *ui) *cli.Command {
 		Flags: arrivalFlags(
 			&cli.StringFlag{Name: "input", Aliases: []string{"i"}, Usage: "read from `FILE` or directory", TakesFile: true},
 			&cli.StringFlag{Name: "name", Usage: "call the image `NAME`, whatever the archive says"},
+			&cli.BoolFlag{Name: "no-retag", Usage: "load nothing if a name stands for another image"},
 		),
 	}, 0, 1, func(c *cli.Context) error {
 		src := c.Args().First()
@@ -48,6 +49,7 @@ func imageLoadCommand(u *ui) *cli.Command {
 		o := archive.LoadOptions{
 			Stdin:    interruptible(c.Context, u.in),
 			Name:     c.String("name"),
+			NoRetag:  c.Bool("no-retag"),
 			Progress: func(done, total int64) { p.update("load", done, total) },
 		}
 		if !c.Bool("no-unpack") {

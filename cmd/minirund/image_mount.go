@@ -56,7 +56,7 @@ func imageMountCommand(u *ui) *cli.Command {
 			return listMounts(c, u, images)
 		}
 		ref := c.Args().First()
-		if err := unpackImage(c, u, images, ref, newProgress(u, true)); err != nil {
+		if err := unpackImage(c, u, images, ref, nil, newProgress(u, true)); err != nil {
 			return err
 		}
 		path, err := mountImage(c, images, ref, c.Args().Get(1))

@@ -113,7 +113,7 @@ func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestor
 		u.warn("%s stood for another image before", imagestore.Familiar(res.Name))
 	}
 	if !c.Bool("no-unpack") && native {
-		err := unpackImage(c, u, images, res.Name, p.lines)
+		err := unpackImage(c, u, images, res.Name, nil, p.lines)
 		var other *imagestore.PlatformError
 		if errors.As(err, &other) {
 			u.warn("%v", err) // all platforms but this one

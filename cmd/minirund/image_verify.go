@@ -57,7 +57,7 @@ func imageUnpackCommand(u *ui) *cli.Command {
 			return err
 		}
 		for _, ref := range c.Args().Slice() {
-			if err := unpackImage(c, u, images, ref, newProgress(u, c.Bool("quiet"))); err != nil {
+			if err := unpackImage(c, u, images, ref, nil, newProgress(u, c.Bool("quiet"))); err != nil {
 				return err
 			}
 		}

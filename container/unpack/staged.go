@@ -31,7 +31,7 @@ func Staged(ctx context.Context, kind apply.Kind, g *imagestore.Ingest, layers *
 	if missing == 0 && complete(layers, as, overlay.ChainID(img.TopChainID())) {
 		return proved, nil, nil
 	}
-	res, err := pinned(ctx, g, layers, kind, as, img, ref, onProgress)
+	res, err := pinned(ctx, g, layers, kind, as, img, ref, nil, onProgress)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -61,6 +61,13 @@ func Image(ctx context.Context, images *imagestore.Store, layers *overlay.Store,
 // as archives with an index where the kernel can mount those ([apply.CanIndex]),
 // unless they exceed what an index can hold.
 func ImageAs(ctx context.Context, kind apply.Kind, images *imagestore.Store, layers *overlay.Store, ref string, onProgress func(Progress)) (*Result, error) {
+	return ImageFrom(ctx, kind, images, layers, ref, nil, onProgress)
+}
+
+// ImageFrom is ImageAs for whoever has the archive of the image's only layer
+// decompressed already, in a file that nobody else writes to; nil if not. It is
+// trusted no more than a blob.
+func ImageFrom(ctx context.Context, kind apply.Kind, images *imagestore.Store, layers *overlay.Store, ref string, plain *os.File, onProgress func(Progress)) (*Result, error) {
 	img, err := images.Resolve(ref)
 	if err != nil {
 		return nil, err
@@ -78,7 +85,10 @@ func ImageAs(ctx context.Context, kind apply.Kind, images *imagestore.Store, lay
 		return nil, err
 	}
 	defer pin.Close()
-	res, err := pinned(ctx, pin, layers, kind, as, img, ref, onProgress)
+	if len(img.Layers) != 1 {
+		plain = nil
+	}
+	res, err := pinned(ctx, pin, layers, kind, as, img, ref, plain, onProgress)
 	if err == nil {
 		err = record(images, img)
 	}
@@ -123,16 +133,16 @@ func complete(layers *overlay.Store, as overlay.Kind, chain overlay.ChainID) boo
 }
 
 // pinned unpacks an image that nobody can remove meanwhile.
-func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, kind apply.Kind, as overlay.Kind, img *imagestore.Image, ref string, onProgress func(Progress)) (*Result, error) {
-	res, err := allLayers(ctx, pin, layers, as, img, ref, onProgress)
+func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, kind apply.Kind, as overlay.Kind, img *imagestore.Image, ref string, plain *os.File, onProgress func(Progress)) (*Result, error) {
+	res, err := allLayers(ctx, pin, layers, as, img, ref, plain, onProgress)
 	if kind == apply.Auto && as == overlay.Indexed && errors.Is(err, apply.ErrLimit) {
 		// More than an index holds. Directories hold more, and decide.
-		res, err = allLayers(ctx, pin, layers, overlay.Extracted, img, ref, onProgress)
+		res, err = allLayers(ctx, pin, layers, overlay.Extracted, img, ref, plain, onProgress)
 	}
 	return res, err
 }
 
-func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, as overlay.Kind, img *imagestore.Image, ref string, onProgress func(Progress)) (*Result, error) {
+func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, as overlay.Kind, img *imagestore.Image, ref string, plain *os.File, onProgress func(Progress)) (*Result, error) {
 	res := &Result{Image: img}
 	p := Progress{Layers: len(img.Layers)}
 	for i := range img.Layers {
@@ -148,7 +158,7 @@ func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Stor
 		chain := overlay.ChainID(img.ChainID(i + 1))
 		if !layers.Has(as, chain) {
 			p.Layer = i + 1
-			r, err := layer(ctx, pin, layers, res.Chain, img.DiffIDs[i], l, opts, func(n int64) {
+			r, err := layer(ctx, pin, layers, res.Chain, img.DiffIDs[i], l, plain, opts, func(n int64) {
 				p.Done += n
 				if onProgress != nil {
 					onProgress(p)
@@ -172,7 +182,16 @@ func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Stor
 	return res, nil
 }
 
-func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, parent overlay.ChainID, diffID imagestore.Digest, d imagestore.Descriptor, opts apply.Options, count func(int64)) (apply.Result, error) {
+func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, parent overlay.ChainID, diffID imagestore.Digest, d imagestore.Descriptor, plain *os.File, opts apply.Options, count func(int64)) (apply.Result, error) {
+	if plain != nil {
+		if _, err := plain.Seek(0, io.SeekStart); err != nil {
+			return apply.Result{}, err
+		}
+		opts.Plain = plain
+		_, res, err := apply.Layer(ctx, layers, parent, string(diffID), imagestore.ContextReader(ctx, plain), opts)
+		count(d.Size)
+		return res, err
+	}
 	blob, err := pin.OpenBlob("layer", d)
 	if err != nil {
 		return apply.Result{}, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/imagestore"
+	"github.com/minirun/minirun/imagestore/decompress"
 )
 
 // DefaultPath is the PATH of images that set none.
@@ -17,12 +18,16 @@ const DefaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 // ImportOptions are optional.
 type ImportOptions struct {
-	Stdin    io.Reader              // what the source "-" reads
-	Config   imagestore.ImageConfig // PATH is added to Env if it is not there
-	Changes  []string               // see [Change]
-	Created  time.Time              // zero leaves the image without a time
-	Message  string                 // comment in the history
-	Progress Progress
+	Stdin   io.Reader              // what the source "-" reads
+	Config  imagestore.ImageConfig // PATH is added to Env if it is not there
+	Changes []string               // see [Change]
+	Created time.Time              // zero leaves the image without a time
+	Message string                 // comment in the history
+	// KeepPlain keeps the decompressed archive of a compressed one in
+	// Result.Plain, so that nobody has to decompress it again, if it says so. It is
+	// asked when the store is there.
+	KeepPlain func() bool
+	Progress  Progress
 }
 
 // Import makes an image of one layer from a root file system and enters it as
@@ -99,7 +104,12 @@ func importTar(ctx context.Context, s *imagestore.Store, r io.Reader, name strin
 		return nil, err
 	}
 	defer g.Close()
-	c, err := spoolChecked(ctx, g, "", r, checkTar)
+	var plain *plainKeeper
+	if o.KeepPlain != nil && o.KeepPlain() {
+		plain = keepPlain(g)
+		defer plain.drop()
+	}
+	c, err := spoolChecked(ctx, g, "", r, checkTar, plain)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +118,13 @@ func importTar(ctx context.Context, s *imagestore.Store, r io.Reader, name strin
 	}
 	res := &Result{}
 	layer := imagestore.Descriptor{MediaType: layerType(c.format), Digest: c.digest, Size: c.size}
-	return res, publishLayer(ctx, g, name, layer, c.diffID, o, res)
+	if err := publishLayer(ctx, g, name, layer, c.diffID, o, res); err != nil {
+		return nil, err
+	}
+	if c.format != decompress.None {
+		res.Plain = plain.take()
+	}
+	return res, nil
 }
 
 // publishLayer writes config and manifest of an image of one layer.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -22,6 +23,7 @@ type Progress func(done, total int64)
 type LoadOptions struct {
 	Stdin    io.Reader // what the source "-" reads
 	Name     string    // the name of the image, in place of the archive's
+	NoRetag  bool      // a name that stands for another image is an error
 	Progress Progress
 	// Unpack may unpack an image for this host before anybody can see it, and
 	// tells of which layers that has proved the diff ID. It spares these the
@@ -42,6 +44,7 @@ type Loaded struct {
 type Result struct {
 	Images   []Loaded
 	Warnings []string
+	Plain    *os.File // of Import: see KeepPlain; nil if there is none. To be closed by the caller
 }
 
 // Error reports a source that could not be brought in; the store is as it was.
@@ -154,6 +157,9 @@ func load(ctx context.Context, s *imagestore.Store, src string, o LoadOptions) (
 		default:
 			l.res.Images = append(l.res.Images, Loaded{Name: n.Name, ID: img.ConfigDigest, Target: n.Target})
 		}
+	}
+	for i := range names {
+		names[i].Free = o.NoRetag && names[i].Name != ""
 	}
 	return l.res, publish(ctx, g, names, l.res)
 }

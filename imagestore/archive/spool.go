@@ -62,7 +62,8 @@ func (c *content) plainDigest(ctx context.Context, g *imagestore.Ingest) error {
 
 // spoolChecked writes r to a blob of g, decompresses it in passing, and has the
 // decompressed content read by check, whose error counts as a decompression error.
-func spoolChecked(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Reader, check func(io.Reader) error) (*content, error) {
+// plain keeps that content if it is not what r has, and may be nil.
+func spoolChecked(ctx context.Context, g *imagestore.Ingest, algorithm string, r io.Reader, check func(io.Reader) error, plain *plainKeeper) (*content, error) {
 	w, err := g.Create(algorithm)
 	if err != nil {
 		return nil, err
@@ -75,7 +76,11 @@ func spoolChecked(ctx context.Context, g *imagestore.Ingest, algorithm string, r
 	}
 	c := &content{format: decompress.Sniff(head)}
 	t := startTee(func(r io.Reader) error {
-		c.diffID, c.err = diffID(r, check)
+		keep := io.Discard
+		if plain != nil && c.format != decompress.None {
+			keep = plain
+		}
+		c.diffID, c.err = diffIDKeeping(r, check, keep)
 		return nil
 	})
 	_, err = io.CopyBuffer(onlyWriter{io.MultiWriter(w, t)}, onlyReader{br}, make([]byte, chunk))
@@ -97,13 +102,17 @@ type (
 
 // diffID hashes the decompressed content of r, up to its last byte.
 func diffID(r io.Reader, check func(io.Reader) error) (imagestore.Digest, error) {
+	return diffIDKeeping(r, check, io.Discard)
+}
+
+func diffIDKeeping(r io.Reader, check func(io.Reader) error, keep io.Writer) (imagestore.Digest, error) {
 	z, err := decompress.NewReader(r)
 	if err != nil {
 		return "", err
 	}
 	defer z.Close()
 	h := sha256.New()
-	plain := io.TeeReader(z, h)
+	plain := io.TeeReader(z, io.MultiWriter(h, keep))
 	if check != nil {
 		if err := check(plain); err != nil {
 			return "", err
