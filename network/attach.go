@@ -115,20 +115,9 @@ func (a *Attachment) reserve(q *Request) error {
 		var want []netip.Addr
 		if i == 0 {
 			want = q.IPs
-			for _, ip := range want {
-				if err := usable(n, ip); err != nil {
-					return err
-				}
-			}
 		}
-		for j := range n.Subnets {
-			ip, err := h.take(n, &n.Subnets[j], want, c.Key)
-			if err != nil {
-				return err
-			}
-			e.Addresses = append(e.Addresses, ip)
-		}
-		if err := h.forgetFormer(n.Name, e.Addresses); err != nil {
+		var err error
+		if e.Addresses, err = h.takeAll(n, want, c.Key); err != nil {
 			return err
 		}
 		if e.MAC = ipam.MAC(e.Addresses[0]); i == 0 && q.MAC != [6]byte{} {
@@ -158,6 +147,23 @@ func (a *Attachment) reserve(q *Request) error {
 		}
 	}
 	return a.writeFiles(&q.Files)
+}
+
+// takeAll takes an address of each of a network's subnets.
+func (h *Host) takeAll(n *store.Network, want []netip.Addr, key string) (list []netip.Addr, err error) {
+	for _, ip := range want {
+		if err := usable(n, ip); err != nil {
+			return nil, err
+		}
+	}
+	for i := range n.Subnets {
+		ip, err := h.take(n, &n.Subnets[i], want, key)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, ip)
+	}
+	return list, h.forgetFormer(n.Name, list)
 }
 
 func usable(n *store.Network, ip netip.Addr) error {
@@ -237,31 +243,39 @@ func (a *Attachment) Connect(netns int) error {
 	}
 	defer outside.Close()
 	for i, n := range a.networks {
-		e := &a.record.Endpoints[i]
 		bridge, err := a.host.bridge(outside, n)
 		if err != nil {
 			return err
 		}
-		if err := outside.AddVeth(&rtnetlink.Veth{Name: e.Link, Master: bridge, MTU: n.MTU, PeerName: e.Name, PeerMAC: e.MAC, PeerNS: netns}); err != nil {
-			return linkError("make interfaces "+e.Link+" and "+e.Name, err)
-		}
-		var modes []rtnetlink.PortMode
-		if n.Isolate == store.Containers {
-			modes = append(modes, rtnetlink.Isolated)
-		}
-		// Who calls himself by a published port or a service comes back by the way he
-		// went, and where br_netfilter is, the bridge itself has to turn him round.
-		if i == 0 && (len(a.record.Ports) > 0 || unix.Access("/proc/sys/net/bridge", unix.F_OK) == nil) {
-			modes = append(modes, rtnetlink.Hairpin)
-		}
-		if err := setPort(outside, e.Link, modes); err != nil {
-			return linkError("set up interface "+e.Link, err)
+		if err := a.plug(outside, i, bridge, netns); err != nil {
+			return err
 		}
 	}
-	if err := rtnetlink.In(netns, a.inside); err != nil {
+	if err := rtnetlink.In(netns, func() error { return a.inside(0) }); err != nil {
 		return err
 	}
 	return a.publish()
+}
+
+// plug makes the pair of interfaces of an endpoint.
+func (a *Attachment) plug(outside *rtnetlink.Conn, i, bridge, netns int) error {
+	e, n := &a.record.Endpoints[i], a.networks[i]
+	if err := outside.AddVeth(&rtnetlink.Veth{Name: e.Link, Master: bridge, MTU: n.MTU, PeerName: e.Name, PeerMAC: e.MAC, PeerNS: netns}); err != nil {
+		return linkError("make interfaces "+e.Link+" and "+e.Name, err)
+	}
+	var modes []rtnetlink.PortMode
+	if n.Isolate == store.Containers {
+		modes = append(modes, rtnetlink.Isolated)
+	}
+	// Who calls himself by a published port or a service comes back by the way he
+	// went, and where br_netfilter is, the bridge itself has to turn him round.
+	if i == 0 && (len(a.record.Ports) > 0 || unix.Access("/proc/sys/net/bridge", unix.F_OK) == nil) {
+		modes = append(modes, rtnetlink.Hairpin)
+	}
+	if err := setPort(outside, e.Link, modes); err != nil {
+		return linkError("set up interface "+e.Link, err)
+	}
+	return nil
 }
 
 func setPort(c *rtnetlink.Conn, name string, modes []rtnetlink.PortMode) error {
@@ -288,16 +302,17 @@ func (a *Attachment) ConnectProcess(pid int) error {
 	return a.Connect(fd)
 }
 
-// inside is what has to be done in the container's network namespace.
-func (a *Attachment) inside() error {
+// inside is what has to be done in the container's network namespace, for the
+// networks from one on.
+func (a *Attachment) inside(from int) error {
 	c, err := rtnetlink.Dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	has6 := false
-	for i, n := range a.networks {
-		e := &a.record.Endpoints[i]
+	for i := from; i < len(a.networks); i++ {
+		e, n := &a.record.Endpoints[i], a.networks[i]
 		l, err := c.LinkByName(e.Name)
 		if err != nil {
 			return fmt.Errorf("look for interface %q: %w", e.Name, err)
@@ -440,7 +455,7 @@ func (h *Host) detach(key string) error {
 			}
 		}
 	}
-	if len(c.Endpoints) == 0 { // the record of a Reserve that was killed
+	if !c.Complete() { // the record of somebody who was killed while he took addresses
 		if err := h.Store.FreeAll(key); err != nil {
 			return err
 		}
@@ -457,19 +472,8 @@ func (h *Host) disconnect(c *store.Container) error {
 	}
 	defer nf.Close()
 	if len(c.Ports) > 0 {
-		if err := h.leave(c); err != nil {
+		if err := h.unpublish(nf, c); err != nil {
 			return err
-		}
-		there, err := h.checkTable(nf)
-		if err := ignoreForeign(err); err != nil {
-			return err
-		}
-		if there && err == nil {
-			b := nfnetlink.NewBatch()
-			delPorts(b, c)
-			if err := nf.Commit(b); err != nil {
-				return nftError(err)
-			}
 		}
 	}
 	links, err := rtnetlink.Dial()

@@ -142,8 +142,10 @@ func ownLines(c *store.Container, i int) []byte {
 		if c.ID != c.Hostname && nameOK(c.ID) {
 			b = append(append(b, ' '), c.ID...)
 		}
-		for _, alias := range c.Aliases {
-			b = append(append(b, ' '), alias...)
+		for _, list := range [...][]string{c.Aliases, c.Endpoints[i].Aliases} {
+			for _, alias := range list {
+				b = append(append(b, ' '), alias...)
+			}
 		}
 		b = append(b, '\n')
 	}

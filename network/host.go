@@ -376,11 +376,17 @@ func (h *Host) bridge(c *rtnetlink.Conn, n *store.Network) (int, error) {
 		return 0, err
 	}
 	defer unlock()
+	return h.makeBridge(c, n)
+}
+
+// makeBridge makes it, or what is missing of it, under the lock.
+func (h *Host) makeBridge(c *rtnetlink.Conn, n *store.Network) (int, error) {
 	mac := ipam.MAC(n.Subnets[0].Gateway)
 	if err := c.AddBridge(n.Bridge, mac, n.MTU); err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, linkError("make bridge "+n.Bridge, err)
 	}
-	if l, err = c.LinkByName(n.Bridge); err != nil {
+	l, err := c.LinkByName(n.Bridge)
+	if err != nil {
 		return 0, fmt.Errorf("look for interface %q: %w", n.Bridge, err)
 	}
 	kind, err := c.Kind(l.Index)

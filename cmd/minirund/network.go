@@ -23,8 +23,10 @@ func networkCommand(u *ui) *cli.Command {
 		OnUsageError:    onUsageError,
 		Subcommands: []*cli.Command{
 			networkCNICommand(u),
+			networkConnectCommand(u),
 			networkCreateCommand(u),
 			networkDNSCommand(u),
+			networkDisconnectCommand(u),
 			networkInspectCommand(u),
 			networkListCommand(u),
 			networkPruneCommand(u),

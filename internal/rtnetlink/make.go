@@ -148,7 +148,19 @@ func (c *Conn) AddPrefix(index int, p netip.Prefix, flags uint32) error {
 // AddRoute leads to p through a gateway that is on the link of the interface,
 // whatever its addresses say.
 func (c *Conn) AddRoute(p netip.Prefix, gateway netip.Addr, index int) error {
-	m := newMessage(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	return c.route(p, gateway, index, unix.NLM_F_REPLACE)
+}
+
+// EnsureRoute is AddRoute if there is no route to p yet.
+func (c *Conn) EnsureRoute(p netip.Prefix, gateway netip.Addr, index int) error {
+	if err := c.route(p, gateway, index, unix.NLM_F_EXCL); err != unix.EEXIST {
+		return err
+	}
+	return nil
+}
+
+func (c *Conn) route(p netip.Prefix, gateway netip.Addr, index int, flag uint16) error {
+	m := newMessage(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_ACK|flag)
 	body := make([]byte, unix.SizeofRtMsg)
 	body[0], body[1] = family(p.Addr()), byte(p.Bits())
 	body[4], body[5], body[6], body[7] = unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST

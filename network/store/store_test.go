@@ -78,7 +78,7 @@ func TestContainer_RoundTrip(t *testing.T) {
 	s := open(t)
 	c := &Container{
 		Key: "a.b", ID: "a", Root: "/run/x", BootID: "boot", Hostname: "h", Aliases: []string{"x", "y"},
-		Endpoints: []Endpoint{{"web", "12", "mv12", "eth0", []netip.Addr{addr("10.0.0.2"), addr("fd00::2")}, [6]byte{2, 1, 2, 3, 4, 5}}},
+		Endpoints: []Endpoint{{"web", "12", "mv12", "eth0", []netip.Addr{addr("10.0.0.2"), addr("fd00::2")}, [6]byte{2, 1, 2, 3, 4, 5}, []string{"z"}, true}, {Network: "half", Pending: true}},
 		Ports:     []Port{{netip.Addr{}, 80, 8080, 1, "tcp"}, {addr("127.0.0.1"), 1, 1, 65535, "udp"}},
 	}
 	if err := s.Save(c); err != nil {

@@ -73,6 +73,20 @@ type Endpoint struct {
 	Name      string       // interface in the container
 	Addresses []netip.Addr // at most one of each family
 	MAC       [6]byte
+	Aliases   []string // in this network alone
+	// Pending says that the container is being connected or disconnected: what there
+	// is of the endpoint is not known. Without addresses it may have any.
+	Pending bool
+}
+
+// Complete reports whether the record says all that the container has.
+func (c *Container) Complete() bool {
+	for i := range c.Endpoints {
+		if c.Endpoints[i].Pending && len(c.Endpoints[i].Addresses) == 0 {
+			return false
+		}
+	}
+	return len(c.Endpoints) > 0
 }
 
 // Address4 is the endpoint's address of IPv4, if it has one.
@@ -315,7 +329,15 @@ func (c *Container) appendJSON(b []byte) []byte {
 		b = jsonread.AppendString(jsonread.AppendKey(b, "link"), e.Link)
 		b = jsonread.AppendString(jsonread.AppendKey(b, "name"), e.Name)
 		b = appendAddrs(jsonread.AppendKey(b, "addresses"), e.Addresses)
-		b = jsonread.AppendString(jsonread.AppendKey(b, "mac"), FormatMAC(e.MAC))
+		if len(e.Addresses) > 0 {
+			b = jsonread.AppendString(jsonread.AppendKey(b, "mac"), FormatMAC(e.MAC))
+		}
+		if len(e.Aliases) > 0 {
+			b = appendStrings(jsonread.AppendKey(b, "aliases"), e.Aliases)
+		}
+		if e.Pending {
+			b = jsonread.AppendBool(jsonread.AppendKey(b, "pending"), true)
+		}
 		b = append(b, '}')
 	}
 	b = append(b, ']')
@@ -388,6 +410,10 @@ func (r *reader) endpoint() (e Endpoint) {
 			m, err := ParseMAC(s)
 			r.keep(err)
 			e.MAC = m
+		case "aliases":
+			r.strings(&e.Aliases)
+		case "pending":
+			r.Bool(&e.Pending)
 		default:
 			r.Skip()
 		}
