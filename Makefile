@@ -20,11 +20,12 @@ FUZZTIME ?= 30s
 BENCH_ARGS ?=
 HAMMER ?= 10000
 HAMMER_IMAGES ?= 1000
+HAMMER_NETWORK ?= 500
 POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ hammer-dns: ## Ask for names 10,000 times a second for 30 s while containers com
 hammer-images: ## Kill HAMMER_IMAGES (1000) commands that change the store of images at random points.
 	MINIRUN_TEST_HAMMER_IMAGES=$(HAMMER_IMAGES) go test -count=1 -timeout 3h -v -run '^TestRootImageHammer$$' ./integration
 
+hammer-network: ## Have HAMMER_NETWORK (500) containers on one bridge at the same time, up and down.
+	MINIRUN_TEST_HAMMER_NETWORK=$(HAMMER_NETWORK) go test -count=1 -timeout 1h -v -run '^TestRootNetworkHammer$$' ./integration
+
 hammer-images-vm: ## Cut the power of a guest that works with images POWER_CUTS (100) times.
 	MINIRUN_TEST_POWER_CUTS=$(POWER_CUTS) go test -count=1 -timeout 12h -v -run '^TestRootPowerCut$$' ./integration
 
@@ -83,7 +87,8 @@ cover: ## Run the unit tests with coverage and list the percentage of every func
 bench: build ## Measure against other runtimes, as benchmarks/ describes.
 	go run ./benchmarks $(BENCH_ARGS)
 
-bench-network: ## Measure services and names; needs root and a machine that does nothing else.
+bench-network: build ## Measure attachment to networks, services and names; needs root and a machine that does nothing else.
+	CGO_ENABLED=0 go run ./benchmarks/network $(BENCH_ARGS)
 	MINIRUN_BENCH_NETWORK=1 CGO_ENABLED=0 go test -run '^$$' -bench . -benchtime 1x ./network/...
 
 bench-images: build ## Measure pulling, mounting, reading and removing images against other tools.

@@ -1,6 +1,8 @@
 package network
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -173,4 +175,31 @@ func TestRootDetach_FormerConnections(t *testing.T) {
 	if err := unix.Rmdir(path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A bridge that is full is a clear error, and leaves nothing behind.
+func TestRootAttach_BridgeFull(t *testing.T) {
+	l := newLab(t)
+	n := l.create(Spec{Name: "web", Subnets: []own.Prefix{own.MustParsePrefix("10.50.0.0/16")}})
+	b := l.attach("first", &Request{Networks: []string{"web"}})
+	var batch strings.Builder
+	for i := range 511 {
+		fmt.Fprintf(&batch, "link add name a%d master %s type veth peer name b%d\nlink set b%d master %s\n", i, n.Bridge, i, i, n.Bridge)
+	}
+	file := t.TempDir() + "/batch"
+	if err := os.WriteFile(file, []byte(batch.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.host.run("ip", "-batch", file)
+	second, err := l.try("second", &Request{Networks: []string{"web"}})
+	var hint interface{ Hint() string }
+	if !errors.Is(err, unix.EXFULL) || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "at most 1023") {
+		t.Fatalf("one too many: %v", err)
+	}
+	l.detach(second.key)
+	if links := l.links(); strings.Count(links, linkPrefix) != 1 {
+		t.Errorf("interfaces %s", links)
+	}
+	l.detach(b.key) // its port is free at once, although its namespace is held
+	l.attach("third", &Request{Networks: []string{"web"}})
 }

@@ -413,6 +413,8 @@ func linkError(what string, err error) error {
 		return &Error{err, "networks take root with CAP_NET_ADMIN; without it use --network none or host"}
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return &Error{err, "the kernel lacks a module: modprobe bridge veth"}
+	case errors.Is(err, unix.EXFULL):
+		return &Error{err, "a bridge has at most 1023 interfaces: make another network for more containers, or delete some"}
 	}
 	return err
 }
