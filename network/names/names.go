@@ -342,7 +342,7 @@ func (s *Names) records(n *store.Network) dns.Records {
 			if e.Network != n.Name || len(e.Addresses) == 0 {
 				continue
 			}
-			if h, ok := host(c, addresses(e.Addresses)); ok {
+			if h, ok := host(c, e); ok {
 				r.Hosts = append(r.Hosts, h)
 			}
 			if len(c.Endpoints) == 1 {
@@ -366,10 +366,10 @@ func (s *Names) records(n *store.Network) dns.Records {
 	return r
 }
 
-// host has all names of a container that are names of hosts.
-func host(c *store.Container, addrs []netip.Addr) (dns.Host, bool) {
+// host has all names of a container in a network that are names of hosts.
+func host(c *store.Container, e *store.Endpoint) (dns.Host, bool) {
 	var names []string
-	for _, name := range append([]string{c.ID, c.Hostname}, c.Aliases...) {
+	for _, name := range slices.Concat([]string{c.ID, c.Hostname}, c.Aliases, e.Aliases) {
 		if dns.CheckName(name) == nil && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -377,5 +377,5 @@ func host(c *store.Container, addrs []netip.Addr) (dns.Host, bool) {
 	if len(names) == 0 {
 		return dns.Host{}, false
 	}
-	return dns.Host{Name: names[0], Aliases: names[1:], Addresses: addrs}, true
+	return dns.Host{Name: names[0], Aliases: names[1:], Addresses: addresses(e.Addresses)}, true
 }
