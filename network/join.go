@@ -48,6 +48,9 @@ func (h *Host) Join(m *Member, network string, ips []netip.Addr, aliases []strin
 			return nil, err
 		}
 	}
+	if unix.Access(h.Store.ContainerDir(m.Key)+"/"+CNIFile, unix.F_OK) == nil {
+		return nil, &Error{fmt.Errorf("container %q is in networks of CNI", m.ID), "a container has networks of CNI or others: name them when it is made"}
+	}
 	c, err := h.memberRecord(m)
 	if err != nil {
 		return nil, err
