@@ -25,7 +25,7 @@ POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,12 @@ bench: build ## Measure against other runtimes, as benchmarks/ describes.
 bench-network: build ## Measure attachment to networks, services and names; needs root and a machine that does nothing else.
 	CGO_ENABLED=0 go run ./benchmarks/network $(BENCH_ARGS)
 	MINIRUN_BENCH_NETWORK=1 CGO_ENABLED=0 go test -run '^$$' -bench . -benchtime 1x ./network/...
+
+bench-supervisor: build ## Measure starts, replacements and restarts of minirund, and podman's.
+	CGO_ENABLED=0 go run ./benchmarks/supervisor $(BENCH_ARGS) bench
+
+demo-rollout: build ## Update ten pods under load, to a version that works and to one that does not.
+	CGO_ENABLED=0 go run ./benchmarks/supervisor $(BENCH_ARGS) demo
 
 bench-images: build ## Measure pulling, mounting, reading and removing images against other tools.
 	go run ./benchmarks/images $(BENCH_ARGS)

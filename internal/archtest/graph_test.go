@@ -133,6 +133,7 @@ var graph = []arrows{
 
 	{"benchmarks", "", "", "drives built binaries from outside"},
 	{"benchmarks/network", "", "", "drives built binaries from outside"},
+	{"benchmarks/supervisor", "", "", "drives built binaries from outside"},
 	{"benchmarks/images", "overlay overlay/apply", "", "drives built binaries from outside, but for mounts: those end with the process that makes them"},
 	{"integration", "", "imagestore/registrytest integration/vm internal/kfeature", "drives the built binaries from outside: it sees what users see, and asks the kernel what it can"},
 	{"integration/clients", "", "", "drives container engines of others that drive minirun"},

@@ -146,7 +146,7 @@ func New(o Options) (*Node, error) {
 	o.CgroupParent = parent
 	n := &Node{
 		o: o, log: o.Log, images: &container.Images{Dir: o.Images}, podsDir: filepath.Join(o.Root, "pods"),
-		starts: make(chan struct{}, o.Parallel), events: make(chan event, 1024),
+		starts: make(chan struct{}, o.Parallel), events: make(chan event, 16384),
 		workers: map[types.UID]*worker{}, byName: map[string]*worker{}, oomFloor: oomFloor(),
 	}
 	if err := os.MkdirAll(n.podsDir, 0o711); err != nil {
