@@ -526,6 +526,11 @@ func (h *host) podman() error {
 		_ = podman("kube", "down", yaml)
 		_ = unix.Unmount(filepath.Join(h.dir, "podman", "overlay"), unix.MNT_DETACH)
 	}()
+	// Its runtime refuses a host with both versions of cgroups.
+	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
+		return fmt.Errorf("mount cgroup2: %w", err)
+	}
+	defer unix.Unmount("/sys/fs/cgroup", unix.MNT_DETACH)
 	if err := podman("load", "-i", archive); err != nil {
 		return err
 	}
