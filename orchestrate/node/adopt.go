@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +46,7 @@ func (w *worker) adopt() error {
 		}
 		w.up = w.sandboxUp(pod)
 	}
-	ids, err := w.n.runtime.IDs()
+	ids, err := w.n.containersOf(w.uid)
 	if err != nil {
 		return err
 	}
@@ -241,4 +242,24 @@ func (w *worker) retire(name string) error {
 		}
 	}
 	return nil
+}
+
+// containersOf are the containers of a pod, when its worker begins. Nobody else
+// makes any for it.
+func (n *Node) containersOf(uid types.UID) ([]string, error) {
+	n.mu.Lock()
+	ids, ok := n.found[uid]
+	delete(n.found, uid)
+	n.mu.Unlock()
+	if ok {
+		return ids, nil
+	}
+	all, err := n.runtime.IDs()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(id string) bool {
+		of, _, _, ok := parseID(id)
+		return !ok || of != uid
+	}), nil
 }

@@ -89,7 +89,10 @@ type Node struct {
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	byName  map[string]*worker // namespace/name
-	wg      sync.WaitGroup
+	// found are the containers that there were when the node began, of pods whose
+	// worker has not looked at them yet.
+	found map[types.UID][]string
+	wg    sync.WaitGroup
 }
 
 // New makes a node, which does nothing until Run.
@@ -298,6 +301,25 @@ func (n *Node) watch(ctx context.Context) error {
 
 // adoptAll begins to look after all pods that there are objects or records of.
 func (n *Node) adoptAll(ctx context.Context, items []store.Object) error {
+	ids, err := n.runtime.IDs()
+	if err != nil {
+		return err
+	}
+	// One look for all: each worker would else go through the containers of all pods.
+	found := map[types.UID][]string{}
+	for _, id := range ids {
+		if uid, _, _, ok := parseID(id); ok {
+			found[uid] = append(found[uid], id)
+		}
+	}
+	n.mu.Lock()
+	n.found = map[types.UID][]string{}
+	for uid, list := range found {
+		if n.workers[uid] == nil {
+			n.found[uid] = list
+		}
+	}
+	n.mu.Unlock()
 	for _, o := range items {
 		n.tell(ctx, o.(*corev1.Pod))
 	}
@@ -310,14 +332,8 @@ func (n *Node) adoptAll(ctx context.Context, items []store.Object) error {
 	for _, e := range entries {
 		seen[types.UID(e.Name())] = true
 	}
-	ids, err := n.runtime.IDs()
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if uid, _, _, ok := parseID(id); ok {
-			seen[uid] = true
-		}
+	for uid := range found {
+		seen[uid] = true
 	}
 	for uid := range seen {
 		if !validUID(uid) {
