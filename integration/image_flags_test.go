@@ -289,7 +289,7 @@ func TestRootImageNetwork(t *testing.T) {
 	if r := h.sh("echo x >> /etc/hosts", "--network", "host"); r.Code == 0 || readFile(t, "/etc/hosts") != hosts {
 		t.Errorf("the host's /etc/hosts can be written: %+v", r)
 	}
-	h.refused("want NAME, none, host", "run", "--image", "base", "--network", "bridge:x", h.id(), "true")
+	h.refused("want NAME, cni:NAME, none, host", "run", "--image", "base", "--network", "bridge:x", h.id(), "true")
 }
 
 // Limits are in force or refused, never left out.

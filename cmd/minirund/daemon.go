@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -134,11 +133,11 @@ func foregroundArgs(c *cli.Context) ([]string, error) {
 
 // foreground is minirund itself.
 func (u *ui) foreground(c *cli.Context) error {
-	version, _ := versionText()
 	// A supervisor that is killed for memory helps nobody. To ask for that needs
 	// CAP_SYS_RESOURCE; who has not got it lives with the risk.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
 	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(64 << 20) // beyond that memory is looked through more often
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	o := daemon.Options{
 		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log,
@@ -322,12 +321,4 @@ func counts(m map[string]int) string {
 		return "none"
 	}
 	return strings.Join(out, ", ")
-}
-
-func versionText() (version, goVersion string) {
-	version = "(devel)"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
-	}
-	return version, runtime.Version()
 }

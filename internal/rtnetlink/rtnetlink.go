@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"os"
 	goruntime "runtime"
+	"sync"
 
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
@@ -55,6 +56,10 @@ func DialIn(netns int) (c *Conn, err error) {
 func (c *Conn) Close() {
 	if c != nil {
 		linux.Close(c.fd)
+		if buf := c.buf; buf != nil {
+			c.buf = nil
+			buffers.Put(&buf)
+		}
 	}
 }
 
@@ -225,6 +230,10 @@ func attributes(b []byte, f func(typ uint16, value, whole []byte)) {
 	}
 }
 
+// buffers are those of connections that were closed: who looks at the namespaces of
+// hundreds of pods makes as many connections.
+var buffers sync.Pool
+
 // do sends a request and passes each part of the answer to f.
 func (c *Conn) do(m *message, f func(typ uint16, body []byte)) error {
 	c.seq++
@@ -235,7 +244,11 @@ func (c *Conn) do(m *message, f func(typ uint16, body []byte)) error {
 	}
 	flags := binary.NativeEndian.Uint16(m.b[6:])
 	if c.buf == nil {
-		c.buf = make([]byte, 64<<10) // the kernel sends no larger parts than a reader takes
+		if b, ok := buffers.Get().(*[]byte); ok {
+			c.buf = *b
+		} else {
+			c.buf = make([]byte, 64<<10) // the kernel sends no larger parts than a reader takes
+		}
 	}
 	buf := c.buf
 	for {
