@@ -286,18 +286,15 @@ func ended(pid int) error {
 
 // cpu is the processor time that a process has used.
 func cpu(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// schedstat is of the first thread: the sum is over all.
+	// /proc/PID/schedstat is of the first thread alone.
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil {
 		return 0, err
 	}
 	var sum time.Duration
 	for _, t := range tasks {
-		if b, err = os.ReadFile(t); err != nil {
+		b, err := os.ReadFile(t)
+		if err != nil {
 			continue // the thread has ended
 		}
 		n, err := strconv.ParseInt(strings.Fields(string(b))[0], 10, 64)

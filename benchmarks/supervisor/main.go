@@ -92,7 +92,6 @@ func prepare() error {
 // host is a minirund with directories of its own.
 type host struct {
 	minirun, dir string
-	pid          int
 }
 
 func newHost(minirun string) (*host, error) {

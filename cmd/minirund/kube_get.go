@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -249,11 +248,4 @@ func kubeAPIResources(u *ui) *cli.Command {
 		}
 		return (&view.Rows{W: u.out}).Lines(lines...)
 	})
-}
-
-// values adds to a query.
-func addQuery(q url.Values, name string, value any) {
-	if s := fmt.Sprint(value); s != "" {
-		q.Set(name, s)
-	}
 }

@@ -219,7 +219,6 @@ type revision struct {
 	cause    string
 	template *corev1.PodTemplateSpec
 	patch    json.RawMessage // of a ControllerRevision
-	current  bool
 }
 
 const (

@@ -19,7 +19,7 @@ import (
 func TestObjects(t *testing.T) {
 	dir := t.TempDir()
 	o := Options{Data: filepath.Join(dir, "data"), Socket: filepath.Join(dir, "s"), Bare: true, ServiceRanges: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/24")}}
-	get, end := begin(t, o)
+	_, end := begin(t, o)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", o.Socket)
 	}}}
@@ -42,7 +42,7 @@ func TestObjects(t *testing.T) {
 	if err := end(); err != nil {
 		t.Fatal(err)
 	}
-	get, _ = begin(t, Options{Data: o.Data, Socket: o.Socket, Bare: true})
+	get, _ := begin(t, Options{Data: o.Data, Socket: o.Socket, Bare: true})
 	if code, _ := get("/api/v1/namespaces/default/services/web"); code != http.StatusOK {
 		t.Errorf("after a start: %d", code)
 	}
