@@ -25,7 +25,7 @@ POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: hammer-codes bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ bench-supervisor: build ## Measure starts, replacements and restarts of minirund
 
 demo-rollout: build ## Update ten pods under load, to a version that works and to one that does not.
 	CGO_ENABLED=0 go run ./benchmarks/supervisor $(BENCH_ARGS) demo
+
+hammer-codes: build ## Have 1,000 containers end while minirund is dead, and ask the next one how.
+	CGO_ENABLED=0 go run ./benchmarks/supervisor $(BENCH_ARGS) codes
 
 bench-images: build ## Measure pulling, mounting, reading and removing images against other tools.
 	go run ./benchmarks/images $(BENCH_ARGS)

@@ -357,9 +357,13 @@ type podView struct {
 	}
 	Status struct {
 		Conditions        []struct{ Type, Status string }
+		Phase             string
 		ContainerStatuses []struct {
 			ContainerID  string
 			RestartCount int
+			State        struct {
+				Terminated *struct{ ExitCode int }
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@
 //
 //	go run ./benchmarks/supervisor demo     a rolling update, and one that goes wrong, under load
 //	go run ./benchmarks/supervisor bench    how long starts, replacements and restarts of minirund take
+//	go run ./benchmarks/supervisor codes    exit statuses of containers that end while minirund is dead
 package main
 
 import (
@@ -35,10 +36,11 @@ func run() error {
 	rate := flag.Int("rate", 1000, "new connections per second of the demo")
 	seconds := flag.Int("seconds", 30, "length of each half of the demo")
 	pods := flag.Int("pods", 500, "how many pods the bench starts")
+	containers := flag.Int("containers", 1000, "how many containers end while minirund is dead")
 	flag.Parse()
 	what := flag.Arg(0)
-	if what != "demo" && what != "bench" {
-		return fmt.Errorf("want demo or bench, not %q", what)
+	if what != "demo" && what != "bench" && what != "codes" {
+		return fmt.Errorf("want demo, bench or codes, not %q", what)
 	}
 	path, err := filepath.Abs(*binary)
 	if err != nil {
@@ -54,10 +56,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if what == "demo" {
+	switch what {
+	case "demo":
 		err = h.demo(*rate, *seconds)
-	} else {
+	case "bench":
 		err = h.bench(*pods)
+	case "codes":
+		err = h.codes(*containers)
 	}
 	return errors.Join(err, h.close())
 }
