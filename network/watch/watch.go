@@ -212,7 +212,9 @@ func (w *Watcher) repair() time.Duration {
 			}
 		case changed:
 			t.retry, t.after = 0, now.Add(quiet)
-			w.opts.Log.Warn("rules were changed by another program and have been restored", "table", t.Name, "reason", reason)
+			if reason != "" { // else they are there for the first time
+				w.opts.Log.Warn("rules were changed by another program and have been restored", "table", t.Name, "reason", reason)
+			}
 			if w.opts.Restored != nil {
 				w.opts.Restored(t.Name, reason)
 			}

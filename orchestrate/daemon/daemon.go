@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/orchestrate/api"
+	"github.com/minirun/minirun/orchestrate/client"
 	"github.com/minirun/minirun/orchestrate/controller"
 	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/services"
@@ -24,7 +25,7 @@ import (
 // Where minirund is unless said otherwise.
 const (
 	DefaultData   = "/var/lib/minirund"
-	DefaultSocket = "/run/minirund/minirund.sock"
+	DefaultSocket = client.DefaultSocket
 
 	DefaultServiceRange = "10.96.0.0/16"
 )

@@ -83,9 +83,6 @@ func (d *Daemon) host() error {
 		rules, err := watch.New(watch.Options{
 			NetNS: d.o.NetNS, Log: d.o.Log,
 			Tables: []watch.Table{{Name: network.Table, Ours: watch.ByProgram(), Repair: networks.Repair}, services.Watched()},
-			Restored: func(table, reason string) {
-				d.o.Log.Warn("another program changed our rules; they are restored", "table", table, "what", reason)
-			},
 		})
 		if err != nil {
 			return err

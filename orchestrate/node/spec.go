@@ -97,6 +97,7 @@ func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 		return "", false
 	}
 	o := &l.options
+	o.Disposable = true // a restarted container begins anew, whatever ended it
 	for _, e := range env {
 		o.Env = append(o.Env, e[0]+"="+e[1])
 	}
