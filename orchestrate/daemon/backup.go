@@ -6,8 +6,12 @@ import (
 	"time"
 )
 
-// backupEvery is how often the store is copied, if it has changed.
-const backupEvery = 10 * time.Minute
+// backupEvery is how often the store is copied, if it has changed, and firstBackup
+// when for the first time.
+const (
+	backupEvery = 10 * time.Minute
+	firstBackup = time.Minute
+)
 
 type backupState struct {
 	mu   sync.Mutex
@@ -35,14 +39,13 @@ func (d *Daemon) saveBackup() {
 
 // backups copies the store from time to time.
 func (d *Daemon) backups(ctx context.Context) error {
-	t := time.NewTicker(backupEvery)
-	defer t.Stop()
-	for {
-		d.saveBackup()
+	// Not at once: a start has more urgent things to do.
+	for wait := firstBackup; ; wait = backupEvery {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-t.C:
+		case <-time.After(wait):
 		}
+		d.saveBackup()
 	}
 }
