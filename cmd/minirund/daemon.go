@@ -300,7 +300,10 @@ func statusCommand(u *ui) *cli.Command {
 		fmt.Fprintf(u.out, "objects: %s\npods: %s\n", counts(s.Objects), counts(s.Pods))
 		for _, p := range s.Parts {
 			state := "runs"
-			if !p.Running {
+			switch {
+			case !p.Running && p.Restarts == 0:
+				state = "is being started"
+			case !p.Running:
 				state = "is being started again"
 			}
 			if p.LastError != "" {
