@@ -105,8 +105,7 @@ func atForeign(path string, mounts map[uint64]bool) string {
 	}
 	switch {
 	case strings.HasPrefix(target, "/memfd:"):
-		if w, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
-			unix.Close(w)
+		if atWrite(path) {
 			return "WRITABLE " + target
 		}
 		return "memfd " + target
@@ -114,6 +113,25 @@ func atForeign(path string, mounts map[uint64]bool) string {
 		return ""
 	}
 	return "FOREIGN " + target
+}
+
+// atWrite tries to write to a memfd that a link of procfs leads to. That it can be
+// opened says nothing: seals act on write(2), and in the middle of execve(2) nothing
+// else keeps an open away. By then the link may also lead to the container's own
+// program.
+func atWrite(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var b [unix.PathMax]byte
+	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(fd), b[:])
+	if err != nil || !strings.HasPrefix(string(b[:n]), "/memfd:") {
+		return false
+	}
+	_, err = unix.Pwrite(fd, []byte{0x7f}, 0) // what is there anyway
+	return err == nil
 }
 
 // atSpy looks at every process that turns up in the pid namespace, as fast as it
