@@ -61,10 +61,8 @@ func kubeMetadata(u *ui, name, field, usage, done, removed string) *cli.Command 
 		if err != nil {
 			return err
 		}
-		for _, r := range all {
-			if r.name == "" && !k.c.Bool("all") && k.c.String("selector") == "" {
-				return k.usage("say which objects: names, --selector or --all")
-			}
+		if err := k.chosenOnly(all); err != nil {
+			return err
 		}
 		if all, err = k.expand(all, k.chosen()); err != nil {
 			return err
@@ -487,6 +485,16 @@ func kubeWait(u *ui) *cli.Command {
 	}, 1, -1, (*kube).wait)
 }
 
+// chosenOnly refuses a kind without a word about which objects of it.
+func (k *kube) chosenOnly(all []ref) error {
+	for _, r := range all {
+		if r.name == "" && !k.c.Bool("all") && k.c.String("selector") == "" {
+			return k.usage("say which objects: names, --selector or --all")
+		}
+	}
+	return nil
+}
+
 func (k *kube) wait() error {
 	what := k.c.String("for")
 	holds, err := k.condition(what)
@@ -497,10 +505,8 @@ func (k *kube) wait() error {
 	if err != nil {
 		return err
 	}
-	for _, r := range all {
-		if r.name == "" && !k.c.Bool("all") && k.c.String("selector") == "" {
-			return k.usage("say which objects: names, --selector or --all")
-		}
+	if err := k.chosenOnly(all); err != nil {
+		return err
 	}
 	if all, err = k.expand(all, k.chosen()); err != nil {
 		return err
