@@ -56,6 +56,68 @@ func parseParents(b []byte) ([]ChainID, bool) {
 	return ids, true
 }
 
+// A snapshot says what it stands on in the target of a symbolic link. Nobody waits
+// for the disk when a snapshot is made: a file would be there after a power cut, and
+// empty or full of zeros. Links of less than 60 bytes are in the inode (ext4), and so
+// in the same transaction as the name. Hence 43 digits of 6 bits, not 64 of 4.
+const (
+	linkDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" // RFC 4648, section 5
+	linkSize   = (hexSize*4 + 5) / 6
+	noParent   = "none"
+)
+
+// parentLink returns the target of a snapshot's link; "" stands on nothing.
+func parentLink(c ChainID) string {
+	if c == "" {
+		return noParent
+	}
+	hex := c.hex()
+	b := append(make([]byte, 0, len(prefix)+linkSize), prefix...)
+	for i := range linkSize {
+		v := 0
+		for bit := 6 * i; bit < 6*i+6; bit++ {
+			v <<= 1
+			if bit < 4*hexSize {
+				v |= hexValue(hex[bit/4]) >> (3 - bit%4) & 1
+			}
+		}
+		b = append(b, linkDigits[v])
+	}
+	return string(b)
+}
+
+func hexValue(c byte) int {
+	if c <= '9' {
+		return int(c - '0')
+	}
+	return int(c-'a') + 10
+}
+
+// parseParentLink is the reverse of parentLink, and takes nothing else.
+func parseParentLink(s string) ([]ChainID, bool) {
+	if s == noParent {
+		return nil, true
+	}
+	if len(s) != len(prefix)+linkSize || s[:len(prefix)] != prefix {
+		return nil, false
+	}
+	b := append(make([]byte, 0, len(prefix)+hexSize), prefix...)
+	v, bits := 0, 0
+	for _, c := range []byte(s[len(prefix):]) {
+		d := strings.IndexByte(linkDigits, c)
+		if d < 0 {
+			return nil, false
+		}
+		v, bits = v<<6|d, bits+6
+		for bits >= 4 && len(b) < len(prefix)+hexSize {
+			bits -= 4
+			b = append(b, "0123456789abcdef"[v>>bits&15])
+		}
+		v &= 1<<bits - 1
+	}
+	return []ChainID{ChainID(b)}, v == 0
+}
+
 // formatParents is the reverse of parseParents.
 func formatParents(ids []ChainID) []byte {
 	var b []byte

@@ -106,11 +106,7 @@ func (sn *Snapshot) fill(dir int) error {
 		}
 	}
 	// The chain is what the layer stands on: nothing here is per layer.
-	var parents []ChainID
-	if sn.parent != "" {
-		parents = []ChainID{sn.parent}
-	}
-	if err := writeFile(dir, "parents", formatParents(parents)); err != nil {
+	if err := safepath.SymlinkAt(parentLink(sn.parent), dir, "parents"); err != nil {
 		return err
 	}
 	upper, err := safepath.OpenDirAt(dir, "upper", unix.O_RDONLY)

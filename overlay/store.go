@@ -78,13 +78,32 @@ func (s *Store) Close() {
 // Root returns the absolute path of the store.
 func (s *Store) Root() string { return s.root }
 
+// readParents reads what something stands on: a file in layers, which are synced
+// before they have their name, and a link in snapshots; see parentLink.
 func (s *Store) readParents(dir string) ([]ChainID, error) {
-	// A chain has at most MaxLayers lines, but older content should stay readable.
-	b, err := linux.ReadFileAt(s.dir, dir+"/parents", 1<<20)
-	if err != nil {
-		return nil, err
+	fd, err := linux.OpenAt(s.dir, dir+"/parents", unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	var ids []ChainID
+	ok := false
+	switch err {
+	case nil:
+		// A chain has at most MaxLayers lines, but older content should stay readable.
+		b, err := linux.ReadAll(fd, 1<<20)
+		linux.Close(fd)
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: dir + "/parents", Err: err}
+		}
+		ids, ok = parseParents(b)
+	default:
+		if !errors.Is(err, unix.ELOOP) {
+			return nil, err
+		}
+		var word [64]byte
+		n, err := unix.Readlinkat(s.dir, dir+"/parents", word[:])
+		if err != nil {
+			return nil, &os.PathError{Op: "readlink", Path: dir + "/parents", Err: err}
+		}
+		ids, ok = parseParentLink(string(word[:n]))
 	}
-	ids, ok := parseParents(b)
 	if !ok {
 		return nil, fmt.Errorf("%q: not a list of chain IDs", filepath.Join(s.root, dir, "parents"))
 	}

@@ -255,7 +255,8 @@ func TestDamagedParents(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"x", "\n", string(a), string(a) + " ", "sha256:" + strings.Repeat("/", 64) + "\n", strings.Repeat(string(a)+"\n", 2)[:100]} {
-		if err := os.WriteFile(s.root+"/"+sn.path()+"/parents", []byte(text), 0o600); err != nil {
+		path := s.root + "/" + sn.path() + "/parents"
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte(text), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := s.Snapshot("k"); err == nil || !strings.Contains(err.Error(), "parents") {
@@ -264,6 +265,26 @@ func TestDamagedParents(t *testing.T) {
 		if err := s.RemoveLayer(a); err == nil { // who knows what stands on it
 			t.Errorf("%q: layer removed", text)
 		}
+	}
+	for _, target := range []string{"x", "/etc/passwd", string(a)} {
+		path := s.root + "/" + sn.path() + "/parents"
+		if err := errors.Join(os.Remove(path), os.Symlink(target, path)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Snapshot("k"); err == nil || !strings.Contains(err.Error(), "parents") {
+			t.Errorf("%q: got %v, %v", target, got, err)
+		}
+		if err := s.RemoveLayer(a); err == nil {
+			t.Errorf("%q: layer removed", target)
+		}
+	}
+	// As earlier versions wrote it.
+	path := s.root + "/" + sn.path() + "/parents"
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte(string(a)+"\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Snapshot("k"); err != nil || got.Parent() != a {
+		t.Errorf("got %v, %v", got, err)
 	}
 	if err := s.RemoveSnapshot("k"); err != nil {
 		t.Error(err)
