@@ -12,6 +12,7 @@ type Batch struct {
 	m    attrs
 	seq  uint32
 	what []string // of each message, for errors
+	owns bool     // a table that goes with the socket
 }
 
 // NewBatch begins a list.
@@ -51,6 +52,7 @@ func (c *Conn) Commit(b *Batch) error {
 	if b.Empty() {
 		return nil
 	}
+	c.owns = c.owns || b.owns
 	// An answer to the last message says that there is one to all.
 	at := b.m.header(unix.NFNL_MSG_BATCH_END, unix.NLM_F_ACK, b.seq+1, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
 	b.m.end(at)
@@ -102,6 +104,7 @@ func (b *Batch) AddOwnedTable(family byte, name string) {
 		b.m.str(unix.NFTA_TABLE_NAME, name)
 		b.m.num(unix.NFTA_TABLE_FLAGS, nftTableOwner)
 	})
+	b.owns = true
 }
 
 // DelTable removes a table with everything in it.

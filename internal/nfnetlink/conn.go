@@ -14,9 +14,10 @@ import (
 
 // A Conn is a socket in one network namespace.
 type Conn struct {
-	fd  int
-	seq uint32
-	buf []byte // for answers
+	fd   int
+	seq  uint32
+	buf  []byte // for answers
+	owns bool   // a table that goes with the socket
 }
 
 // Dial opens a socket in the network namespace of the calling thread.
@@ -28,10 +29,15 @@ func Dial() (*Conn, error) {
 	return &Conn{fd: fd}, nil
 }
 
-// Close closes the socket.
+// Close closes the socket. The kernel may take a while to free it; a table that goes
+// with it has gone.
 func (c *Conn) Close() {
-	if c != nil {
+	switch {
+	case c == nil:
+	case c.owns:
 		linux.Close(c.fd)
+	default:
+		release(c.fd)
 	}
 }
 
