@@ -123,6 +123,8 @@ func signature(nr uint32) string {
 		return "dspnn"
 	case unix.SYS_SETSID:
 		return ""
+	case unix.SYS_RT_SIGACTION:
+		return "nppn"
 	case unix.SYS_RT_SIGPROCMASK:
 		return "nzpn"
 	case unix.SYS_PIDFD_OPEN:

@@ -44,6 +44,13 @@ func (b *Builder) signalMask(mask uint64) Ref {
 	return b.add(unix.SYS_RT_SIGPROCMASK, "", Const(unix.SIG_SETMASK), b.Words(mask), Const(0), Const(8))
 }
 
+// IgnoreChildren has the kernel reap children, also those that are inherited from
+// others; see sigaction(2), SIG_IGN for SIGCHLD.
+func (b *Builder) IgnoreChildren() Ref {
+	const sigIgn = 1
+	return b.add(unix.SYS_RT_SIGACTION, "ignore", Const(uint64(unix.SIGCHLD)), b.Words(sigIgn, 0, 0, 0), Const(0), Const(8))
+}
+
 // PidfdOpen opens the process.
 func (b *Builder) PidfdOpen(pid Value) Ref {
 	return b.add(unix.SYS_PIDFD_OPEN, "", pid, Const(0))

@@ -65,6 +65,7 @@ func everyCall(b *Builder) {
 	b.Clone(unix.CLONE_NEWPID, -1).OnZero(done)
 	b.BlockSignals()
 	b.UnblockSignals()
+	b.IgnoreChildren()
 	b.CloseRange(7)
 	b.CloseRangeTo(9, 12)
 	b.Dup3Cloexec(b.PidfdOpen(SlotAt(pid, 8)).Result(), 7).Ignore(syscall.EINVAL)

@@ -128,6 +128,8 @@ func SyscallName(nr uint32) string {
 		return "utimensat"
 	case unix.SYS_FSETXATTR:
 		return "fsetxattr"
+	case unix.SYS_RT_SIGACTION:
+		return "rt_sigaction"
 	case unix.SYS_RT_SIGPROCMASK:
 		return "rt_sigprocmask"
 	case unix.SYS_PIDFD_OPEN:

@@ -18,6 +18,9 @@ func (v *validator) pod(s *corev1.PodSpec, p *field.Path) {
 	if g := s.TerminationGracePeriodSeconds; g != nil && *g < 0 {
 		v.invalid(p.Child("terminationGracePeriodSeconds"), *g, "must be greater than or equal to 0")
 	}
+	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
+		v.invalid(p.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled")
+	}
 	volumes := map[string]bool{}
 	for i, vol := range s.Volumes {
 		at := p.Child("volumes").Index(i)

@@ -45,6 +45,11 @@ func (w *worker) adopt() error {
 			return err
 		}
 		w.up = w.sandboxUp(pod)
+		if w.up && sharesProcesses(&pod.Spec) {
+			if fd := w.openPause(); fd >= 0 {
+				w.watchPause(fd, func() {})
+			}
+		}
 	}
 	ids, err := w.n.containersOf(w.uid)
 	if err != nil {
@@ -164,6 +169,7 @@ func (w *worker) take(pod *corev1.Pod, name string, number int32, c *runtime.Con
 		w.runs(pod, spec, c, fd, false)
 		return nil
 	}
+	w.endRest(c)
 	a := w.endOf(name, c, -1)
 	a.Number, a.Sandbox, a.ID = number, atoi(c.Annotations[podSandbox]), c.ID
 	a.Image, a.ImageID, a.Started = c.Annotations[container.ImageName], c.Annotations[container.ImageManifest], c.Created

@@ -42,6 +42,11 @@ func (w *worker) check(pod *corev1.Pod) {
 		w.up = false
 		return
 	}
+	if sharesProcesses(&pod.Spec) && !w.pauseUp() {
+		drift("the first process of the pod's process namespace has ended; the sandbox is made anew")
+		w.up = false
+		return
+	}
 	if !pod.Spec.HostNetwork {
 		if err := w.checkLink(); err != nil {
 			drift("network: %v; the sandbox is made anew", err)

@@ -72,6 +72,11 @@ func (w *worker) makeSandbox(pod *corev1.Pod) (err error) {
 	if err := makeNamespaces(filepath.Join(w.dir, nsDir), list, hostname(pod), sysctlsOf(pod)); err != nil {
 		return err
 	}
+	if sharesProcesses(&pod.Spec) {
+		if err := w.startPause(pod); err != nil {
+			return err
+		}
+	}
 	w.n.point("sandbox-namespaces")
 	ips, err := w.connect(pod)
 	if err != nil {
@@ -107,7 +112,7 @@ func (w *worker) sandboxUp(pod *corev1.Pod) bool {
 			return false
 		}
 	}
-	return true
+	return !sharesProcesses(&pod.Spec) || w.pauseUp()
 }
 
 // nsfsMagic is the type of the file system that namespaces are in; statfs(2).
@@ -294,6 +299,9 @@ func (w *worker) disconnect() error {
 // dropNamespaces takes the namespaces of a sandbox back, and its addresses.
 func (w *worker) dropNamespaces() error {
 	if err := w.disconnect(); err != nil {
+		return err
+	}
+	if err := w.endPause(); err != nil {
 		return err
 	}
 	for _, name := range []string{"net", "uts", "ipc"} {

@@ -151,13 +151,16 @@ func (w *worker) joinNamespaces(pod *corev1.Pod, s *specs.Spec) {
 		case specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace:
 			return true
 		case specs.PIDNamespace:
-			return pod.Spec.HostPID
+			return pod.Spec.HostPID || sharesProcesses(&pod.Spec)
 		}
 		return false
 	})
 	types := map[string]specs.LinuxNamespaceType{"net": specs.NetworkNamespace, "ipc": specs.IPCNamespace, "uts": specs.UTSNamespace}
 	for _, p := range namespacesOf(&pod.Spec) {
 		list = append(list, specs.LinuxNamespace{Type: types[p.name], Path: filepath.Join(w.dir, nsDir, p.name)})
+	}
+	if sharesProcesses(&pod.Spec) {
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: filepath.Join(w.dir, nsDir, pidNamespace)})
 	}
 	s.Linux.Namespaces = list
 	s.Hostname = "" // it is the namespace's
@@ -428,9 +431,6 @@ func secureSpec(pod *corev1.Pod, c *corev1.Container, s *specs.Spec) error {
 	}
 	if csc.WindowsOptions != nil || psc.WindowsOptions != nil {
 		return badConfig("windowsOptions are not supported")
-	}
-	if optional(pod.Spec.ShareProcessNamespace) {
-		return badConfig("shareProcessNamespace is not supported")
 	}
 	if h := pod.Spec.HostUsers; h != nil && !*h {
 		return badConfig("hostUsers: false is not supported")

@@ -38,7 +38,13 @@ func (w *worker) start(pod *corev1.Pod, v *view, b *box) error {
 		return err
 	}
 	began := time.Now()
+	if w.lostPause(pod) {
+		return nil
+	}
 	c, err := w.create(pod, b, image)
+	if err != nil && w.lostPause(pod) {
+		return nil // that is why
+	}
 	var bad *configError
 	var mount *mountError
 	switch {
@@ -202,6 +208,7 @@ func (w *worker) watchEnd(name string, c *runtime.Container, pidfd int, child bo
 
 // ended notes how a container has ended.
 func (w *worker) ended(name string, c *runtime.Container, pidfd int, child bool) {
+	w.endRest(c)
 	a := w.endOf(name, c, pidfd)
 	if child && c.Monitor > 0 { // it has written its record, or was killed
 		w.spawn(func() { reap(c.Monitor) })
@@ -222,7 +229,18 @@ func (w *worker) ended(name string, c *runtime.Container, pidfd int, child bool)
 	w.poke()
 }
 
-// reap waits for the end of a monitor that is our child.
+// endRest ends what is left of a container whose init has ended. In a process
+// namespace of its own the kernel has done that.
+func (w *worker) endRest(c *runtime.Container) {
+	if c.Own&unix.CLONE_NEWPID != 0 {
+		return
+	}
+	if err := c.Kill(unix.SIGKILL, runtime.AllProcesses); err != nil {
+		w.n.log.Warn("kill", "container", c.ID, "error", err)
+	}
+}
+
+// reap waits for the end of a process that is our child.
 func reap(pid int) {
 	for {
 		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {
