@@ -288,4 +288,3 @@ func (w *worker) endPause() error {
 	}
 	return unmount(filepath.Join(w.dir, nsDir, pidNamespace))
 }
-

@@ -91,7 +91,9 @@ func TestRootPodSharedProcesses(t *testing.T) {
 			t.Errorf("%s: %+v", name, now)
 		}
 	}
-	b.eventually("what a had started has ended", func() bool { return strings.Count(b.psOf(p), "sleep 4242") == 1 && strings.Count(b.psOf(p), "sleep 1111") == 1 })
+	b.eventually("what a had started has ended", func() bool {
+		return strings.Count(b.psOf(p), "sleep 4242") == 1 && strings.Count(b.psOf(p), "sleep 1111") == 1
+	})
 	if now := b.pausePID(p); now != pause {
 		t.Errorf("process 1 was %d, is %d", pause, now)
 	}
@@ -109,7 +111,9 @@ func TestRootPodSharedProcesses(t *testing.T) {
 	if now := b.pausePID(p); now == pause || now == 0 {
 		t.Errorf("process 1 was %d, is %d", pause, now)
 	}
-	b.eventually("people know", func() bool { return strings.Contains(b.reasons("shared"), "Drift: the first process of the pod's process namespace has ended") })
+	b.eventually("people know", func() bool {
+		return strings.Contains(b.reasons("shared"), "Drift: the first process of the pod's process namespace has ended")
+	})
 	b.delete("shared", 0)
 	b.gone("shared")
 	b.nothingLeft()
