@@ -91,7 +91,7 @@ bench-network: build ## Measure attachment to networks, services and names; need
 	CGO_ENABLED=0 go run ./benchmarks/network $(BENCH_ARGS)
 	MINIRUN_BENCH_NETWORK=1 CGO_ENABLED=0 go test -run '^$$' -bench . -benchtime 1x ./network/...
 
-bench-supervisor: build ## Measure starts, replacements and restarts of minirund, and podman's.
+bench-supervisor: build ## Measure starts, replacements and restarts by minirund, and by podman and containerd.
 	CGO_ENABLED=0 go run ./benchmarks/supervisor $(BENCH_ARGS) bench
 
 demo-rollout: build ## Update ten pods under load, to a version that works and to one that does not.

@@ -50,10 +50,6 @@ func (h *host) bench(pods int) error {
 			return err
 		}
 	}
-	if err := h.podman(); err != nil {
-		text, _, _ := strings.Cut(err.Error(), "\n")
-		fmt.Println("podman is not compared:", text)
-	}
 	return nil
 }
 
@@ -501,65 +497,3 @@ func (w *watcher) request(method, path, body string) error {
 type readCloser struct{ *strings.Reader }
 
 func (readCloser) Close() error { return nil }
-
-// podman does the same with podman, if it is installed: one pod from YAML, and a
-// restart of it.
-func (h *host) podman() error {
-	for _, program := range []string{"podman", "catatonit"} {
-		if _, err := exec.LookPath(program); err != nil {
-			fmt.Println(program, "is not installed: podman is not compared")
-			return nil
-		}
-	}
-	archive := filepath.Join(h.dir, "demo.tar")
-	if _, err := h.command("image", "save", "-o", archive, "minirun/demo"); err != nil {
-		return err
-	}
-	yaml, conf := filepath.Join(h.dir, "pod.yaml"), filepath.Join(h.dir, "containers.conf")
-	if err := os.WriteFile(conf, []byte("[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n"), 0o600); err != nil {
-		return err
-	}
-	podman := func(args ...string) error {
-		cmd := exec.Command("podman", append([]string{"--root", filepath.Join(h.dir, "podman"), "--runroot", filepath.Join(h.dir, "podman-run"), "--tmpdir", filepath.Join(h.dir, "podman-tmp"), "--cgroup-manager=cgroupfs", "--events-backend=none"}, args...)...)
-		cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+conf)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("podman %s: %w: %s", strings.Join(args, " "), err, out)
-		}
-		return nil
-	}
-	defer func() {
-		_ = podman("kube", "down", yaml)
-		_ = unix.Unmount(filepath.Join(h.dir, "podman", "overlay"), unix.MNT_DETACH)
-	}()
-	// Its runtime refuses a host with both versions of cgroups.
-	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
-		return fmt.Errorf("mount cgroup2: %w", err)
-	}
-	defer unix.Unmount("/sys/fs/cgroup", unix.MNT_DETACH)
-	if err := podman("load", "-i", archive); err != nil {
-		return err
-	}
-	text := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"one"},"spec":{"hostNetwork":true,"containers":[{"name":"c","image":"docker.io/minirun/demo:latest","imagePullPolicy":"Never","command":["sleep","100000"]}]}}`
-	if err := os.WriteFile(yaml, []byte(text), 0o600); err != nil {
-		return err
-	}
-	var play, restart []time.Duration
-	for range 5 {
-		began := time.Now()
-		if err := podman("kube", "play", yaml); err != nil {
-			return err
-		}
-		play = append(play, time.Since(began))
-		began = time.Now()
-		if err := podman("restart", "-t", "0", "one-c"); err != nil {
-			return err
-		}
-		restart = append(restart, time.Since(began))
-		if err := podman("kube", "down", yaml); err != nil {
-			return err
-		}
-	}
-	line("podman kube play of one pod (host network)", "none", play)
-	line("podman restart of its container", "none", restart)
-	return nil
-}

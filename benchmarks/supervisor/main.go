@@ -4,6 +4,7 @@
 //
 //	go run ./benchmarks/supervisor demo     a rolling update, and one that goes wrong, under load
 //	go run ./benchmarks/supervisor bench    how long starts, replacements and restarts of minirund take
+//	go run ./benchmarks/supervisor peers    the same work by minirund, podman and containerd
 //	go run ./benchmarks/supervisor codes    exit statuses of containers that end while minirund is dead
 package main
 
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -39,8 +41,8 @@ func run() error {
 	containers := flag.Int("containers", 1000, "how many containers end while minirund is dead")
 	flag.Parse()
 	what := flag.Arg(0)
-	if what != "demo" && what != "bench" && what != "codes" {
-		return fmt.Errorf("want demo, bench or codes, not %q", what)
+	if !slices.Contains([]string{"demo", "bench", "peers", "codes"}, what) {
+		return fmt.Errorf("want demo, bench, peers or codes, not %q", what)
 	}
 	path, err := filepath.Abs(*binary)
 	if err != nil {
@@ -60,7 +62,11 @@ func run() error {
 	case "demo":
 		err = h.demo(*rate, *seconds)
 	case "bench":
-		err = h.bench(*pods)
+		if err = h.bench(*pods); err == nil {
+			err = h.peers(10, 50)
+		}
+	case "peers":
+		err = h.peers(10, 50)
 	case "codes":
 		err = h.codes(*containers)
 	}
