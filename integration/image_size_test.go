@@ -49,11 +49,11 @@ func projectLimits(t *testing.T, dir string) (list []projectLimit) {
 	}
 }
 
-// quotaDisk mounts a new ext4 of its own with project quotas.
-func quotaDisk(t *testing.T) (dir string, remount func(options string)) {
+// quotaDisk mounts a new ext4 or XFS of its own with project quotas.
+func quotaDisk(t *testing.T, kind string) (dir string, remount func(options string)) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "disk")
-	image := dir + ".ext4"
+	image := dir + "." + kind
 	run := func(name string, args ...string) {
 		t.Helper()
 		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
@@ -64,10 +64,14 @@ func quotaDisk(t *testing.T) (dir string, remount func(options string)) {
 		t.Fatal(err)
 	}
 	writeFile(t, image, "")
-	if err := os.Truncate(image, 192<<20); err != nil {
+	size, mkfs := int64(192<<20), []string{"/sbin/mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"}
+	if kind == "xfs" {
+		size, mkfs = 320<<20, []string{"/sbin/mkfs.xfs", "-q", "-f"} // it makes no smaller ones
+	}
+	if err := os.Truncate(image, size); err != nil {
 		t.Fatal(err)
 	}
-	run("/sbin/mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota", image)
+	run(mkfs[0], append(mkfs[1:], image)...)
 	mounted := false
 	unmount := func() {
 		if mounted {
@@ -116,12 +120,28 @@ func atProject([]string) int {
 	return 0
 }
 
+func wantProjects(t *testing.T, disk, what string, want int) []projectLimit {
+	t.Helper()
+	list := projectLimits(t, disk)
+	if len(list) != want {
+		t.Errorf("%s: projects %+v, want %d", what, list, want)
+	}
+	return list
+}
+
+const fill = "dd if=/dev/zero of=/f bs=1M count=20 2>&1 || echo failed; "
+
+// full reports whether fill said that there was no room.
+func full(said string) bool {
+	return strings.Contains(said, "quota exceeded") || strings.Contains(said, "No space left")
+}
+
 // --storage-opt size= on a disk with project quotas: a container that writes more is
 // stopped, others are not; it cannot get away; and nothing is left of the limit after
 // a deletion, or a crash and a collection.
 func TestVMImageSize(t *testing.T) {
 	h := imageSetup(t)
-	disk, mount := quotaDisk(t)
+	disk, mount := quotaDisk(t, "ext4")
 	h.store = filepath.Join(disk, "store")
 
 	// With the features, but not in force: counted, not limited.
@@ -131,16 +151,8 @@ func TestVMImageSize(t *testing.T) {
 	mount(",prjquota")
 	limits := func(what string, want int) []projectLimit {
 		t.Helper()
-		list := projectLimits(t, disk)
-		if len(list) != want {
-			t.Errorf("%s: projects %+v, want %d", what, list, want)
-		}
-		return list
+		return wantProjects(t, disk, what, want)
 	}
-	full := func(r string) bool {
-		return strings.Contains(r, "quota exceeded") || strings.Contains(r, "No space left")
-	}
-	const fill = "dd if=/dev/zero of=/f bs=1M count=20 2>&1 || echo failed; "
 
 	// It is held to its limit and sees it. Deleted files count no more.
 	r := h.sh(fill+"stat -c %s /f; df -k / | tail -n 1; rm /f; dd if=/dev/zero of=/g bs=1M count=6 2>/dev/null && echo again", "--storage-opt", "size=8m")
@@ -215,6 +227,39 @@ func TestVMImageSize(t *testing.T) {
 	if points < 6 {
 		t.Errorf("only %d crash points", points)
 	}
+}
+
+// The same on XFS, which counts in its own way.
+func TestVMImageSize_XFS(t *testing.T) {
+	h := imageSetup(t)
+	disk, mount := quotaDisk(t, "xfs")
+	h.store = filepath.Join(disk, "store")
+	mount("")
+	h.base()
+	h.refused(`the xfs file system at "`+disk+`" has no project quotas in force`, "run", "--storage-opt", "size=8m", "--image", "base", h.id(), "true")
+	mount(",prjquota")
+	r := h.sh(fill+"df -k / | tail -n 1; rm /f; dd if=/dev/zero of=/g bs=1M count=6 2>/dev/null && echo again", "--storage-opt", "size=8m")
+	lines := strings.Split(strings.TrimSpace(r.Stdout), "\n")
+	if n := len(lines); !full(r.Stdout) || n < 3 || lines[n-1] != "again" || strings.Fields(lines[n-2])[1] != "8192" {
+		t.Errorf("20 MiB into 8: %+v", r)
+	}
+	if r := h.sh(fill); full(r.Stdout) || strings.Contains(r.Stdout, "failed") {
+		t.Errorf("without a limit: %+v", r)
+	}
+	wantProjects(t, disk, "after both", 0)
+	id := h.id()
+	if r := h.do("run", "--storage-opt", "size=4m", "--image", "base", id, "sh", "-c", fill); !full(r.Stdout) {
+		t.Errorf("20 MiB into 4: %+v", r)
+	}
+	for _, q := range wantProjects(t, disk, "a full one", 1) {
+		if q.kib != 4096 || q.space > 4<<20 || q.space < 3<<20 {
+			t.Errorf("%+v", q)
+		}
+	}
+	mount(",prjquota") // as after a reboot: the quotas are on the disk
+	wantProjects(t, disk, "mounted again", 1)
+	h.must("delete", id)
+	wantProjects(t, disk, "deleted", 0)
 }
 
 // Where there are no project quotas, the error says where that is and what would do.
