@@ -83,9 +83,7 @@ func environment(pod *corev1.Pod, c *corev1.Container, src *sources, service [][
 			return nil, err
 		}
 	}
-	declared := map[string]bool{}
 	for _, s := range service {
-		declared[s[0]] = true
 		if _, ok := values[s[0]]; !ok {
 			set(s[0], s[1])
 		}

@@ -402,11 +402,3 @@ func atoi(s string) int {
 	}
 	return v
 }
-
-// serviceVariables are the variables about services that a pod gets.
-func (n *Node) serviceVariables(pod *corev1.Pod) [][2]string {
-	if e := pod.Spec.EnableServiceLinks; e != nil && !*e {
-		return nil
-	}
-	return nil
-}

@@ -84,7 +84,11 @@ func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (*launchSpec, error) {
 func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 	c := b.Spec
 	src := w.n.sourcesFor(pod, w.rec.IPs)
-	env, err := environment(pod, c, src, w.n.serviceVariables(pod))
+	links, err := w.n.serviceVariables(pod)
+	if err != nil {
+		return err
+	}
+	env, err := environment(pod, c, src, links)
 	if err != nil {
 		return err
 	}
