@@ -1,6 +1,15 @@
 package node
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // A container knows the services of its namespace, unless its pod does not want
 // that.
@@ -27,4 +36,50 @@ func TestRootPodServiceVariables(t *testing.T) {
 			t.Errorf("%s: %q", name, out)
 		}
 	}
+}
+
+// A pod that writes more to a volume than it may is evicted, and stays so.
+func TestRootPodSizeLimit(t *testing.T) {
+	b := newBench(t)
+	b.stop(syscall.SIGTERM)
+	b.c.Measure = 20 * time.Millisecond
+	b.run("", 0)
+	for name, kib := range map[string]string{"small": "300", "large": "3000"} {
+		b.runPod(name, `
+  terminationGracePeriodSeconds: 1000
+  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]
+  containers:
+  - {name: c, image: "base:1", command: [sh, -c, "dd if=/dev/urandom of=/v/file bs=1k count=`+kib+` && touch /v/done; trap '' TERM; while ! [ -e /v/go ]; do sleep 0.1; done; dd if=/dev/urandom of=/v/more bs=1k count=3000; while :; do sleep 1000 & wait; done"], volumeMounts: [{name: v, mountPath: /v}]}
+`)
+	}
+	p := b.until("large", "it has failed", phase(corev1.PodFailed))
+	if want := `Usage of EmptyDir volume "v" exceeds the limit "1Mi". `; p.Status.Reason != "Evicted" || p.Status.Message != want || state(p, "c").State.Terminated == nil {
+		t.Errorf("%+v", p.Status)
+	}
+	told := false
+	for _, c := range p.Status.Conditions {
+		told = told || c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue
+	}
+	if !told {
+		t.Errorf("conditions %+v", p.Status.Conditions)
+	}
+	b.eventually("people know", func() bool { return strings.Contains(b.reasons("large"), "Evicted: Usage of EmptyDir volume") })
+	small := b.until("small", "it runs", ready)
+	volume := filepath.Join(b.c.Dir, "node/pods", string(small.UID), volumesDir, "v")
+	b.eventually("it has written", func() bool {
+		_, err := os.Stat(volume + "/done")
+		return err == nil
+	})
+	b.stop(syscall.SIGKILL)
+	b.run("", 0)
+	if p := b.until("small", "it runs", ready); state(p, "c").RestartCount != 0 {
+		t.Errorf("%+v", p.Status)
+	}
+	if p := b.pod("large"); p.Status.Phase != corev1.PodFailed || p.Status.Reason != "Evicted" {
+		t.Errorf("%+v", p.Status)
+	}
+	if err := os.WriteFile(volume+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.until("small", "it has failed, too", phase(corev1.PodFailed))
 }

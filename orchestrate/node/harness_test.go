@@ -44,7 +44,7 @@ const helperEnv = "MINIRUN_TEST_NODE"
 
 type helperConfig struct {
 	Dir, Images, Network, Cgroup string
-	Check                        time.Duration
+	Check, Measure               time.Duration
 	// Fail is the step at which the process kills itself, the Nth time.
 	Fail string
 	N    int32
@@ -83,7 +83,7 @@ func helper(text string) error {
 	var times atomic.Int32
 	o := Options{
 		Store: s, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})), Root: filepath.Join(c.Dir, "node"), Images: c.Images, Network: c.Network,
-		CgroupParent: c.Cgroup, NodeName: "host", CheckEvery: c.Check, Services: &recordingServices{path: filepath.Join(c.Dir, "services")},
+		CgroupParent: c.Cgroup, NodeName: "host", CheckEvery: c.Check, MeasureEvery: c.Measure, Services: &recordingServices{path: filepath.Join(c.Dir, "services")},
 		Pull: func(context.Context, Pull) error { return fmt.Errorf("no registry here") },
 		Fail: func(step string) {
 			if step == c.Fail && times.Add(1) == c.N {

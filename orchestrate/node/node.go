@@ -61,6 +61,8 @@ type Options struct {
 	MaxPods  int
 	// CheckEvery is how often records are compared with the kernel.
 	CheckEvery time.Duration
+	// MeasureEvery is how often volumes with a limit are measured, at most.
+	MeasureEvery time.Duration
 	// Fail, if not nil, is called at each named step that changes something: tests
 	// kill the process there.
 	Fail func(step string)
@@ -128,6 +130,9 @@ func New(o Options) (*Node, error) {
 	}
 	if o.CheckEvery <= 0 {
 		o.CheckEvery = DefaultCheckEvery
+	}
+	if o.MeasureEvery <= 0 {
+		o.MeasureEvery = DefaultMeasureEvery
 	}
 	if o.MaxPods <= 0 {
 		o.MaxPods = DefaultMaxPods

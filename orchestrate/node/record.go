@@ -31,7 +31,9 @@ type record struct {
 	// Initialized: the containers were reached in that sandbox.
 	Initialized int `json:"initialized,omitempty"`
 	// Ending: the pod has come to its end, and the signals are on their way.
-	Ending     string                 `json:"ending,omitempty"`
+	Ending string `json:"ending,omitempty"`
+	// Evicted is why the pod was made to end.
+	Evicted    string                 `json:"evicted,omitempty"`
 	Containers map[string]*remembered `json:"containers,omitempty"`
 }
 

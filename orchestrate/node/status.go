@@ -48,6 +48,9 @@ func podStatus(v *view) corev1.PodStatus {
 	for _, c := range v.conditions(phase) {
 		setCondition(&s, c, v)
 	}
+	if v.Evicted != "" {
+		setCondition(&s, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: v.Evicted}, v)
+	}
 	return s
 }
 

@@ -56,6 +56,9 @@ func (w *worker) stop(pod *corev1.Pod, v *view, b *box, why string) {
 			grace = time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
 		}
 	}
+	if w.rec.Evicted != "" && pod.DeletionTimestamp == nil {
+		grace = 0
+	}
 	drain := time.Duration(0)
 	if b.Kind != initContainer && b.Doomed == "" {
 		drain = drainOf(pod, grace)

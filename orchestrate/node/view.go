@@ -26,6 +26,7 @@ type view struct {
 	// Trouble keeps the sandbox or the volumes from being made, until Retry.
 	Trouble string
 	Retry   time.Time
+	Evicted string // why it has to end
 	// Routed: connections are led to the pod.
 	Routed bool
 }
@@ -130,6 +131,9 @@ func (v *view) deadline() time.Time {
 func (v *view) outcome() (phase corev1.PodPhase, reason, message string) {
 	if s := &v.Pod.Status; s.Phase == corev1.PodFailed || s.Phase == corev1.PodSucceeded {
 		return s.Phase, s.Reason, s.Message
+	}
+	if v.Evicted != "" {
+		return corev1.PodFailed, "Evicted", v.Evicted
 	}
 	if at := v.deadline(); !at.IsZero() && !v.Now.Before(at) {
 		return corev1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"

@@ -48,6 +48,9 @@ type worker struct {
 	refresh  atomic.Bool
 	suspect  atomic.Bool // the pod is to be checked
 	told     bool        // about limits that are not enforced
+	evict    atomic.Pointer[string]
+
+	measuring bool // the volumes
 
 	mu    sync.Mutex
 	boxes map[string]*live
@@ -235,8 +238,14 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 			continue
 		}
 		w.refreshVolumes(pod)
+		if w.up {
+			w.beginMeasuring(pod)
+		}
 		if w.suspect.Swap(false) {
 			w.check(pod)
+		}
+		if err := w.noteEviction(pod); err != nil {
+			return again, false, err
 		}
 		v := w.view(pod)
 		d := decide(v)
@@ -288,7 +297,7 @@ func (w *worker) hurry(pod *corev1.Pod) time.Time {
 func (w *worker) view(pod *corev1.Pod) *view {
 	v := &view{
 		Pod: pod, Now: time.Now(), Backoff: w.n.o.Backoff, Sandbox: w.rec.Sandbox, Up: w.up, Made: w.rec.Sandbox > 0 && (w.rec.Ready || w.rec.Boot != ""),
-		Initialized: w.rec.Initialized == w.rec.Sandbox && w.rec.Sandbox > 0, HostIPs: w.n.hostIPs, Trouble: w.trouble, Retry: w.retry, Routed: w.routed,
+		Initialized: w.rec.Initialized == w.rec.Sandbox && w.rec.Sandbox > 0, HostIPs: w.n.hostIPs, Trouble: w.trouble, Retry: w.retry, Routed: w.routed, Evicted: w.rec.Evicted,
 	}
 	for _, text := range w.rec.IPs {
 		if a, err := netip.ParseAddr(text); err == nil {

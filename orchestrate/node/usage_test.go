@@ -1,0 +1,78 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files count once, whatever names they have, and links lead nowhere.
+func TestDiskUsage(t *testing.T) {
+	dir := t.TempDir()
+	outside := filepath.Join(t.TempDir(), "outside")
+	data := make([]byte, 1<<20)
+	for i := range data {
+		data[i] = byte(i * 7)
+	}
+	for _, path := range []string{outside, dir + "/one"} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := func(limit int64) int64 {
+		t.Helper()
+		n, err := diskUsage(context.Background(), dir, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	one := size(math.MaxInt64)
+	if one < 1<<20 || one > 2<<20 {
+		t.Errorf("1 MiB takes %d bytes", one)
+	}
+	if err := os.Mkdir(dir+"/d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.Link(dir+"/one", dir+"/d/same"), os.Symlink(outside, dir+"/d/link"), os.Symlink("..", dir+"/d/up")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := size(math.MaxInt64); n-one > 64<<10 {
+		t.Errorf("links take %d bytes", n-one)
+	}
+	if n := size(1 << 19); n <= 1<<19 {
+		t.Errorf("%d is less than a limit that is exceeded", n)
+	}
+}
+
+// Who hides what he writes in too many directories is found out.
+func TestDiskUsage_Deep(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxDepth + 2 {
+		if err := unix.Mkdirat(fd, "d", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		next, err := unix.Openat(fd, "d", unix.O_PATH, 0)
+		unix.Close(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd = next
+	}
+	unix.Close(fd)
+	if _, err := diskUsage(context.Background(), dir, math.MaxInt64); !errors.Is(err, errDeep) || !strings.Contains(err.Error(), "512") {
+		t.Errorf("got %v", err)
+	}
+}
