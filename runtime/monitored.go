@@ -18,6 +18,9 @@ type Monitor struct {
 	LogSize  int64 // bytes of a log file; 0 is monitor.DefaultLogSize
 	LogFiles int   // how many are kept, the one written to among them; 0 is monitor.DefaultLogFiles
 	Input    bool  // standard input is a pipe that the monitor has the other end of; otherwise /dev/null
+	// InputOnce: it is a stream socket, of which whoever attaches can end one direction
+	// with shutdown(2) although the monitor keeps it open. It goes with Input.
+	InputOnce bool
 	// Remove, if not nil, are the arguments with which this executable removes the
 	// container after its end, in the environment RemoveEnv.
 	Remove, RemoveEnv []string
@@ -78,10 +81,25 @@ func (t *creation) openStreams(files []int) (ends monitorEnds, err error) {
 			return ends, os.NewSyscallError("fcntl F_SETFL", err)
 		}
 	}
-	if t.o.Monitor.Input {
+	switch {
+	case !t.o.Monitor.Input:
+	case t.o.Monitor.InputOnce:
+		files[0], ends.input, err = m.inputSocket()
+	default:
 		files[0], ends.input, err = pipe(0)
 	}
 	return ends, err
+}
+
+// inputSocket makes a standard input that can be ended from outside: theirs and
+// ours, which nothing comes back from.
+func (m *monitoring) inputSocket() (theirs, ours int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, -1, os.NewSyscallError("socketpair", err)
+	}
+	m.fds = append(m.fds, pair[:]...)
+	return pair[0], pair[1], os.NewSyscallError("shutdown", unix.Shutdown(pair[1], unix.SHUT_RD))
 }
 
 // openLog begins the log.

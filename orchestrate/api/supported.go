@@ -62,7 +62,7 @@ var meanings = sync.OnceValue(func() map[reflect.Type]meaning {
 		reflect.TypeFor[corev1.VolumeSource]():         of("hostPath emptyDir secret persistentVolumeClaim downwardAPI configMap projected"),
 		reflect.TypeFor[corev1.VolumeProjection]():     of("secret downwardAPI configMap"),
 		reflect.TypeFor[corev1.EnvVarSource]():         of("fieldRef resourceFieldRef configMapKeyRef secretKeyRef"),
-		reflect.TypeFor[corev1.Lifecycle]():            of("postStart preStop"),
+		reflect.TypeFor[corev1.Lifecycle]():            of("postStart preStop stopSignal"),
 		reflect.TypeFor[corev1.LifecycleHandler]():     of("exec httpGet tcpSocket sleep"),
 		reflect.TypeFor[corev1.SecurityContext](): of(`capabilities privileged runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem allowPrivilegeEscalation
 			seccompProfile appArmorProfile seLinuxOptions procMount`),

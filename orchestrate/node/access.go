@@ -306,9 +306,16 @@ func (n *Node) Attach(ctx context.Context, namespace, pod string, o *corev1.PodA
 			return 0, err
 		}
 		defer in.Close()
+		once := t.spec.StdinOnce && !t.spec.TTY && s.Stdin != nil
+		if once { // whatever ends the client
+			defer endInput(in)
+		}
 		if s.Stdin != nil {
 			go func() {
 				_, _ = io.Copy(in, s.Stdin)
+				if once {
+					endInput(in)
+				}
 				if s.Stdout == nil && s.Stderr == nil {
 					cancel()
 				}
@@ -336,6 +343,13 @@ func (n *Node) Attach(ctx context.Context, namespace, pod string, o *corev1.PodA
 	return 0, nil
 }
 
+// endInput has the container read the end of its input, now and from now on.
+func endInput(in *os.File) {
+	if raw, err := in.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
+	}
+}
+
 // openInput opens what a container reads from: it is the monitor's.
 func openInput(c *runtime.Container, spec *corev1.Container) (*os.File, error) {
 	if !spec.Stdin && !spec.TTY {
@@ -356,6 +370,13 @@ func openInput(c *runtime.Container, spec *corev1.Container) (*os.File, error) {
 	}
 	if spec.TTY { // does not block already
 		return os.NewFile(uintptr(fd), "terminal"), nil
+	}
+	if spec.StdinOnce { // a socket: nobody else minds that it does not block
+		if err := unix.SetNonblock(fd, true); err != nil {
+			linux.Close(fd)
+			return nil, os.NewSyscallError("fcntl F_SETFL", err)
+		}
+		return os.NewFile(uintptr(fd), "input"), nil
 	}
 	defer linux.Close(fd)
 	// One of our own, which may be non-blocking.

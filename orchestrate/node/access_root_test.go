@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Logs, programs with and without a terminal, input of the first process, use.
@@ -42,7 +44,21 @@ func TestRootPodAccess(t *testing.T) {
 	if raw, _ := b.do(http.MethodGet, "/metrics/a", nil); !strings.Contains(string(raw), "Name:c") || !strings.HasSuffix(string(raw), "<nil>") {
 		t.Errorf("metrics: %s", raw)
 	}
+	b.runPod("once", `
+  restartPolicy: Never
+  containers:
+  - {name: c, image: "base:1", stdin: true, stdinOnce: true, command: [sh, -c, "sleep 1000 & cat; echo end"]}
+`)
+	b.until("once", "it is ready", ready)
+	if raw, _ := b.do(http.MethodPost, "/attach/once/c", []byte("all of it\n")); string(raw) != "\x000 <nil>" {
+		t.Errorf("attach: %q", raw)
+	}
+	p := b.until("once", "its input ended with the client", phase(corev1.PodSucceeded))
+	if got := b.output(p, "c"); got != "all of it\nend\n" {
+		t.Errorf("output %q", got)
+	}
 	b.delete("a", 1)
 	b.gone("a")
+	b.delete("once", 0)
 	b.nothingLeft()
 }
