@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -36,6 +37,7 @@ type Options struct {
 	ReferrersPage  int           // so many of them on a page; 0: all
 	NoMount        bool          // blobs of other repositories are not taken over
 	ClientCerts    bool          // with TLS: clients are asked for a certificate
+	Addr           string        // where to listen; a free port of the loopback if empty
 }
 
 // Request is one that came in.
@@ -84,6 +86,14 @@ func New(t testing.TB, o Options) *Server {
 		uploads: map[string]*upload{}, tokens: map[string]time.Time{}, blobBytes: new(atomic.Int64), down: make(chan struct{}),
 	}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	if o.Addr != "" {
+		l, err := net.Listen("tcp", o.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Listener.Close()
+		s.Listener = l
+	}
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that a test lets fail
 	if o.ClientCerts {
 		s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}

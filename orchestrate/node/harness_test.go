@@ -44,7 +44,9 @@ const helperEnv = "MINIRUN_TEST_NODE"
 
 type helperConfig struct {
 	Dir, Images, Network, Cgroup string
-	Check, Measure               time.Duration
+	Check, Measure, PullBackoff  time.Duration
+	// Puller is the minirund that pulls images; nobody does if it is empty.
+	Puller string
 	// Fail is the step at which the process kills itself, the Nth time.
 	Fail string
 	N    int32
@@ -91,6 +93,10 @@ func helper(text string) error {
 				select {}
 			}
 		},
+	}
+	o.PullBackoff = c.PullBackoff
+	if c.Puller != "" {
+		o.Pull = pullBy(c.Puller, c.Images)
 	}
 	n, err := New(o)
 	if err != nil {
@@ -178,7 +184,7 @@ type bench struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	client *http.Client
-	start  chan *exec.Cmd // to the goroutine in the network namespace
+	work   chan func() error // to the goroutine in the network namespace
 	done   chan error
 }
 
@@ -208,20 +214,17 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	// What is started from this thread is in a network of its own.
-	b.start, b.done = make(chan *exec.Cmd), make(chan error)
-	ready := make(chan error)
+	b.work, b.done = make(chan func() error), make(chan error)
 	go func() {
 		goruntime.LockOSThread() // never unlocked
-		ready <- unix.Unshare(unix.CLONE_NEWNET)
-		for cmd := range b.start {
-			b.done <- cmd.Start()
+		for f := range b.work {
+			b.done <- f()
 		}
 	}()
-	if err := <-ready; err != nil {
-		t.Fatal(err)
-	}
+	b.inNet(func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+	b.host("ip", "link", "set", "lo", "up")
 	t.Cleanup(func() {
-		close(b.start)
+		close(b.work)
 		if t.Failed() {
 			raw, _ := os.ReadFile(b.log.Name())
 			t.Logf("log:\n%s", raw)
@@ -247,11 +250,31 @@ func (b *bench) run(fail string, times int32) {
 	b.cmd = exec.Command("/proc/self/exe")
 	b.cmd.Env = append(os.Environ(), helperEnv+"="+string(raw))
 	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
-	b.start <- b.cmd
+	b.inNet(b.cmd.Start)
+	b.eventually("the API answers", func() bool { _, code := b.do(http.MethodGet, "/api/v1/pods", nil); return code == 200 })
+}
+
+// inNet does something in the network namespace of the host.
+func (b *bench) inNet(f func() error) {
+	b.t.Helper()
+	b.work <- f
 	if err := <-b.done; err != nil {
 		b.t.Fatal(err)
 	}
-	b.eventually("the API answers", func() bool { _, code := b.do(http.MethodGet, "/api/v1/pods", nil); return code == 200 })
+}
+
+// host runs a command in the network namespace of the host.
+func (b *bench) host(command ...string) (out string) {
+	b.t.Helper()
+	b.inNet(func() error {
+		raw, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%q: %w: %s", command, err, raw)
+		}
+		out = string(raw)
+		return nil
+	})
+	return out
 }
 
 // stop ends the node, by SIGKILL or politely.

@@ -56,6 +56,9 @@ type Options struct {
 	// Pull fetches and unpacks an image. The default has minirund do it.
 	Pull    func(ctx context.Context, p Pull) error
 	Backoff podlife.Backoff // of restarts; the zero value is podlife.Default
+	// PullBackoff is how long is waited after the first pull that failed; then it is
+	// twice as long each time.
+	PullBackoff time.Duration
 	// Parallel is how many containers are started at the same time.
 	Parallel int
 	MaxPods  int
@@ -83,6 +86,7 @@ type Node struct {
 	hostIPs     []netip.Addr
 	oomFloor    int
 	samples     samples
+	fetches     fetches
 
 	binding sync.Mutex    // held while a pod is admitted and bound
 	starts  chan struct{} // one element for each start at the same time
@@ -124,6 +128,9 @@ func New(o Options) (*Node, error) {
 	}
 	if o.Backoff == (podlife.Backoff{}) {
 		o.Backoff = podlife.Default
+	}
+	if o.PullBackoff <= 0 {
+		o.PullBackoff = firstPull
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = 2 * goruntime.NumCPU()

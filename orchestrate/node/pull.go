@@ -40,6 +40,13 @@ func pullBySibling(images string) func(context.Context, Pull) error {
 		if filepath.Base(exe) != "minirund" {
 			exe = filepath.Join(filepath.Dir(exe), "minirund")
 		}
+		return pullBy(exe, images)(ctx, p)
+	}
+}
+
+// pullBy has a minirund fetch images.
+func pullBy(exe, images string) func(context.Context, Pull) error {
+	return func(ctx context.Context, p Pull) error {
 		args := []string{"--store", images, "image", "pull", "--quiet"}
 		if p.Unpack {
 			args = []string{"--store", images, "image", "unpack"}
@@ -112,14 +119,14 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 	}
 	image, packed, err := w.n.findImage(c.Image)
 	if err != nil {
-		w.wait(b, firstPull, "ImageInspectError", err.Error())
+		w.wait(b, w.n.o.PullBackoff, "ImageInspectError", err.Error())
 		w.warning(pod, c, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
 		return
 	}
 	policy := c.ImagePullPolicy
 	there := image != nil || packed
 	if policy == corev1.PullNever && !there {
-		w.wait(b, firstPull, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
+		w.wait(b, w.n.o.PullBackoff, "ErrImageNeverPull", fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
 		w.warning(pod, c, "ErrImageNeverPull", "Container image %q is not present with pull policy of Never", c.Image)
 		return
 	}
@@ -146,9 +153,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 	next := b.Next
 	w.spawn(func() {
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-		err := w.n.o.Pull(ctx, p)
-		cancel()
+		err := w.n.fetchOnce(ctx, p)
 		var image *unpacked.Image
 		if err == nil {
 			if image, _, err = w.n.findImage(c.Image); err == nil && image == nil {
@@ -173,7 +178,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 			return
 		}
 		l.pull.state = imageUnknown
-		l.pull.wait = min(max(2*l.pull.wait, firstPull), lastPull)
+		l.pull.wait = min(max(2*l.pull.wait, w.n.o.PullBackoff), lastPull)
 		l.retry = time.Now().Add(l.pull.wait)
 		l.waiting = &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: err.Error()}
 		w.warning(pod, c, "Failed", "Failed to pull image %q: %v", c.Image, err)
