@@ -96,11 +96,19 @@ func (w *worker) probe(ctx context.Context, pod *corev1.Pod, spec *corev1.Contai
 	}
 	name := map[podlife.ProbeKind]string{podlife.Startup: "Startup", podlife.Liveness: "Liveness", podlife.Readiness: "Readiness"}[kind]
 	var state podlife.ProbeState
-	for pause(ctx, delay) {
-		delay = period
-		text, err := w.probeOnce(ctx, pod, spec, c, p)
+	cadence := podlife.NewCadence(kind, p, time.Now().Add(delay), fresh)
+	for {
+		at, counts, until := cadence.Next()
+		if !pause(ctx, time.Until(at)) {
+			return false
+		}
+		text, err := w.probeUntil(ctx, until, pod, spec, c, p)
 		if ctx.Err() != nil {
 			return false
+		}
+		cadence.Took(time.Now(), counts, err == nil)
+		if err != nil && !counts {
+			continue
 		}
 		if err != nil {
 			w.warning(pod, spec, "Unhealthy", "%s probe failed: %v", name, err)
@@ -121,7 +129,16 @@ func (w *worker) probe(ctx context.Context, pod *corev1.Pod, spec *corev1.Contai
 			return true
 		}
 	}
-	return false
+}
+
+// probeUntil probes once, and no longer than until, if that is some time.
+func (w *worker) probeUntil(ctx context.Context, until time.Time, pod *corev1.Pod, spec *corev1.Container, c *runtime.Container, p *corev1.Probe) (string, error) {
+	if !until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
+	return w.probeOnce(ctx, pod, spec, c, p)
 }
 
 // pause waits; false when ctx ends.

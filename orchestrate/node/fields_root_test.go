@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,6 +36,55 @@ func TestRootPodServiceVariables(t *testing.T) {
 		if _, out := b.exec(name, "c", "sh", "-c", "env | grep -c -e HEADLESS -e KUBERNETES"); out != "0\n" {
 			t.Errorf("%s: %q", name, out)
 		}
+	}
+}
+
+// What is not ready at the first probe is tried again before the period is over, and
+// a try that fails is no failed probe.
+func TestRootPodSoonReady(t *testing.T) {
+	b := newBench(t)
+	dir := filepath.Join(b.c.Dir, "host")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.runPod("soon", `
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: v, hostPath: {path: `+dir+`}}]
+  containers:
+  - name: c
+    image: "base:1"
+    command: [sleep, "1000"]
+    startupProbe: {exec: {command: [sh, -c, "echo try >> /v/tries; test -e /v/up"]}, periodSeconds: 1000, failureThreshold: 2}
+    readinessProbe: {exec: {command: [test, -e, /v/ready]}, periodSeconds: 1000}
+    volumeMounts: [{name: v, mountPath: /v}]
+`)
+	b.eventually("it was tried several times", func() bool {
+		raw, _ := os.ReadFile(dir + "/tries")
+		return strings.Count(string(raw), "try") >= 5
+	})
+	raw, _ := b.do("GET", "/api/v1/namespaces/default/events", nil)
+	var list corev1.EventList
+	if err := json.Unmarshal(raw, &list); err != nil {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	for _, e := range list.Items {
+		if e.Reason == "Unhealthy" && e.Count > 1 {
+			t.Errorf("%d probes are said to have failed", e.Count)
+		}
+	}
+	if err := os.WriteFile(dir+"/up", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := b.until("soon", "it has started", func(p *corev1.Pod) bool { s := state(p, "c").Started; return s != nil && *s })
+	if state(p, "c").Ready {
+		t.Errorf("it is ready: %+v", p.Status)
+	}
+	b.eventually("it is known not to be ready", func() bool { return strings.Contains(b.reasons("soon"), "Unhealthy: Readiness probe failed") })
+	if err := os.WriteFile(dir+"/ready", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p := b.until("soon", "it is ready", ready); state(p, "c").RestartCount != 0 {
+		t.Errorf("it was started again: %+v", p.Status)
 	}
 }
 
