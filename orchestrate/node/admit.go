@@ -1,7 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -42,15 +44,13 @@ func admit(pod *corev1.Pod, h *host, others []*corev1.Pod) string {
 		}
 	}
 	used := corev1.ResourceList{}
-	ports := map[string]bool{}
+	var taken []hostPort
 	for _, o := range others {
 		addTo(used, podResources(&o.Spec, requests))
-		for _, p := range hostPorts(&o.Spec) {
-			ports[p] = true
-		}
+		taken = append(taken, hostPorts(&o.Spec)...)
 	}
 	for _, p := range hostPorts(&pod.Spec) {
-		if ports[p] {
+		if slices.ContainsFunc(taken, p.meets) {
 			why = append(why, "node(s) didn't have free ports for the requested pod ports")
 			break
 		}
@@ -94,12 +94,34 @@ func addTo(to, what corev1.ResourceList) {
 	}
 }
 
+// hostPort is a port of the host that a pod takes.
+type hostPort struct {
+	protocol corev1.Protocol
+	number   int32
+	ip       string // empty: all addresses
+}
+
+// meets tells whether two cannot be there together.
+func (p hostPort) meets(o hostPort) bool {
+	return p.protocol == o.protocol && p.number == o.number && (p.ip == o.ip || p.ip == "" || o.ip == "")
+}
+
 // hostPorts are the ports of the host that a pod takes.
-func hostPorts(s *corev1.PodSpec) (list []string) {
-	for i := range s.Containers {
-		for _, p := range s.Containers[i].Ports {
-			if p.HostPort != 0 {
-				list = append(list, fmt.Sprintf("%s/%d/%s", p.Protocol, p.HostPort, p.HostIP))
+func hostPorts(s *corev1.PodSpec) (list []hostPort) {
+	for _, containers := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range containers {
+			for _, p := range containers[i].Ports {
+				if s.HostNetwork { // whatever it listens at, it does at the host
+					p.HostPort = cmp.Or(p.HostPort, p.ContainerPort)
+				}
+				if p.HostPort == 0 {
+					continue
+				}
+				h := hostPort{cmp.Or(p.Protocol, corev1.ProtocolTCP), p.HostPort, p.HostIP}
+				if h.ip == "0.0.0.0" || h.ip == "::" {
+					h.ip = ""
+				}
+				list = append(list, h)
 			}
 		}
 	}

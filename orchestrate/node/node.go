@@ -282,6 +282,7 @@ const (
 	configMaps = "configmaps"
 	secrets    = "secrets"
 	claims     = "persistentvolumeclaims"
+	nodes      = "nodes"
 )
 
 // watch tells workers what changes, until that fails.
@@ -307,6 +308,8 @@ func (n *Node) watch(ctx context.Context) error {
 			n.tell(ctx, e.Object.(*corev1.Pod))
 		case configMaps, secrets, claims:
 			n.pokeAll(e.Object.GetNamespace())
+		case nodes:
+			n.pokeWaiting()
 		}
 	}
 }
@@ -388,7 +391,7 @@ func (n *Node) startWorker(ctx context.Context, uid types.UID, namespace, name s
 		delete(n.workers, uid)
 		n.mu.Unlock()
 		if ctx.Err() == nil { // somebody may wait for what it had
-			n.pokeAll("")
+			n.pokeWaiting()
 		}
 	})
 	w.poke()
@@ -402,6 +405,17 @@ func (n *Node) pokeAll(namespace string) {
 	for _, w := range n.workers {
 		if namespace == "" || w.namespace == namespace {
 			w.refresh.Store(true)
+			w.poke()
+		}
+	}
+}
+
+// pokeWaiting has those pods look again that there was no room for.
+func (n *Node) pokeWaiting() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.workers {
+		if w.waitsForRoom.Load() {
 			w.poke()
 		}
 	}

@@ -47,8 +47,10 @@ type worker struct {
 	meta     string // labels and annotations that files were last made from
 	refresh  atomic.Bool
 	suspect  atomic.Bool // the pod is to be checked
-	told     bool        // about limits that are not enforced
-	evict    atomic.Pointer[string]
+	// waitsForRoom: admission has refused the pod.
+	waitsForRoom atomic.Bool
+	told         bool // about limits that are not enforced
+	evict        atomic.Pointer[string]
 
 	measuring bool // the volumes
 
@@ -412,10 +414,12 @@ func (w *worker) bind(pod *corev1.Pod) (bool, error) {
 	}
 	w.n.binding.Lock()
 	defer w.n.binding.Unlock()
+	w.waitsForRoom.Store(true) // before it looks: what goes meanwhile must not be missed
 	why, err := w.n.admission(pod)
 	if err != nil {
 		return false, err
 	}
+	w.waitsForRoom.Store(why != "")
 	if why != "" {
 		if why != w.said {
 			w.said = why
