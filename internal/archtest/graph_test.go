@@ -79,7 +79,7 @@ var graph = []arrows{
 	},
 	{
 		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/initprog internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/podlife orchestrate/rest orchestrate/store runtime runtime/bundle",
-		"imagestore/registrytest orchestrate/api", "runs pods as containers: the only one of these that touches the host",
+		"imagestore/registrytest orchestrate/api orchestrate/controller", "runs pods as containers: the only one of these that touches the host",
 	},
 	{"orchestrate/rest", "orchestrate/api orchestrate/merge orchestrate/store orchestrate/stream orchestrate/view", "orchestrate/rest/resttest", "the API of Kubernetes over HTTP: the store, and an interface to the node"},
 	{"orchestrate/rest/resttest", "orchestrate/rest", "", "a node for tests of the API"},

@@ -34,6 +34,7 @@ import (
 	"github.com/minirun/minirun/internal/testenv"
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/orchestrate/api"
+	"github.com/minirun/minirun/orchestrate/controller"
 	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -47,6 +48,8 @@ type helperConfig struct {
 	Check, Measure, PullBackoff  time.Duration
 	// Puller is the minirund that pulls images; nobody does if it is empty.
 	Puller string
+	// Controllers: those of claims, Deployments and Jobs run beside it.
+	Controllers bool
 	// Fail is the step at which the process kills itself, the Nth time.
 	Fail string
 	N    int32
@@ -145,6 +148,15 @@ func helper(text string) error {
 		all, err2 := n.NodeMetrics()
 		fmt.Fprintf(w, "%+v %v %+v %v", m, err, all, err2)
 	})
+	if c.Controllers {
+		controllers, err := controller.New(controller.Options{Store: s, Log: o.Log, Volumes: filepath.Join(c.Dir, "volumes")})
+		if err != nil {
+			return err
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = controllers.Run(ctx) }()
+		defer func() { <-ended }()
+	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 	go server.Serve(l)
 	defer server.Close()

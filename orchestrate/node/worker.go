@@ -249,6 +249,9 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 		if err := w.noteEviction(pod); err != nil {
 			return again, false, err
 		}
+		if !w.up && w.refresh.Swap(false) {
+			w.retry = time.Time{} // what was missing may be there now
+		}
 		v := w.view(pod)
 		d := decide(v)
 		d.at(w.hurry(pod))
