@@ -117,6 +117,10 @@ func Spec(id string, image *unpacked.Image, root int, o *Options) (*specs.Spec, 
 	if len(o.UIDMap) > 0 {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		s.Linux.UIDMappings, s.Linux.GIDMappings = o.UIDMap, o.GIDMap
+	} else if uids, gids := runtime.OwnIDs(); uids != nil {
+		// One of its own, which the user can join from outside. Files need no mapping.
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		s.Linux.UIDMappings, s.Linux.GIDMappings = uids, gids
 	}
 	if !o.HostNetwork {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: o.Net.Namespace})

@@ -27,6 +27,14 @@ func StoreDir(flag string) string {
 	if dir := os.Getenv("MINIRUN_STORE"); dir != "" {
 		return dir
 	}
+	if runtime.OrdinaryUser() {
+		if dir := os.Getenv("XDG_DATA_HOME"); strings.HasPrefix(dir, "/") {
+			return dir + "/minirun"
+		}
+		if dir := os.Getenv("HOME"); strings.HasPrefix(dir, "/") {
+			return dir + "/.local/share/minirun"
+		}
+	}
 	return DefaultStore
 }
 

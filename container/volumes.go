@@ -271,7 +271,7 @@ func addUserMounts(s *specs.Spec, list []userMount, place func(*userMount) (stri
 			}
 		}
 		bind := specs.Mount{Destination: m.dest, Type: "bind", Source: source, Options: m.options}
-		if m.kind == "volume" {
+		if own, _ := runtime.OwnIDs(); m.kind == "volume" && own == nil {
 			// Owners in a volume are those of the container, whatever its user namespace.
 			bind.UIDMappings, bind.GIDMappings = s.Linux.UIDMappings, s.Linux.GIDMappings
 		}

@@ -183,8 +183,11 @@ func (p *Plan) hostCgroup() string {
 }
 
 // ownGIDs are the group ids that are mapped in our user namespace.
-func ownGIDs() []specs.LinuxIDMapping {
-	b, err := linux.ReadFile("/proc/self/gid_map", 64<<10)
+func ownGIDs() []specs.LinuxIDMapping { return mapsIn("/proc/self/gid_map") }
+
+// mapsIn reads a file such as /proc/self/uid_map.
+func mapsIn(file string) []specs.LinuxIDMapping {
+	b, err := linux.ReadFile(file, 64<<10)
 	if err != nil {
 		return nil
 	}

@@ -262,6 +262,9 @@ func (c *Container) group() *cgroups.Group { return cgroups.Open(c.CgroupMount, 
 //
 // A zombie has not ended as long as it has threads: its first one may be gone, and
 // a container that does that on purpose must not pass for one that has stopped.
+// Process opens the container's first process; pidfd is -1 if it has ended.
+func (c *Container) Process() (pidfd int, err error) { return c.process() }
+
 func (c *Container) process() (pidfd int, err error) {
 	if c.Pid <= 0 {
 		return -1, nil

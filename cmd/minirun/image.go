@@ -201,6 +201,9 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	if err := i.container.CheckIDMaps(); err != nil {
 		return f.fail("%v", err)
 	}
+	if err := a.becomeRoot(); err != nil {
+		return err
+	}
 	i.container.Command = args
 	i.container.Disposable = i.rm
 	image, err := a.findImage(i.ref, i.pull)

@@ -9,6 +9,7 @@ import (
 	"github.com/minirun/minirun/internal/jsonread"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime"
+	"golang.org/x/sys/unix"
 )
 
 // state prints one container as JSON.
@@ -50,8 +51,20 @@ func appendState(b []byte, c *runtime.Container) ([]byte, error) {
 		b = append(b, `,"annotations":`...)
 		b = runtime.AppendAnnotations(b, c.Annotations)
 	}
-	b = jsonread.AppendString(append(b, `,"owner":`...), ownerName(c.Owner))
+	b = jsonread.AppendString(append(b, `,"owner":`...), ownerOf(c))
 	return append(b, '}'), nil
+}
+
+// ownerOf is who created a container. Root of an ordinary user's namespace is that
+// user outside, to whom the record belongs.
+func ownerOf(c *runtime.Container) string {
+	if c.Owner == 0 && !isRoot() {
+		var st unix.Stat_t
+		if unix.Stat(c.Dir(), &st) == nil {
+			return ownerName(st.Uid)
+		}
+	}
+	return ownerName(c.Owner)
 }
 
 // ownerName is the name of a user; root's needs no look-up.
@@ -154,7 +167,7 @@ func listTable(containers []*runtime.Container) error {
 		if status == runtime.Stopped {
 			pid = 0
 		}
-		rows = append(rows, []string{c.ID, strconv.Itoa(pid), string(status), c.Bundle, c.Created.Format(time.RFC3339Nano), ownerName(c.Owner)})
+		rows = append(rows, []string{c.ID, strconv.Itoa(pid), string(status), c.Bundle, c.Created.Format(time.RFC3339Nano), ownerOf(c)})
 	}
 	width := make([]int, len(rows[0]))
 	for _, r := range rows {

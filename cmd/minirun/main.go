@@ -80,7 +80,7 @@ func run(args []string) int {
 func (a *app) globalFlags() *flagSet {
 	f := newFlags("")
 	f.String(&a.root, "root", 0, "DIR", "where containers are recorded (default "+runtime.DefaultRoot+", for users $XDG_RUNTIME_DIR/minirun)")
-	f.String(&a.storeAt, "store", 0, "DIR", "where images and snapshots are kept (default $MINIRUN_STORE or /var/lib/minirun)")
+	f.String(&a.storeAt, "store", 0, "DIR", "where images and snapshots are kept (default $MINIRUN_STORE or /var/lib/minirun, for users ~/.local/share/minirun)")
 	f.String(&a.log.file, "log", 0, "FILE", "append errors and warnings to FILE")
 	f.add("log-format", 0, "text|json", "format of the log (default text)", func(v string) error {
 		if v != "text" && v != "json" {

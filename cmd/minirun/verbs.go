@@ -130,6 +130,15 @@ func (a *app) delete(args []string) error {
 		}
 	}
 	c.Timing = o.timing.Timing
+	if c.Snapshot != "" && !isRoot() {
+		if o.force {
+			err = a.stopAsUser(c)
+		}
+		if err == nil {
+			err = a.becomeRoot()
+		}
+		return err
+	}
 	if o.volumes {
 		err = container.DeleteVolumes(c, mode)
 	} else {

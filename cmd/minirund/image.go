@@ -124,6 +124,9 @@ func (u *ui) json(v any) error {
 }
 
 func openImages(c *cli.Context) (*imagestore.Store, error) {
+	if err := becomeRoot(); err != nil {
+		return nil, err
+	}
 	return imagestore.Open(container.StoreDir(c.String("store")))
 }
 

@@ -27,6 +27,9 @@ func imageFsckCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
+		if err := becomeRoot(); err != nil {
+			return err
+		}
 		s := inventory.Stores{}
 		if s.Images, err = imagestore.OpenDamaged(container.StoreDir(c.String("store"))); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/runtime"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,9 @@ func imageMountCommand(u *ui) *cli.Command {
 		}
 		if c.NArg() == 0 {
 			return listMounts(c, u, images)
+		}
+		if own, _ := runtime.OwnIDs(); own != nil {
+			return &hinted{errors.New("image mount: an ordinary user's mounts end with the command"), "run --image shows the files to a container, image save writes them; or be root"}
 		}
 		ref := c.Args().First()
 		if err := unpackImage(c, u, images, ref, nil, newProgress(u, true)); err != nil {

@@ -19,9 +19,20 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	becomeRoot = func() error {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		return runtime.BecomeRoot(self, os.Args)
+	}
 	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
 	os.Exit(code)
 }
+
+// becomeRoot gives an ordinary user the ids that the files of images have; what runs
+// is this process, again.
+var becomeRoot = func() error { return nil }
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -87,7 +98,7 @@ func newApp(u *ui) *cli.App {
 func globalFlags(u *ui) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "root", Usage: "where containers are recorded", DefaultText: runtime.DefaultRoot, TakesFile: true},
-		&cli.StringFlag{Name: "store", Usage: "where images and snapshots are kept", DefaultText: "$MINIRUN_STORE or " + container.DefaultStore, TakesFile: true},
+		&cli.StringFlag{Name: "store", Usage: "where images and snapshots are kept", DefaultText: "$MINIRUN_STORE or " + container.DefaultStore + ", for users ~/.local/share/minirun", TakesFile: true},
 		&cli.StringFlag{Name: "log", Usage: "append errors and warnings to `FILE`", TakesFile: true, Destination: &u.log.file},
 		&cli.StringFlag{Name: "log-format", Value: "text", Usage: "`FORMAT` of the log: text or json", Destination: &u.log.format},
 		&cli.BoolFlag{Name: "debug", Hidden: true},

@@ -37,6 +37,9 @@ func volumeCommand(u *ui) *cli.Command {
 }
 
 func openVolumes(c *cli.Context) (volume.Store, error) {
+	if err := becomeRoot(); err != nil {
+		return "", err
+	}
 	dir, err := filepath.Abs(container.StoreDir(c.String("store")))
 	return volume.Store(dir), err
 }
