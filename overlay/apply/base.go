@@ -161,7 +161,7 @@ func (m *merger) merge(to, l *inode) {
 // small layers.
 const (
 	embedBelow  = 64 << 10 // of those with less than this, however many devices there are;
-	fewDevices  = 16       // of the smallest others, while there are more devices than this
+	fewDevices  = 8        // of the smallest others, while there are more devices than this
 	embedBudget = 64 << 20 // and the copies have together no more than this,
 	embedShare  = 16       // or than this part of the content of the chain
 )
