@@ -14,8 +14,9 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/minirun/minirun/imagestore/decompress/internal/gunzip"
 )
 
 // Format is a compression format.
@@ -96,11 +97,11 @@ func NewReader(r io.Reader) (*Reader, error) {
 	format := Sniff(head)
 	switch format {
 	case Gzip:
-		z, err := gzip.NewReader(br)
+		z, err := gunzip.NewReader(br)
 		if err != nil {
 			return nil, decodeError(format, err)
 		}
-		return &Reader{Reader: &errReader{z, format}, Format: format, close: func() { z.Close() }}, nil
+		return &Reader{Reader: &errReader{z, format}, Format: format}, nil
 	case Zstd:
 		// One goroutine per decoder: callers run several side by side.
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))

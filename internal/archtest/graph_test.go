@@ -44,7 +44,8 @@ var graph = []arrows{
 
 	{"imagestore", "imagestore/reference internal/linux", "benchmarks/images imagestore/decompress imagestore/imagetest", "bytes by digest: knows nothing of layers on disk or of containers"},
 	{"imagestore/archive", "imagestore imagestore/decompress internal/linux", "imagestore/imagetest", "images from files"},
-	{"imagestore/decompress", "", "imagestore/imagetest", "the only place that links a decompressor"},
+	{"imagestore/decompress", "imagestore/decompress/internal/gunzip", "imagestore/imagetest", "the only place that links a decompressor"},
+	{"imagestore/decompress/internal/gunzip", "", "", "gzip, faster than the library that its tests compare it with"},
 	{"imagestore/registry", "imagestore", "imagestore/decompress imagestore/imagetest imagestore/registrytest", "images from and to registries; linked into minirund alone"},
 	{"imagestore/registrytest", "", "", "a registry for tests: knows nothing of the client that it tests"},
 	{"imagestore/imagetest", "imagestore imagestore/decompress", "", "images for tests"},
