@@ -21,11 +21,13 @@ BENCH_ARGS ?=
 HAMMER ?= 10000
 HAMMER_IMAGES ?= 1000
 HAMMER_NETWORK ?= 500
+HAMMER_KILLS ?= 10000
+HAMMER_SEED ?=
 POWER_CUTS ?= 100
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: hammer-codes bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: hammer-codes bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network hammer-supervisor interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +70,9 @@ hammer-images: ## Kill HAMMER_IMAGES (1000) commands that change the store of im
 
 hammer-network: ## Have HAMMER_NETWORK (500) containers on one bridge at the same time, up and down.
 	MINIRUN_TEST_HAMMER_NETWORK=$(HAMMER_NETWORK) go test -count=1 -timeout 1h -v -run '^TestRootNetworkHammer$$' ./integration
+
+hammer-supervisor: ## Kill HAMMER_KILLS (10000) times minirund, monitors and processes of containers, while objects change; HAMMER_SEED repeats a run.
+	MINIRUN_TEST_HAMMER_KILLS=$(HAMMER_KILLS) MINIRUN_TEST_HAMMER_SEED=$(HAMMER_SEED) go test -count=1 -timeout 12h -v -run '^TestRootSupervisorKills$$' ./integration/kills
 
 hammer-images-vm: ## Cut the power of a guest that works with images POWER_CUTS (100) times.
 	MINIRUN_TEST_POWER_CUTS=$(POWER_CUTS) go test -count=1 -timeout 12h -v -run '^TestRootPowerCut$$' ./integration

@@ -380,6 +380,35 @@ func TestRootMonitorKilled(t *testing.T) {
 	h.clean("deleted")
 }
 
+// A monitor that is killed while its container is started: either nothing has run,
+// and that is an error, or the container runs without a monitor.
+func TestRootMonitorKilledEarly(t *testing.T) {
+	h := imageSetup(t).base()
+	dir := t.TempDir()
+	told := false
+	for n := 1; ; n++ {
+		id := h.id()
+		mark := filepath.Join(dir, strconv.Itoa(n))
+		code, stderr, reached := failedRun(t, unix.EPIPE, n, func(_ int, nr uint64, _ [7]uint64) bool { return nr == unix.SYS_SENDMSG },
+			h.command("run", "-d", "-v", dir+":/marks", "--image", "base", id, "sh", "-c", "echo > /marks/"+filepath.Base(mark)+"; exec sleep 1000")...)
+		ran := func() bool { _, err := os.Stat(mark); return err == nil }
+		if code == 0 {
+			told = told || reached
+			eventually(t, "it runs", func() bool { return ran() && h.status(id) == "running" })
+			h.must("delete", "--force", id)
+		} else if h.do("state", id).Code == 0 || ran() {
+			t.Errorf("call %d: run says %d %q, and there is a container, or it ran: %v", n, code, stderr, ran())
+		}
+		if !reached {
+			break
+		}
+	}
+	if !told {
+		t.Error("no call told the monitor")
+	}
+	h.clean("deleted")
+}
+
 // Who follows the log gets everything and does not poll.
 func TestRootMonitorFollow(t *testing.T) {
 	h := imageSetup(t).base()

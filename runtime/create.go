@@ -344,7 +344,9 @@ func (t *creation) open() error {
 		return t.explain(err)
 	}
 	t.o.Timing.Mark("wait for the init")
-	if err := t.completeMonitor(); err != nil {
+	// The init goes on whatever becomes of the monitor: what may have run has been
+	// started, and has lost its monitor, as at any later time.
+	if err := t.completeMonitor(); err != nil && err != errMonitorKilled {
 		return err
 	}
 	if err := t.notify(); err != nil {

@@ -48,15 +48,21 @@ func (c *Container) AwaitEnd() (ws syscall.WaitStatus, known bool, err error) {
 			return ws, known, err
 		}
 	}
+	ws, known = c.KernelExit(pidfd)
+	return ws, known, nil
+}
+
+// KernelExit is what the kernel says of how the container's init has ended, which it
+// has, to who opened it before; pidfd is -1 for others. Before its parent has asked
+// for the status it is in procfs alone, afterwards with the descriptor alone.
+func (c *Container) KernelExit(pidfd int) (ws syscall.WaitStatus, known bool) {
 	if ws, known = linux.PidfdExit(pidfd); known {
-		return ws, true, nil
+		return ws, true
 	}
 	if ws, known = c.zombieStatus(); known {
-		return ws, true, nil
+		return ws, true
 	}
-	// It was reaped between the two.
-	ws, known = linux.PidfdExit(pidfd)
-	return ws, known, nil
+	return linux.PidfdExit(pidfd) // it was reaped between the two
 }
 
 // recordedEnd is what the monitor has recorded of a container whose init has ended.

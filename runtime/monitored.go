@@ -234,7 +234,7 @@ func (m *monitoring) initPid() (int, error) {
 	case err != nil:
 		return 0, os.NewSyscallError("read from the monitor", err)
 	case n != len(buf):
-		return 0, errors.New("the container's monitor was killed")
+		return 0, errMonitorKilled
 	}
 	r := initprog.ParseRecord(buf[:])
 	if !r.Progress() {
@@ -243,7 +243,10 @@ func (m *monitoring) initPid() (int, error) {
 	return int(r.Value), nil
 }
 
-// complete tells the monitor which process is the init, and hands the terminal over.
+// errMonitorKilled says that somebody has killed the monitor.
+var errMonitorKilled = errors.New("the container's monitor was killed")
+
+// completeMonitor tells the monitor which process is the init, and hands the terminal over.
 func (t *creation) completeMonitor() error {
 	m := t.monitor
 	if m == nil {
@@ -271,7 +274,7 @@ func (t *creation) completeMonitor() error {
 	put(8, t.c.Pid)
 	if _, err := unix.SendmsgN(m.socket, words, rights, nil, unix.MSG_NOSIGNAL); err != nil {
 		if err == unix.EPIPE || err == unix.ECONNRESET {
-			return errors.New("the container's monitor was killed")
+			return errMonitorKilled
 		}
 		return os.NewSyscallError("sendmsg to the monitor", err)
 	}

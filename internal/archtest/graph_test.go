@@ -80,7 +80,7 @@ var graph = []arrows{
 	},
 	{
 		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/initprog internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/podlife orchestrate/rest orchestrate/store runtime runtime/bundle",
-		"imagestore/registrytest orchestrate/api orchestrate/controller", "runs pods as containers: the only one of these that touches the host",
+		"imagestore/registrytest internal/kfeature orchestrate/api orchestrate/controller", "runs pods as containers: the only one of these that touches the host",
 	},
 	{"orchestrate/rest", "orchestrate/api orchestrate/merge orchestrate/store orchestrate/stream orchestrate/view", "orchestrate/rest/resttest", "the API of Kubernetes over HTTP: the store, and an interface to the node"},
 	{"orchestrate/rest/resttest", "orchestrate/rest", "", "a node for tests of the API"},
@@ -138,6 +138,7 @@ var graph = []arrows{
 	{"benchmarks/images", "overlay overlay/apply", "", "drives built binaries from outside, but for mounts: those end with the process that makes them"},
 	{"integration", "", "imagestore/registrytest integration/vm internal/kfeature", "drives the built binaries from outside: it sees what users see, and asks the kernel what it can"},
 	{"integration/clients", "", "", "drives container engines of others that drive minirun"},
+	{"integration/kills", "", "", "drives the built binaries, which it kills"},
 	{"integration/vm", "integration/vm/guest", "", "a guest for tests"},
 	{"integration/vm/guest", "", "", "process 1 of the guest"},
 	{"integration/vm/cmd/vmrun", "integration/vm", "", "a command in the guest"},

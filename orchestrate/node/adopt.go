@@ -15,6 +15,7 @@ import (
 
 	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/orchestrate/podlife"
 	"github.com/minirun/minirun/runtime"
 )
 
@@ -101,7 +102,7 @@ func (w *worker) recall(s *corev1.ContainerStatus) {
 	t := s.State.Terminated
 	switch {
 	case t == nil && s.State.Running != nil: // it is gone, with all that was known of it
-		t = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown", StartedAt: s.State.Running.StartedAt, Message: "The container could not be located when the pod was looked for"}
+		t = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: statusUnknown, StartedAt: s.State.Running.StartedAt, Message: "The container could not be located when the pod was looked for"}
 		t.FinishedAt.Time = time.Now()
 	case t == nil:
 		t = s.LastTerminationState.Terminated
@@ -173,15 +174,34 @@ func (w *worker) take(pod *corev1.Pod, name string, number int32, c *runtime.Con
 	a := w.endOf(name, c, -1)
 	a.Number, a.Sandbox, a.ID = number, atoi(c.Annotations[podSandbox]), c.ID
 	a.Image, a.ImageID, a.Started = c.Annotations[container.ImageName], c.Annotations[container.ImageManifest], c.Created
-	if a.Unknown { // the time is not known either, but for what the status says
-		if m := c.Created; a.Finished.Before(m) {
-			a.Finished = m
+	if a.Unknown {
+		// A minirund before us was told by the kernel, and has said so.
+		if t := saidEnd(pod, name, c.ID); t != nil {
+			a.Code, a.Signal, a.Finished, a.Message = t.ExitCode, t.Signal, t.FinishedAt.Time, t.Message
+			a.OOM, a.Unknown = t.Reason == podlife.Reason(t.ExitCode, true), t.Reason == statusUnknown
 		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	l := w.liveLocked(name)
 	l.prev, l.last, l.c = l.last, a, c
+	return nil
+}
+
+// saidEnd is the end of a container as its status has it; nil if it has none.
+func saidEnd(pod *corev1.Pod, name, id string) *corev1.ContainerStateTerminated {
+	if pod == nil {
+		return nil
+	}
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for i := range list {
+			for _, t := range []*corev1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
+				if list[i].Name == name && t != nil && t.ContainerID == "minirun://"+id {
+					return t
+				}
+			}
+		}
+	}
 	return nil
 }
 

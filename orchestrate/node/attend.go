@@ -27,20 +27,17 @@ func (w *worker) attend(ctx context.Context, pod *corev1.Pod, spec *corev1.Conta
 			return
 		}
 	}
-	wasStarted, wasReady := false, false
+	started, ready := false, false
 	if !fresh {
-		wasStarted, wasReady = saidOf(pod, spec.Name)
+		started, ready = saidToBe(pod, spec)
 	}
-	if spec.StartupProbe != nil && !wasStarted {
-		if !w.probe(ctx, pod, spec, c, podlife.Startup, spec.StartupProbe, fresh, nil) {
+	if !started {
+		if spec.StartupProbe != nil && !w.probe(ctx, pod, spec, c, podlife.Startup, spec.StartupProbe, fresh, nil) {
 			return
 		}
+		ready = ready || spec.ReadinessProbe == nil
+		w.mark(c.ID, func(l *live) { l.started, l.ready = true, ready })
 	}
-	noReadiness := spec.ReadinessProbe == nil
-	w.mark(c.ID, func(l *live) {
-		l.started = true
-		l.ready = noReadiness || wasReady
-	})
 	var both sync.WaitGroup
 	if spec.LivenessProbe != nil {
 		both.Go(func() { w.probe(ctx, pod, spec, c, podlife.Liveness, spec.LivenessProbe, fresh, nil) })
@@ -53,6 +50,14 @@ func (w *worker) attend(ctx context.Context, pod *corev1.Pod, spec *corev1.Conta
 		})
 	}
 	both.Wait()
+}
+
+// saidToBe is what a container is that was found running: what needs no probe to be
+// known, and what the status says.
+func saidToBe(pod *corev1.Pod, spec *corev1.Container) (started, ready bool) {
+	wasStarted, wasReady := saidOf(pod, spec.Name)
+	started = spec.StartupProbe == nil || wasStarted
+	return started, started && (spec.ReadinessProbe == nil || wasReady)
 }
 
 // saidOf is what the status says of a container.

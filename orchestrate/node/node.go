@@ -261,6 +261,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	n.wg.Go(func() { n.writeEvents(ctx) })
 	n.wg.Go(func() { n.checkRegularly(ctx) })
+	n.wg.Go(n.cleanUp)
 	for {
 		err := n.watch(ctx)
 		var gone *store.GoneError
@@ -272,6 +273,19 @@ func (n *Node) Run(ctx context.Context) error {
 		default:
 			return err
 		}
+	}
+}
+
+// cleanUp deletes what a node that was killed had half made or half deleted of the
+// file systems of containers. What a living process works on is left alone.
+func (n *Node) cleanUp() {
+	layers, err := n.images.Layers()
+	if err == nil {
+		err = layers.Cleanup()
+		layers.Close()
+	}
+	if err != nil {
+		n.log.Warn("clean up file systems of containers", "error", err)
 	}
 }
 

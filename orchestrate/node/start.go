@@ -172,6 +172,10 @@ func (w *worker) runs(pod *corev1.Pod, spec *corev1.Container, c *runtime.Contai
 	l.waiting, l.retry, l.doomed, l.stopping = nil, time.Time{}, "", false
 	l.hurried = false
 	l.started, l.ready, l.quit, l.hurry, l.over = false, false, cancel, make(chan struct{}), make(chan struct{})
+	if !child {
+		// Before anybody looks: connections to it go on.
+		l.started, l.ready = saidToBe(pod, spec)
+	}
 	w.mu.Unlock()
 	w.watchEnd(spec.Name, c, fd, child)
 	w.spawn(func() { w.attend(ctx, pod, spec, c, child) })
@@ -262,8 +266,8 @@ func (w *worker) endOf(name string, c *runtime.Container, pidfd int) *attempt {
 	if e != nil {
 		status, known, a.Finished = e.Status, true, e.Time
 		a.OOM = oomKilled(e.MemoryEvents)
-	} else if pidfd >= 0 {
-		status, known = linux.PidfdExit(pidfd)
+	} else {
+		status, known = c.KernelExit(pidfd)
 	}
 	if known {
 		a.Code = int32(runtime.ExitCode(status))

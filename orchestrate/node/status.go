@@ -267,6 +267,9 @@ func (v *view) waiting(b *box) *corev1.ContainerStateWaiting {
 
 func (v *view) hasInit() bool { return len(v.Boxes) > 0 && v.Boxes[0].Kind != mainContainer }
 
+// statusUnknown is the reason of an end that nobody knows the status of.
+const statusUnknown = "ContainerStatusUnknown"
+
 func terminatedState(a *attempt) *corev1.ContainerStateTerminated {
 	if a.Running {
 		return nil
@@ -275,7 +278,7 @@ func terminatedState(a *attempt) *corev1.ContainerStateTerminated {
 	if reason == "" {
 		reason = podlife.Reason(a.Code, a.OOM)
 		if a.Unknown {
-			reason = "ContainerStatusUnknown"
+			reason = statusUnknown
 		}
 	}
 	t := &corev1.ContainerStateTerminated{
