@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -133,5 +134,161 @@ func TestRootUpForeground(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("minirund: %v", err)
+	}
+}
+
+// status is what minirun status says.
+func (d *daemonHost) status() string { d.t.Helper(); return d.must("status", "--socket", d.socket) }
+
+// Ranges of addresses that somebody else has are refused, with the way out, and
+// before anything is made.
+func TestRootUpRanges(t *testing.T) {
+	d := daemonSetup(t)
+	t.Setenv("MINIRUND_SOCKET", d.socket)
+	d.ip("link", "add", "lan0", "type", "bridge")
+	d.ip("address", "add", "10.96.7.1/24", "dev", "lan0")
+	d.ip("link", "set", "lan0", "up")
+	d.must("network", "create", "--subnet", "10.55.0.0/24", "other")
+	for _, tt := range []struct{ want, flag, value string }{
+		{"range of services 10.96.0.0/16 overlaps the host's route to 10.96.7.0/24", "--service-range", "10.96.0.0/16"},
+		{"range of services 10.55.0.0/16 overlaps 10.55.0.0/24 of network other", "--service-range", "10.55.0.0/16"},
+		{"choose another one with --service-range", "--service-range", "10.55.0.0/16"},
+		{"range of pods 10.96.0.0/16 overlaps the host's route to 10.96.7.0/24", "--pod-range", "10.96.0.0/16"},
+		{"choose another one with --pod-range", "--pod-range", "10.55.0.0/16"},
+		{"two ranges of services of the same family", "--service-range", "10.1.0.0/16,10.2.0.0/16"},
+		{"it begins at 10.1.0.0/16", "--service-range", "10.1.2.0/16"},
+		{"want an address and a length", "--pod-range", "10.1.2.0"},
+		{"want two ports", "--node-port-range", "30000"},
+		{"the first port is behind the last one", "--node-port-range", "31000-30000"},
+		{"want a letter", "--service-table", "a b"},
+	} {
+		d.refused(tt.want, d.up(tt.flag, tt.value)...)
+	}
+	d.refused("overlaps the range of pods 10.3.4.0/24", d.up("--service-range", "10.3.0.0/16", "--pod-range", "10.3.4.0/24")...)
+
+	// The usual range is taken: another one is, and it stays the same.
+	d.must(d.up("--network", "p1", "--pod-range", "10.56.0.0/24", "--node-port-range", "31000-31001")...)
+	service := func(name string) (ip, port string) {
+		t.Helper()
+		d.must("kube", "create", "-f", d.file(name, "apiVersion: v1\nkind: Service\nmetadata: {name: "+name+"}\nspec: {type: NodePort, ports: [{port: 80}]}\n"))
+		ip = d.must("kube", "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+		return ip, d.must("kube", "get", "service", name, "-o", "jsonpath={.spec.ports[0].nodePort}")
+	}
+	first, port := service("one")
+	if !strings.HasPrefix(first, "10.112.") || port != "31000" && port != "31001" {
+		t.Errorf("a service has %s and port %s", first, port)
+	}
+	if got := d.must("network", "inspect", "p1"); !strings.Contains(got, "10.56.0.0/24") {
+		t.Errorf("network of pods: %s", got)
+	}
+
+	// Another one beside it needs things of its own.
+	beside := func(more ...string) []string {
+		return append([]string{"up", "--socket", d.socket + "2", "--data", d.dir + "/data2"}, more...)
+	}
+	d.refused(`another minirund has its pods on network "p1"`, beside("--network", "p1")...)
+	d.refused(`another minirund has its services in the nftables table "minirun_kube"`, beside()...)
+	d.refused("--service-table", beside()...)
+	d.must(beside("--service-table", "second", "--service-range", "10.57.0.0/24")...)
+	d.must("down", "--socket", d.socket+"2")
+
+	// A route that came later is no reason not to start.
+	d.ip("route", "add", "10.112.9.0/24", "dev", "lan0")
+	d.must("down", "--socket", d.socket)
+	d.refused("has the subnets", d.up("--network", "p1", "--pod-range", "10.58.0.0/24")...)
+	d.must(d.up("--network", "p1")...)
+	if second, _ := service("two"); !strings.HasPrefix(second, "10.112.") {
+		t.Errorf("a service has %s", second)
+	}
+	if got := d.status(); !strings.Contains(got, "warning: range of services 10.112.0.0/16 overlaps the host's route to 10.112.9.0/24") {
+		t.Errorf("status:\n%s", got)
+	}
+}
+
+// file writes a file of the test.
+func (d *daemonHost) file(name, text string) string {
+	d.t.Helper()
+	path := filepath.Join(d.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	return path
+}
+
+// The host reaches services although it has no default route, and nothing of that is
+// left when there are no services.
+func TestRootUpNoDefaultRoute(t *testing.T) {
+	d := daemonSetup(t)
+	t.Setenv("MINIRUND_SOCKET", d.socket)
+	rules := func() string {
+		return d.ip("rule", "show", "pref", "33000") + d.ip("route", "show", "table", "all", "type", "unicast", "proto", "static")
+	}
+	before := rules()
+	group := fmt.Sprintf("/minirun-test-%d-up", os.Getpid())
+	up := d.up("--cgroup-parent", group)
+	d.must(up...)
+	kube := func(args ...string) string {
+		t.Helper()
+		return d.must(append([]string{"kube"}, args...)...)
+	}
+	t.Cleanup(func() {
+		if d.do("kube", "get", "pods").Code != 0 {
+			d.do(up...)
+		}
+		if t.Failed() {
+			t.Log(d.do("kube", "describe", "pod").Stdout)
+		}
+		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
+		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+			_ = os.Remove(mount + group)
+		}
+	})
+	kube("apply", "-f", d.file("web.yaml", `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: base, imagePullPolicy: Never, command: [sh, -c, "mkdir /www; echo here > /www/index.html; exec httpd -f -p 8080 -h /www"], readinessProbe: {tcpSocket: {port: 8080}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+`))
+	kube("wait", "pod", "web", "--for=condition=Ready", "--timeout=50s")
+	ip := strings.TrimSpace(kube("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
+	if got := d.tool("busybox", "wget", "-q", "-O", "-", "http://"+ip+"/"); got != "here\n" {
+		t.Errorf("the service says %q", got)
+	}
+	if routes := d.ip("route", "show", "default"); routes != "" {
+		t.Errorf("there is a default route: %s", routes)
+	}
+	if got := d.status(); strings.Contains(got, "warning") {
+		t.Errorf("status:\n%s", got)
+	}
+	// With another route ours is not used.
+	d.ip("link", "add", "lan0", "type", "bridge")
+	d.ip("address", "add", "192.0.2.1/24", "dev", "lan0")
+	d.ip("link", "set", "lan0", "up")
+	d.ip("route", "add", "default", "via", "192.0.2.2")
+	if got := d.ip("route", "get", ip); !strings.Contains(got, "lan0") {
+		t.Errorf("route: %s", got)
+	}
+	if got := d.tool("busybox", "wget", "-q", "-O", "-", "http://"+ip+"/"); got != "here\n" {
+		t.Errorf("the service says %q", got)
+	}
+	// While there are services, it stays without minirund.
+	d.must("down", "--socket", d.socket)
+	d.ip("route", "del", "default")
+	if got := d.tool("busybox", "wget", "-q", "-O", "-", "http://"+ip+"/"); got != "here\n" {
+		t.Errorf("the service says %q", got)
+	}
+	d.must(up...)
+	kube("delete", "pod/web", "service/web")
+	d.must("down", "--socket", d.socket)
+	if after := rules(); after != before {
+		t.Errorf("routes and rules were %q, are %q", before, after)
 	}
 }

@@ -21,6 +21,9 @@ import (
 	"time"
 
 	"github.com/minirun/minirun/orchestrate/daemon"
+	"github.com/minirun/minirun/orchestrate/node"
+	"github.com/minirun/minirun/orchestrate/proxy"
+	orchservices "github.com/minirun/minirun/orchestrate/services"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +42,12 @@ func upCommand(u *ui) *cli.Command {
 			socketFlag(),
 			&cli.StringFlag{Name: "data", Usage: "directory of the wanted objects and of volumes", Value: daemon.DefaultData, TakesFile: true},
 			&cli.StringFlag{Name: "log-file", Usage: "log of minirund in the background", DefaultText: "minirund.log in the directory of --data", TakesFile: true},
+			&cli.StringFlag{Name: "network", Usage: "network of pods, made when it is missing", Value: node.DefaultNetwork},
+			&cli.StringFlag{Name: "pod-range", Usage: "subnets that the network of pods is made with, one of each family, with a comma", DefaultText: "one that is free"},
+			&cli.StringFlag{Name: "service-range", Usage: "addresses of services, one range of each family, with a comma", DefaultText: "those of the last time, or one that is free"},
+			&cli.StringFlag{Name: "node-port-range", Usage: "node ports of services", Value: fmt.Sprintf("%d-%d", orchservices.FirstNodePort, orchservices.LastNodePort)},
+			&cli.StringFlag{Name: "service-table", Usage: "nftables table of services", Value: proxy.Table},
+			&cli.StringFlag{Name: "cgroup-parent", Usage: "cgroup that those of pods are below", Value: node.DefaultCgroupParent},
 			&cli.BoolFlag{Name: "foreground", Usage: "do not go to the background; log to standard error"},
 			&cli.BoolFlag{Name: "restore", Usage: "put the newest good backup in the place of a damaged store"},
 			&cli.DurationFlag{Name: "timeout", Usage: "how long to wait until it works", Value: time.Minute},
@@ -125,6 +134,11 @@ func foregroundArgs(c *cli.Context) ([]string, error) {
 	path("socket", c.String("socket"))
 	path("data", c.String("data"))
 	path("log-file", logFile)
+	for _, name := range []string{"network", "pod-range", "service-range", "node-port-range", "service-table", "cgroup-parent"} {
+		if c.IsSet(name) {
+			args = append(args, "--"+name+"="+c.String(name))
+		}
+	}
 	if c.Bool("restore") {
 		args = append(args, "--restore")
 	}
@@ -141,10 +155,52 @@ func (u *ui) foreground(c *cli.Context) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	o := daemon.Options{
 		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log,
-		Images: c.String("store"),
+		Images: c.String("store"), Network: c.String("network"), CgroupParent: c.String("cgroup-parent"), ServiceTable: c.String("service-table"),
 		Ready:  func() error { return ready(c.String("log-file")) },
 	}
+	if err := addressFlags(c, &o); err != nil {
+		return err
+	}
 	return daemon.Run(c.Context, o)
+}
+
+// addressFlags reads the flags about addresses and ports.
+func addressFlags(c *cli.Context, o *daemon.Options) (err error) {
+	if o.PodRanges, err = daemon.ParseRanges(c.String("pod-range")); err != nil {
+		return fmt.Errorf("--pod-range: %w", err)
+	}
+	if o.ServiceRanges, err = daemon.ParseRanges(c.String("service-range")); err != nil {
+		return fmt.Errorf("--service-range: %w", err)
+	}
+	first, last, ok := strings.Cut(c.String("node-port-range"), "-")
+	for _, p := range []struct {
+		text string
+		to   *uint16
+	}{{first, &o.FirstNodePort}, {last, &o.LastNodePort}} {
+		n, err := strconv.ParseUint(p.text, 10, 16)
+		if err != nil || n == 0 || !ok {
+			return fmt.Errorf("--node-port-range %q: want two ports, such as 30000-32767", c.String("node-port-range"))
+		}
+		*p.to = uint16(n)
+	}
+	if o.FirstNodePort > o.LastNodePort {
+		return fmt.Errorf("--node-port-range %q: the first port is behind the last one", c.String("node-port-range"))
+	}
+	if !tableName(o.ServiceTable) {
+		return fmt.Errorf("--service-table %q: want a letter, then letters, digits and underscores, 32 at most", o.ServiceTable)
+	}
+	return nil
+}
+
+// tableName tells whether the kernel and nft(8) take a name for a table.
+func tableName(s string) bool {
+	for i, r := range s {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (i == 0 || (r < '0' || r > '9') && r != '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 32
 }
 
 // ready tells whoever started us that we work: systemd, or a minirun up, whose
@@ -310,6 +366,9 @@ func statusCommand(u *ui) *cli.Command {
 				state += fmt.Sprintf(", %d times started again, last because of: %s", p.Restarts, printable(p.LastError))
 			}
 			fmt.Fprintf(u.out, "%s: %s\n", p.Name, state)
+		}
+		for _, w := range s.Warnings {
+			fmt.Fprintf(u.out, "warning: %s\n", printable(w))
 		}
 		return nil
 	})

@@ -175,14 +175,16 @@ func (c *Conn) route(p netip.Prefix, gateway netip.Addr, index int, flag uint16)
 }
 
 // Routes lists where routes lead to, default routes and what is only local aside.
-func (c *Conn) Routes() (list []netip.Prefix, err error) {
+func (c *Conn) Routes() ([]netip.Prefix, error) { return c.routes(unix.RT_TABLE_UNSPEC) }
+
+func (c *Conn) routes(beside uint32) (list []netip.Prefix, err error) {
 	for _, f := range []byte{unix.AF_INET, unix.AF_INET6} {
 		m := newMessage(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
 		body := make([]byte, unix.SizeofRtMsg)
 		body[0] = f
 		m.add(body)
 		err := c.do(m, func(typ uint16, body []byte) {
-			if typ != unix.RTM_NEWROUTE || len(body) < unix.SizeofRtMsg || body[0] != f || body[4] == unix.RT_TABLE_LOCAL {
+			if typ != unix.RTM_NEWROUTE || len(body) < unix.SizeofRtMsg || body[0] != f || body[4] == unix.RT_TABLE_LOCAL || beside != 0 && tableOf(body) == beside {
 				return
 			}
 			bits := int(body[1])

@@ -34,6 +34,8 @@ type Options struct {
 	Store store.Store
 	// Services may be nil.
 	Services Source
+	// Skip, if not nil, names networks that somebody else answers for.
+	Skip func(*store.Network) bool
 	// Domain of services; empty means dns.DefaultDomain.
 	Domain string
 	// Resolv, Port, Listen, Dial and Log are those of dns.Options.
@@ -172,6 +174,9 @@ func (s *Names) network(name string) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.opts.Log.Error("record of a network", "network", name, "error", err)
 		return
+	}
+	if n != nil && s.opts.Skip != nil && s.opts.Skip(n) {
+		n = nil
 	}
 	have := s.networks[name]
 	if have != nil && (n == nil || n.ID != have.record.ID) {

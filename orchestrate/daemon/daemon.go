@@ -26,8 +26,6 @@ import (
 const (
 	DefaultData   = "/var/lib/minirund"
 	DefaultSocket = client.DefaultSocket
-
-	DefaultServiceRange = "10.96.0.0/16"
 )
 
 // Options of Run. The zero value is a minirund at its usual places.
@@ -42,8 +40,16 @@ type Options struct {
 	CgroupParent string
 	// Network is the network that pods are on, made when it is missing.
 	Network string
-	// ServiceRanges are where addresses of services come from, one per family.
+	// PodRanges are the subnets that the network of pods is made with, one per family;
+	// empty: one that is free.
+	PodRanges []netip.Prefix
+	// ServiceRanges are where addresses of services come from, one per family; empty:
+	// those of the last time, or one that is free.
 	ServiceRanges []netip.Prefix
+	// FirstNodePort and LastNodePort bound the node ports of services; 0: 30000 and 32767.
+	FirstNodePort, LastNodePort uint16
+	// ServiceTable is the nftables table of services; empty: proxy.Table.
+	ServiceTable string
 	// NetNS is a descriptor of the network namespace to work in; 0 is the current one.
 	NetNS int
 	// Bare leaves out what touches the host: pods, networks and services.
@@ -89,6 +95,7 @@ type Daemon struct {
 	started  time.Time
 	parts    []*part
 	backup   backupState
+	warnings warnings
 }
 
 // Run is minirund: it works until ctx ends. Containers go on after it.
@@ -112,6 +119,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer unlock()
 	d := &Daemon{o: o, registry: api.NewRegistry(), started: time.Now()}
+	if !o.Bare {
+		release, err := d.claim()
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if err := d.chooseRanges(); err != nil {
+		return err
+	}
 	if err := d.openStore(); err != nil {
 		return err
 	}
@@ -137,11 +154,10 @@ func Run(ctx context.Context, o Options) (err error) {
 
 // ranges are where services get addresses and node ports from.
 func (d *Daemon) ranges() services.Ranges {
-	r := services.Ranges{CIDRs: d.o.ServiceRanges, FirstPort: services.FirstNodePort, LastPort: services.LastNodePort}
-	if len(r.CIDRs) == 0 {
-		r.CIDRs = []netip.Prefix{netip.MustParsePrefix(DefaultServiceRange)}
+	return services.Ranges{
+		CIDRs:     d.o.ServiceRanges,
+		FirstPort: cmp.Or(int32(d.o.FirstNodePort), services.FirstNodePort), LastPort: cmp.Or(int32(d.o.LastNodePort), services.LastNodePort),
 	}
-	return r
 }
 
 // openStore opens the objects, from a backup if that is wished.

@@ -41,7 +41,7 @@ func (d *Daemon) answerNames(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, err := names.New(names.Options{Store: network.Dir(dir), Services: src, Log: d.o.Log})
+	n, err := names.New(names.Options{Store: network.Dir(dir), Services: src, Skip: d.ofAnother, Log: d.o.Log})
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,8 @@ type Status struct {
 	Backup      string       `json:"backup,omitempty"`
 	BackupError string       `json:"backupError,omitempty"`
 	Parts       []PartStatus `json:"parts"`
+	// Warnings are of what does not work as it should, although all parts do.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 func (d *Daemon) status() (Status, error) {
@@ -62,6 +64,7 @@ func (d *Daemon) status() (Status, error) {
 	for _, p := range d.parts {
 		s.Parts = append(s.Parts, p.status())
 	}
+	s.Warnings = d.warnings.list()
 	return s, nil
 }
 

@@ -1,11 +1,8 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"net/http"
 	"path/filepath"
 
@@ -13,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/minirun/minirun/container"
-	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/network/watch"
 	"github.com/minirun/minirun/orchestrate/controller"
@@ -47,6 +43,7 @@ func (d *Daemon) wire() (http.Handler, error) {
 		if err := d.host(); err != nil {
 			return nil, err
 		}
+		d.add("service routes", d.keepRoutes)
 	}
 	return d.handle(d.api), nil
 }
@@ -65,7 +62,7 @@ func (d *Daemon) host() error {
 	if err != nil {
 		return err
 	}
-	services, err := proxy.New(proxy.Options{Store: d.store, NetNS: d.o.NetNS, Loopback: nameServers(record), Log: d.o.Log})
+	services, err := proxy.New(proxy.Options{Store: d.store, NetNS: d.o.NetNS, Table: d.o.ServiceTable, Loopback: nameServers(record), Log: d.o.Log})
 	if err != nil {
 		return err
 	}
@@ -91,32 +88,6 @@ func (d *Daemon) host() error {
 	})
 	return nil
 }
-
-// network makes the network of pods if there is none.
-func (d *Daemon) network(images string) (*network.Host, error) {
-	h := container.Networks(images)
-	h.Warn = func(text string) { d.o.Log.Warn(text) }
-	d.o.Network = cmp.Or(d.o.Network, node.DefaultNetwork)
-	_, err := h.Store.Network(d.o.Network)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return h, err
-	}
-	var taken *network.SubnetError
-	for _, subnet := range podSubnets {
-		_, err = h.Create(&network.Spec{Name: d.o.Network, Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}})
-		if !errors.As(err, &taken) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("network of pods: %w", err)
-	}
-	return h, nil
-}
-
-// podSubnets are where addresses of pods come from: the first that nothing else
-// on the host uses. A bridge has room for 1,023 of them.
-var podSubnets = []string{"10.244.0.0/20", "10.250.0.0/20", "172.28.240.0/20", "192.168.240.0/20"}
 
 func (d *Daemon) add(name string, run func(context.Context) error) {
 	d.parts = append(d.parts, &part{name: name, run: run})
