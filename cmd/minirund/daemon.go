@@ -156,7 +156,7 @@ func (u *ui) foreground(c *cli.Context) error {
 	o := daemon.Options{
 		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log,
 		Images: c.String("store"), Network: c.String("network"), CgroupParent: c.String("cgroup-parent"), ServiceTable: c.String("service-table"),
-		Ready:  func() error { return ready(c.String("log-file")) },
+		Ready: func() error { return ready(c.String("log-file")) },
 	}
 	if err := addressFlags(c, &o); err != nil {
 		return err
