@@ -43,7 +43,7 @@ func strategicPatch(q *request) func(any, []byte) (any, error) {
 
 // apply makes an object what a configuration says, or creates it.
 func (s *Server) apply(w http.ResponseWriter, q *request) error {
-	text, err := body(q)
+	text, err := s.body(q)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"net/http"
 	"runtime"
 	"strings"
 
@@ -49,21 +48,6 @@ func (s *Server) discover(path string) any {
 		return s.resources(parts[1], parts[2])
 	}
 	return nil
-}
-
-// openAPI answers what kubectl asks before it applies something. An empty
-// document is enough for it to leave validation to us.
-func (s *Server) openAPI(w http.ResponseWriter, r *http.Request) bool {
-	switch r.URL.Path {
-	case "/openapi/v2":
-		w.Header().Set("Content-Type", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
-		w.WriteHeader(http.StatusOK)
-	case "/openapi/v3":
-		reply(w, http.StatusOK, map[string]any{"paths": map[string]any{}})
-	default:
-		return false
-	}
-	return true
 }
 
 func (s *Server) group(name string) *metav1.APIGroup {

@@ -42,7 +42,7 @@ func (s *Server) patch(w http.ResponseWriter, q *request) error {
 			fmt.Sprintf("there are no patches of type %s, but merge-patch+json, json-patch+json, strategic-merge-patch+json and apply-patch+yaml", kind),
 		}
 	}
-	text, err := body(q)
+	text, err := s.body(q)
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (s *Server) evict(w http.ResponseWriter, q *request) error {
 	if q.Method != http.MethodPost {
 		return errVerb
 	}
-	text, err := body(q)
+	text, err := s.body(q)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (s *Server) bind(w http.ResponseWriter, q *request) error {
 	if q.Method != http.MethodPost {
 		return errVerb
 	}
-	text, err := body(q)
+	text, err := s.body(q)
 	if err != nil {
 		return err
 	}

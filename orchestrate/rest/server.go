@@ -166,8 +166,8 @@ func (s *Server) serve(w http.ResponseWriter, q *request) error {
 	return errVerb
 }
 
-// body reads what the request carries.
-func body(q *request) ([]byte, error) {
+// body reads what the request carries, as JSON or YAML.
+func (s *Server) body(q *request) ([]byte, error) {
 	b, err := io.ReadAll(q.Body)
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
@@ -176,7 +176,7 @@ func body(q *request) ([]byte, error) {
 	if err != nil {
 		return nil, bad("read the request: %v", err)
 	}
-	return b, nil
+	return fromProtobuf(s.r, q, b)
 }
 
 // decode reads an object of the request's kind. Unknown fields are refused or
@@ -234,7 +234,7 @@ func (s *Server) decoded(w http.ResponseWriter, q *request, text []byte) (*api.D
 }
 
 func (s *Server) create(w http.ResponseWriter, q *request) error {
-	text, err := body(q)
+	text, err := s.body(q)
 	if err != nil {
 		return err
 	}
@@ -278,7 +278,7 @@ func (s *Server) createObject(q *request, obj store.Object, managed []metav1.Man
 }
 
 func (s *Server) put(w http.ResponseWriter, q *request) error {
-	text, err := body(q)
+	text, err := s.body(q)
 	if err != nil {
 		return err
 	}
@@ -325,8 +325,8 @@ func (s *Server) update(q *request, obj, old store.Object, managed []metav1.Mana
 }
 
 // deleteOptions reads how something is to be deleted.
-func deleteOptions(q *request) (*metav1.DeleteOptions, error) {
-	text, err := body(q)
+func (s *Server) deleteOptions(q *request) (*metav1.DeleteOptions, error) {
+	text, err := s.body(q)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +356,7 @@ func deleteOptions(q *request) (*metav1.DeleteOptions, error) {
 }
 
 func (s *Server) delete(w http.ResponseWriter, q *request) error {
-	o, err := deleteOptions(q)
+	o, err := s.deleteOptions(q)
 	if err != nil {
 		return err
 	}
@@ -383,7 +383,7 @@ func (s *Server) deleteAll(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	o, err := deleteOptions(q)
+	o, err := s.deleteOptions(q)
 	if err != nil {
 		return err
 	}
