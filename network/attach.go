@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -272,21 +273,18 @@ func (a *Attachment) plug(outside *rtnetlink.Conn, i, bridge, netns int) error {
 	if i == 0 && (len(a.record.Ports) > 0 || unix.Access("/proc/sys/net/bridge", unix.F_OK) == nil) {
 		modes = append(modes, rtnetlink.Hairpin)
 	}
-	if err := setPort(outside, e.Link, modes); err != nil {
+	var err error
+	if len(modes) > 0 {
+		err = outside.SetPort(e.Link, modes...)
+	}
+	// The bridge has addresses, its ports need none.
+	if err == nil {
+		err = outside.NoLinkLocal(e.Link)
+	}
+	if err != nil {
 		return linkError("set up interface "+e.Link, err)
 	}
 	return nil
-}
-
-func setPort(c *rtnetlink.Conn, name string, modes []rtnetlink.PortMode) error {
-	if len(modes) == 0 {
-		return nil
-	}
-	l, err := c.LinkByName(name)
-	for i := 0; i < len(modes) && err == nil; i++ {
-		err = c.SetPort(l.Index, modes[i])
-	}
-	return err
 }
 
 // ConnectProcess does it for the network namespace of a process.
@@ -310,22 +308,25 @@ func (a *Attachment) inside(from int) error {
 		return err
 	}
 	defer c.Close()
-	has6 := false
+	// A redirect would have it talk to its neighbours directly.
+	if err := linux.WriteFileAt(unix.AT_FDCWD, "/proc/sys/net/ipv4/conf/all/accept_redirects", "0"); err != nil {
+		return err
+	}
 	for i := from; i < len(a.networks); i++ {
 		e, n := &a.record.Endpoints[i], a.networks[i]
 		l, err := c.LinkByName(e.Name)
 		if err != nil {
 			return fmt.Errorf("look for interface %q: %w", e.Name, err)
 		}
-		// A redirect would have it talk to its neighbours directly.
-		for _, name := range []string{"all", e.Name} {
-			if err := linux.WriteFileAt(unix.AT_FDCWD, "/proc/sys/net/ipv4/conf/"+name+"/accept_redirects", "0"); err != nil {
-				return err
-			}
+		err = c.NoRedirects(e.Name)
+		if err == nil && !slices.ContainsFunc(e.Addresses, netip.Addr.Is6) {
+			err = c.NoLinkLocal(e.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("set up interface %q: %w", e.Name, err)
 		}
 		for j, ip := range e.Addresses {
-			if ip.Is6() && !has6 {
-				has6 = true
+			if ip.Is6() {
 				for _, name := range []string{"all", e.Name} {
 					if err := linux.WriteFileAt(unix.AT_FDCWD, "/proc/sys/net/ipv6/conf/"+name+"/accept_redirects", "0"); err != nil {
 						return err
@@ -494,10 +495,7 @@ func (h *Host) disconnect(c *store.Container) error {
 // without anybody waiting. Where somebody else holds the namespace he keeps an
 // interface that leads nowhere, until he ends or [Host.Prune] removes it.
 func unplug(links *rtnetlink.Conn, name string) error {
-	l, err := links.LinkByName(name)
-	if err == nil {
-		err = links.Unplug(l.Index)
-	}
+	err := links.Unplug(name)
 	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) { // going already
 		return fmt.Errorf("unplug interface %q: %w", name, err)
 	}

@@ -41,7 +41,7 @@ func TestRootDetach_HeldNamespace(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if err := c.Unplug(i.Index); err != nil { // down, and up again
+			if err := c.Unplug("eth0"); err != nil { // down, and up again
 				return err
 			}
 			return c.Up(i.Index)

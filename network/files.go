@@ -171,11 +171,12 @@ func (h *Host) peers(c *store.Container) (list []peer, err error) {
 	byKey := map[string]int{}
 	for i := range c.Endpoints {
 		n := c.Endpoints[i].Network
-		leases, err := h.Store.Leases(n)
+		most := maxPeers * max(len(c.Endpoints[i].Addresses), 1)
+		leases, err := h.Store.SomeLeases(n, most)
 		if err != nil {
 			return nil, err
 		}
-		if len(leases) > maxPeers*max(len(c.Endpoints[i].Addresses), 1) {
+		if len(leases) > most {
 			continue
 		}
 		seen := map[string]bool{c.Key: true}

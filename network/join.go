@@ -311,7 +311,7 @@ func (h *Host) takeOut(c *store.Container, i, netns int) error {
 		if err := h.publishAgain(c); err != nil {
 			return err
 		}
-		if err := setPort(links, c.Endpoints[0].Link, []rtnetlink.PortMode{rtnetlink.Hairpin}); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := links.SetPort(c.Endpoints[0].Link, rtnetlink.Hairpin); err != nil && !errors.Is(err, unix.ENODEV) {
 			return linkError("set up interface "+c.Endpoints[0].Link, err)
 		}
 	}

@@ -141,6 +141,46 @@ func TestRootIsolation(t *testing.T) {
 	l.remote.wantNoCall("dropped by the user, after a reload", "tcp", lan4+":8080")
 }
 
+// An interface that made itself known by IPv6 would wake every container of its
+// network. Only a container that has IPv6 does so, and no port of a bridge.
+func TestRootAttach_Quiet(t *testing.T) {
+	l := newLab(t)
+	l.create(Spec{Name: "four"})
+	l.create(Spec{Name: "both", IPv6: true})
+	b := l.attach("box", &Request{Networks: []string{"four", "both"}})
+	mode := func(s *space, name string) string {
+		t.Helper()
+		var text []byte
+		s.do(func() (err error) {
+			text, err = os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/addr_gen_mode")
+			return err
+		})
+		return strings.TrimSpace(string(text))
+	}
+	const none = "1"
+	for _, e := range b.record.Endpoints {
+		if got := mode(l.host, e.Link); got != none {
+			t.Errorf("the host's end of %s has mode %s, want %s", e.Name, got, none)
+		}
+	}
+	if got := mode(b.space, "eth0"); got != none {
+		t.Errorf("eth0, without IPv6, has mode %s, want %s", got, none)
+	}
+	if got := mode(b.space, "eth1"); got == none {
+		t.Errorf("eth1, with IPv6, has mode %s", got)
+	}
+	// Nobody takes redirects, by whatever means they were switched off.
+	b.do(func() error {
+		for _, name := range []string{"ipv4/conf/all", "ipv4/conf/eth0", "ipv4/conf/eth1", "ipv6/conf/all", "ipv6/conf/eth1"} {
+			text, err := os.ReadFile("/proc/sys/net/" + name + "/accept_redirects")
+			if err != nil || strings.TrimSpace(string(text)) != "0" {
+				t.Errorf("%s: redirects %q, %v", name, text, err)
+			}
+		}
+		return nil
+	})
+}
+
 // Rules are what they were when they come from the records again.
 func TestRootReload(t *testing.T) {
 	l := newLab(t)

@@ -104,23 +104,68 @@ const (
 	Hairpin PortMode = unix.IFLA_BRPORT_MODE
 )
 
-// SetPort gives a port of a bridge a mode.
-func (c *Conn) SetPort(index int, mode PortMode) error {
+// SetPort gives a port of a bridge modes. unix.ENODEV if there is no interface of
+// the name.
+func (c *Conn) SetPort(name string, modes ...PortMode) error {
+	m := newMessage(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	m.link(0, 0, 0)
+	m.str(unix.IFLA_IFNAME, name)
+	m.nest(unix.IFLA_LINKINFO, func() {
+		m.str(unix.IFLA_INFO_SLAVE_KIND, "bridge")
+		m.nest(unix.IFLA_INFO_SLAVE_DATA, func() {
+			for _, mode := range modes {
+				m.attribute(uint16(mode), []byte{1})
+			}
+		})
+	})
+	return c.do(m, nil)
+}
+
+// Of linux/if_link.h.
+const (
+	inetConf         = 1 // IFLA_INET_CONF
+	inet6AddrGenMode = 8 // IFLA_INET6_ADDR_GEN_MODE
+	addrGenNone      = 1 // IN6_ADDR_GEN_MODE_NONE
+	acceptRedirects  = 4 // IPV4_DEVCONF_ACCEPT_REDIRECTS of linux/ip.h
+)
+
+// NoLinkLocal keeps the kernel from giving an interface an address of IPv6 when it
+// gets a carrier. With one it makes itself known to all who are in the same bridge,
+// each of whom has that to process. An interface without IPv6 is as good.
+func (c *Conn) NoLinkLocal(name string) error {
+	err := c.setFamily(name, unix.AF_INET6, func(m *message) { m.attribute(inet6AddrGenMode, []byte{addrGenNone}) })
+	if err == unix.EAFNOSUPPORT {
+		return nil
+	}
+	return err
+}
+
+// NoRedirects has an interface take no redirects of IPv4, if "all" takes none.
+func (c *Conn) NoRedirects(name string) error {
+	return c.setFamily(name, unix.AF_INET, func(m *message) {
+		m.nest(inetConf, func() { m.num(acceptRedirects, 0) })
+	})
+}
+
+func (c *Conn) setFamily(name string, family uint16, values func(m *message)) error {
 	m := newMessage(unix.RTM_SETLINK, unix.NLM_F_ACK)
-	var b [unix.SizeofIfInfomsg]byte
-	b[0] = unix.AF_BRIDGE
-	binary.NativeEndian.PutUint32(b[4:], uint32(index))
-	m.add(b[:])
-	m.nest(unix.IFLA_PROTINFO, func() { m.attribute(uint16(mode), []byte{1}) })
+	m.link(0, 0, 0)
+	m.str(unix.IFLA_IFNAME, name)
+	m.nest(unix.IFLA_AF_SPEC, func() {
+		m.nest(family, func() { values(m) })
+	})
 	return c.do(m, nil)
 }
 
 // Unplug takes an interface out of its bridge and sets it down: nothing passes it any
 // more, whatever is done at the other end. That takes a hundredth of the time of
-// DelLink, which waits until every processor has forgotten the interface.
-func (c *Conn) Unplug(index int) error {
+// DelLink, which waits until every processor has forgotten the interface. It goes by
+// the name: to ask for the index would have the kernel finish what it knows of the
+// carrier first.
+func (c *Conn) Unplug(name string) error {
 	m := newMessage(unix.RTM_SETLINK, unix.NLM_F_ACK)
-	m.link(index, 0, unix.IFF_UP)
+	m.link(0, 0, unix.IFF_UP)
+	m.str(unix.IFLA_IFNAME, name)
 	m.num(unix.IFLA_MASTER, 0)
 	return c.do(m, nil)
 }

@@ -191,11 +191,20 @@ func openBelow(dir int, name string) (int, error) {
 // ReadNames returns the names in the directory fd, which must be open for
 // reading, without "." and "..", in the order of the file system.
 func ReadNames(fd int) ([]string, error) {
+	return readNames(fd, make([]byte, 8<<10), -1)
+}
+
+// ReadSomeNames is ReadNames for who has no use for more than so many: then it stops
+// with at least one more.
+func ReadSomeNames(fd, most int) ([]string, error) {
+	return readNames(fd, make([]byte, min(8<<10, 512+32*most)), most)
+}
+
+func readNames(fd int, buf []byte, most int) ([]string, error) {
 	if _, err := unix.Seek(fd, 0, 0); err != nil {
 		return nil, os.NewSyscallError("lseek", err)
 	}
 	var names []string
-	buf := make([]byte, 8<<10)
 	for {
 		n, err := unix.Getdents(fd, buf)
 		if err == unix.EINTR {
@@ -213,6 +222,9 @@ func ReadNames(fd int) ([]string, error) {
 			if name != "." && name != ".." {
 				names = append(names, name)
 			}
+		}
+		if most >= 0 && len(names) > most {
+			return names, nil
 		}
 	}
 }

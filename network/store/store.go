@@ -230,7 +230,11 @@ func (s Store) removeAll(kind, name string) error {
 }
 
 // names lists a directory; one that does not exist is empty.
-func names(dir string) ([]string, error) {
+func names(dir string) ([]string, error) { return someNames(dir, -1) }
+
+// someNames is names; if there are more than most, and most is not -1, it lists at
+// least one more.
+func someNames(dir string, most int) (list []string, err error) {
 	fd, err := linux.OpenAt(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
@@ -239,7 +243,11 @@ func names(dir string) ([]string, error) {
 		return nil, err
 	}
 	defer linux.Close(fd)
-	list, err := safepath.ReadNames(fd)
+	if most < 0 {
+		list, err = safepath.ReadNames(fd)
+	} else {
+		list, err = safepath.ReadSomeNames(fd, most)
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "read directory", Path: dir, Err: err}
 	}
@@ -291,8 +299,12 @@ func free(path, key string) error {
 }
 
 // Leases lists the addresses of a network that containers have, without who has them.
-func (s Store) Leases(network string) ([]netip.Addr, error) {
-	list, err := names(s.networkDir(network) + "/" + leasesName)
+func (s Store) Leases(network string) ([]netip.Addr, error) { return s.SomeLeases(network, -1) }
+
+// SomeLeases is Leases; where there are more than most, and most is not -1, some are
+// missing, but there are more than most.
+func (s Store) SomeLeases(network string, most int) ([]netip.Addr, error) {
+	list, err := someNames(s.networkDir(network)+"/"+leasesName, most)
 	if err != nil {
 		return nil, err
 	}

@@ -431,3 +431,32 @@ func TestLeases_Killed(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// The next address is found where the last one was, whatever else is taken, and what
+// is in between still when the subnet is nearly full.
+func TestNext_Full(t *testing.T) {
+	s := open(t)
+	if err := s.Add(newNetwork("web", "10.1.0.0/26")); err != nil { // 61 for containers
+		t.Fatal(err)
+	}
+	have := map[netip.Addr]string{}
+	for i := range 61 {
+		key := fmt.Sprintf("c%d.0", i)
+		a, err := allocate(s, "web", key)
+		if err != nil || have[a] != "" {
+			t.Fatalf("container %d: %s, which is that of %q, %v", i, a, have[a], err)
+		}
+		have[a] = key
+	}
+	var full *ExhaustedError
+	if a, err := allocate(s, "web", "more.0"); !errors.As(err, &full) || full.Taken != 61 {
+		t.Fatalf("one more: %s, %v", a, err)
+	}
+	free := netip.MustParseAddr("10.1.0.40")
+	if err := release(s, "web", have[free], free); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := allocate(s, "web", "last.0"); err != nil || a != free {
+		t.Errorf("got %s, %v; want the only one that is free, %s", a, err, free)
+	}
+}
