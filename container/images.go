@@ -118,10 +118,10 @@ func release(record string) error {
 
 // Delete removes a container and, if it was made from an image, its snapshot.
 func Delete(c *runtime.Container, mode runtime.Mode) error {
-	if c.Snapshot == "" {
+	if c.Snapshot == "" && !hasUserNetwork(c) {
 		return c.Delete(mode, nil)
 	}
-	return c.Delete(mode, func() error { return release(c.Snapshot) })
+	return c.Delete(mode, func() error { return errors.Join(awaitUserNetwork(c), release(c.Snapshot)) })
 }
 
 // DeleteVolumes is Delete that also removes the container's volumes without a name,

@@ -25,6 +25,8 @@ type NetworkOptions struct {
 	Namespace  string // path of a network namespace to join
 	Share      string // key of the container whose files are used, with its namespace
 	Warn       func(string)
+	ByProgram  bool   // by a program for ordinary users, see package usernet
+	Program    string // which; empty: the first that is installed
 
 	files   string // directory of the files to mount
 	summary string
@@ -39,7 +41,7 @@ const NetworkLink = "network"
 
 // wanted reports whether there is anything to reserve or to write.
 func (n *NetworkOptions) wanted() bool {
-	return len(n.Networks)+len(n.CNI) > 0 || len(n.Hosts) > 0 || len(n.DNS) > 0 || len(n.Search) > 0 || len(n.Options) > 0
+	return len(n.Networks)+len(n.CNI) > 0 || n.ByProgram || len(n.Hosts) > 0 || len(n.DNS) > 0 || len(n.Search) > 0 || len(n.Options) > 0
 }
 
 // Networks are those of an image store.
@@ -92,6 +94,13 @@ func (p *Prepared) reserveNetwork(storeDir, key, id, root string, image *unpacke
 	h := Networks(storeDir)
 	h.Warn = n.Warn
 	var err error
+	var user *UserNetwork
+	if n.ByProgram {
+		if user, err = NewUserNetwork(n.Program, n.Ports, n.Files); err != nil {
+			return err
+		}
+		n.Ports, n.DNS = nil, user.helper.DNS
+	}
 	if n.Hostname, err = hostnameFor(id, o); err != nil {
 		return err
 	}
@@ -101,6 +110,11 @@ func (p *Prepared) reserveNetwork(storeDir, key, id, root string, image *unpacke
 	}
 	n.files = h.Store.ContainerDir(key)
 	n.summary = Summary(a.Record())
+	if user != nil {
+		n.summary = user.annotation()
+		dir := p.Reservation.Dir()
+		p.ConnectInside = func(pid, userns, net int) error { return user.helper.Start(dir, pid, userns, net) }
+	}
 	if len(n.Networks)+len(n.CNI) > 0 {
 		p.Connect = a.ConnectProcess
 	}
@@ -204,6 +218,9 @@ func (o *Options) JoinContainer(s *runtime.Store, id string) error {
 
 // NetworkRecord is what a container has of networks; nil if it has nothing.
 func NetworkRecord(c *runtime.Container) (*store.Container, error) {
+	if hasUserNetwork(c) {
+		return userNetworkOf(c)
+	}
 	dir, key, ok := SnapshotOf(c)
 	if !ok {
 		return nil, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/minirun/minirun/container/volume"
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/network/usernet"
 	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/runtime"
 	"github.com/minirun/minirun/runtime/bundle"
@@ -22,13 +23,23 @@ type Prepared struct {
 	RootFD      int // a detached overlay mount: the container's root
 	Reservation *runtime.Reservation
 	Connect     func(pid int) error // attaches it to its networks; nil without any
-	volumes     volumes
+	// ConnectInside does it for an ordinary user.
+	ConnectInside func(pid, user, net int) error
+	volumes       volumes
 }
 
 // RemoveVolumes removes the volumes that were made for the container and have no
 // name, once it is gone.
 func (p *Prepared) RemoveVolumes() error {
 	return p.volumes.store.RemoveAnonymous(p.volumes.anonymous)
+}
+
+// awaitNetwork waits for the program that connects a container of an ordinary user.
+func (p *Prepared) awaitNetwork() error {
+	if p.ConnectInside == nil {
+		return nil
+	}
+	return usernet.Wait(p.Reservation.Dir())
 }
 
 // NotUnpackedError reports an image whose layers have not been unpacked.
@@ -75,7 +86,7 @@ func (i *Images) Prepare(s *runtime.Store, id string, image *unpacked.Image, o *
 	record := snapshotRecord(store, key)
 	p.Reservation, err = s.Reserve(id, record, func() error {
 		p.closeRoot() // a snapshot is not removed under its mount
-		return errors.Join(release(record), p.RemoveVolumes())
+		return errors.Join(p.awaitNetwork(), release(record), p.RemoveVolumes())
 	})
 	if err != nil {
 		return nil, err

@@ -38,6 +38,10 @@ type CreateOptions struct {
 	// Connect, if not nil, attaches the network namespace of the init, pid, to
 	// networks. It is undone by the reservation's release.
 	Connect func(pid int) error
+	// ConnectInside, if not nil, does it from within, as an ordinary user can: user and
+	// net are open on the init's namespaces. user is -1 if it is ours. The mounts are
+	// there, and hooks have not run.
+	ConnectInside func(pid, user, net int) error
 }
 
 // A Reservation is an ID taken for a container that will be created soon, and
@@ -100,7 +104,7 @@ func (s *Store) Run(o CreateOptions) (*Container, error) {
 }
 
 func (s *Store) create(o CreateOptions) (*Container, error) {
-	o.Root = o.RootFD
+	o.Root, o.meet = o.RootFD, o.ConnectInside != nil
 	if o.Notifier != nil {
 		o.notifyDir = s.root + "/" + o.ID + "/" + notifyDir
 	}

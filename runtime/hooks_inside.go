@@ -18,6 +18,7 @@ import (
 type hookGate struct {
 	hooks *specs.Hooks
 	inner *innerFiles
+	meet  bool // it connects the network from within, too
 }
 
 func (s *hookGate) Phase() string { return "hooks" }
@@ -27,6 +28,12 @@ func (s *hookGate) String() string {
 		for i := range hooks {
 			t += " " + kind + " " + strings.Join(append([]string{hooks[i].Path}, hookArgs(&hooks[i])[1:]...), " ") + ","
 		}
+	}
+	if s.meet {
+		t = "wait while the runtime connects the network, runs"
+	}
+	if s.hooks == nil {
+		return strings.TrimSuffix(t, ", runs")
 	}
 	add("prestart", s.hooks.Prestart) //nolint:staticcheck // deprecated and still used
 	add("createRuntime", s.hooks.CreateRuntime)
@@ -76,11 +83,23 @@ func (s *hookProgram) Emit(b *initprog.Builder) {
 // them, or will, or has failed.
 func (t *creation) createHooks() error {
 	hooks, c := t.plan.Spec.Hooks, t.c
-	if !atCreate(hooks) {
+	if !atCreate(hooks) && t.o.ConnectInside == nil {
 		return nil
 	}
 	if err := t.await(namespaces.Hooks); err != nil {
 		return t.explain(err)
+	}
+	if t.o.ConnectInside != nil {
+		if err := t.connectInside(); err != nil {
+			return t.explain(err)
+		}
+		t.o.Timing.Mark("network")
+	}
+	if !atCreate(hooks) {
+		if err := t.answer(); err != nil {
+			return t.explain(err)
+		}
+		return nil
 	}
 	err := c.runHooks("prestart", hooks.Prestart, Creating, c.Pid, nil) //nolint:staticcheck // deprecated and still used
 	if err == nil {

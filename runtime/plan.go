@@ -79,6 +79,7 @@ type PlanOptions struct {
 	// plan is carried out. It is for a plan that is only shown.
 	Later     []string
 	notifyDir string // directory of a Notifier's socket
+	meet      bool   // the init waits until its network is connected from within
 	gate      gate
 }
 
@@ -166,7 +167,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 		joins[i] = initprog.FD(p.fds.join + i)
 	}
 	steps = append(steps, p.Set.Plan(joins, !p.caller.user)...)
-	if p.caller.user && (o.gate == gateStart || hooksInside(spec.Hooks)) {
+	if p.caller.user && (o.gate == gateStart || hooksInside(spec.Hooks) || o.meet) {
 		p.inner = &innerFiles{flags: p.Set.All()}
 		steps = append(steps, p.inner)
 	}
@@ -231,8 +232,8 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 	if len(p.devices) > 0 {
 		steps = append(steps, &deviceGate{p.devices})
 	}
-	if atCreate(spec.Hooks) {
-		steps = append(steps, &hookGate{spec.Hooks, p.inner})
+	if atCreate(spec.Hooks) || o.meet {
+		steps = append(steps, &hookGate{spec.Hooks, p.inner, o.meet})
 	}
 	// After the hooks, which may bring the interfaces that a name names.
 	parameters, err := planSysctls(&p.Set, spec.Linux.Sysctl)

@@ -4,9 +4,9 @@ set -eu
 
 # runc and crun are what sandboxes are compared with; `minirun ps` runs ps; qemu-user-static runs arm64 programs;
 # criu saves and restores containers, in the guest: it need not know the kernel of the host; uidmap has newuidmap, for
-# containers of ordinary users; systemd makes cgroups, in the guest, and dbus connects a user's to it; erofs-utils checks images of layers; xfsprogs makes
+# containers of ordinary users, and passt and slirp4netns connect them; systemd makes cgroups, in the guest, and dbus connects a user's to it; erofs-utils checks images of layers; xfsprogs makes
 # a disk with project quotas.
-packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu uidmap systemd dbus erofs-utils xfsprogs"
+packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu uidmap systemd dbus erofs-utils xfsprogs passt slirp4netns"
 # Tools that read and write images; the engines that have minirun as their runtime, and what they run.
 packages="$packages skopeo umoci docker-registry podman conmon netavark buildah containerd docker.io crun containernetworking-plugins iptables iproute2 nftables"
 # The virtual machine is an amd64 one and only used on such hosts.

@@ -52,7 +52,7 @@ func (o *launchOptions) parse(args []string, flags func() *flagSet) (*flagSet, [
 	if errors.As(err, &usage) && o.bundleOnly {
 		o.bundleOnly = false
 		f = flags()
-		if _, err = f.parse(args); err == nil {
+		if rest, err = f.parse(args); err == nil {
 			err = o.image.refuse(f)
 		}
 	}
@@ -134,6 +134,9 @@ func (a *app) prepare(f *flagSet, o *launchOptions, args []string) (*launch, err
 		return nil, err
 	}
 	l.options.Bundle, err = bundle.Load(o.bundle)
+	if err == nil && o.image.net.used != "" {
+		err = a.bundleNetwork(f, l, &o.image)
+	}
 	if err == nil && l.options.Bundle.Spec.Process != nil {
 		p := l.options.Bundle.Spec.Process
 		p.Env = append(p.Env, listenEnv()...)

@@ -150,6 +150,9 @@ func (o *imageOptions) add(f *flagSet) {
 
 // refuse reports a flag that needs --image and came without.
 func (o *imageOptions) refuse(f *flagSet) error {
+	if o.used == "" && o.net.used != "" && !o.net.forUsers() {
+		o.used = o.net.used
+	}
 	if o.used != "" {
 		return f.fail("flag --%s needs --image; for a bundle, config.json says it", o.used)
 	}
@@ -228,7 +231,7 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	l.undo = func() { _ = p.Cancel() }
 	l.options.ID, l.options.Bundle = id, p.Bundle
 	l.options.Reservation, l.options.RootFD, l.options.RootMount = p.Reservation, p.RootFD, true
-	l.options.Connect = p.Connect
+	l.options.Connect, l.options.ConnectInside = p.Connect, p.ConnectInside
 	if i.detach && o.console == "" {
 		if l.options.Monitor, err = a.monitorOf(l, i, id); err != nil {
 			l.undo()

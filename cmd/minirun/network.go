@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,7 @@ type networkFlags struct {
 	names     []string // --network, as given
 	container string   // container:ID
 	needs     string   // a flag that needs a network
+	used      string   // a flag that a user's container from a bundle can have too
 }
 
 // addNetwork adds the flags that say which networks a container is in, named as
@@ -24,7 +26,10 @@ type networkFlags struct {
 func (o *imageOptions) addNetwork(f *flagSet, note func(string, func(string) error) func(string) error) {
 	c := &o.container
 	n := &c.Net
-	f.add("network", 0, "NAME|cni:NAME|none|host|container:ID|ns:PATH", "network of the container (default none: loopback only; NAME is repeatable)", note("network", func(v string) error {
+	user := func(name string, set func(string) error) func(string) error {
+		return func(v string) error { o.net.used = name; return set(v) }
+	}
+	f.add("network", 0, "NAME|cni:NAME|pasta|slirp4netns|none|host|container:ID|ns:PATH", "network of the container (default none: loopback only; NAME is repeatable)", user("network", func(v string) error {
 		kind, rest, special := strings.Cut(v, ":")
 		switch {
 		case special && kind == "cni":
@@ -42,7 +47,7 @@ func (o *imageOptions) addNetwork(f *flagSet, note func(string, func(string) err
 			c.HostNetwork = true
 		case v == "default":
 			v = network.DefaultName
-		case v != "none":
+		case v != "none" && !container.IsUserNetwork(v):
 			if err := store.CheckName(v); err != nil {
 				return err
 			}
@@ -53,7 +58,8 @@ func (o *imageOptions) addNetwork(f *flagSet, note func(string, func(string) err
 	needs := func(name string, set func(string) error) func(string) error {
 		return note(name, func(v string) error { o.net.needs = name; return set(v) })
 	}
-	f.add("publish", 'p', "[IP:][HOST:]PORT[/udp]", "let a port of the host, or a range, lead to one of the container (repeatable)", needs("publish", func(v string) error {
+	f.add("publish", 'p', "[IP:][HOST:]PORT[/udp]", "let a port of the host, or a range, lead to one of the container (repeatable)", user("publish", func(v string) error {
+		o.net.needs = "publish"
 		p, err := network.ParsePublish(v)
 		n.Ports = append(n.Ports, p)
 		return err
@@ -80,25 +86,76 @@ func (o *imageOptions) addNetwork(f *flagSet, note func(string, func(string) err
 		n.Hosts = append(n.Hosts, e)
 		return err
 	}))
-	f.add("dns", 0, "ADDRESS", "name server for /etc/resolv.conf (repeatable)", note("dns", func(v string) error {
+	f.add("dns", 0, "ADDRESS", "name server for /etc/resolv.conf (repeatable)", user("dns", func(v string) error {
 		a, err := netip.ParseAddr(v)
 		n.DNS = append(n.DNS, a)
 		return err
 	}))
-	f.add("dns-search", 0, "DOMAIN", "domain to look names up in; . for none (repeatable)", note("dns-search", func(v string) error {
+	f.add("dns-search", 0, "DOMAIN", "domain to look names up in; . for none (repeatable)", user("dns-search", func(v string) error {
 		n.Search = append(n.Search, v)
 		return nil
 	}))
-	f.add("dns-option", 0, "OPTION", "option for /etc/resolv.conf (repeatable)", note("dns-option", func(v string) error {
+	f.add("dns-option", 0, "OPTION", "option for /etc/resolv.conf (repeatable)", user("dns-option", func(v string) error {
 		n.Options = append(n.Options, v)
 		return nil
 	}))
+}
+
+// forUsers reports whether the flags may be about the container of an ordinary user,
+// which can be from a bundle too.
+func (n *networkFlags) forUsers() bool {
+	return container.Unprivileged() || len(n.names) == 1 && container.IsUserNetwork(n.names[0])
+}
+
+// userNetwork completes the container's options for a network of an ordinary user, if
+// it is that which is asked for.
+func userNetwork(f *flagSet, i *imageOptions) (done bool, err error) {
+	c := &i.container
+	named := slices.ContainsFunc(i.net.names, container.IsUserNetwork)
+	switch {
+	case !named && (len(i.net.names) > 0 || i.net.needs == "" || !container.Unprivileged()):
+		return false, nil
+	case len(i.net.names) > 1:
+		return false, f.fail("--network %s and %s: such a network stands alone", i.net.names[0], i.net.names[1])
+	case i.net.needs != "" && i.net.needs != "publish" && i.net.needs != "publish-all":
+		return false, f.fail("--%s: the program that connects an ordinary user's container decides that", i.net.needs)
+	}
+	c.Net.ByProgram = true
+	if named {
+		c.Net.Program = i.net.names[0]
+	}
+	return true, nil
+}
+
+// bundleNetwork connects the container of an ordinary user from a bundle.
+func (a *app) bundleNetwork(f *flagSet, l *launch, i *imageOptions) error {
+	if names := i.net.names; len(names) > 0 && !container.IsUserNetwork(names[0]) {
+		return &hintError{
+			f.fail("--network %s: a bundle has the network of its config.json", names[0]),
+			"an ordinary user has --network pasta or slirp4netns there; bridges take root, and --image",
+		}
+	}
+	if done, err := userNetwork(f, i); err != nil {
+		return err
+	} else if !done {
+		return f.fail("--%s needs a network: --network pasta or slirp4netns, or a port to publish", i.net.used)
+	}
+	n := &i.container.Net
+	u, err := container.NewUserNetwork(n.Program, n.Ports, n.Files)
+	if err != nil {
+		return err
+	}
+	l.undo, err = u.Bundle(l.store, &l.options)
+	return err
 }
 
 // network checks the flags together and completes the container's options.
 func (a *app) network(f *flagSet, containers *runtime.Store, i *imageOptions) error {
 	c := &i.container
 	own := c.HostNetwork || i.net.container != "" || c.Net.Namespace != ""
+	if done, err := userNetwork(f, i); done || err != nil {
+		return err
+	}
 	for _, name := range i.net.names {
 		if len(i.net.names) > 1 && (own || name == "none") {
 			return f.fail("--network %s: none, host, container:ID and ns:PATH stand alone", name)

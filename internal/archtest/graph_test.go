@@ -29,7 +29,7 @@ var graph = []arrows{
 	},
 
 	{
-		"container", "container/volume imagestore/unpacked internal/jsonread internal/linux internal/netip internal/seccomp network network/store overlay runtime runtime/bundle", "",
+		"container", "container/volume imagestore/unpacked internal/jsonread internal/linux internal/netip internal/seccomp network network/store network/usernet overlay runtime runtime/bundle", "",
 		"composes one container; the packages it composes do not know each other",
 	},
 	{
@@ -103,6 +103,7 @@ var graph = []arrows{
 	{"network/cni", "network", "", "runs the plugins of others; apart from network, because minirun must not link libcni"},
 	{"network/names", "internal/netip network network/dns network/store", "", "joins records of networks and network/dns; of services it knows what a Source tells"},
 	{"network/loopback", "internal/linux", "", "programs that lead ports of loopback elsewhere; knows cgroups and addresses, no containers"},
+	{"network/usernet", "internal/initprog internal/jsonread internal/linux internal/netip network network/store", "", "networks of ordinary users by pasta and slirp4netns; knows a process and a directory, no runtime"},
 	{"network/watch", "internal/linux internal/nfnetlink internal/rtnetlink", "", "hears of changes of rules; knows no networks and no services, only names of tables"},
 	{"network/service", "internal/rtnetlink network/loopback network/watch", "", "the load balancer: knows addresses and nftables, and nothing of networks, containers or who wants a service"},
 	{"network/store", "internal/jsonread internal/linux internal/netip internal/safepath network/ipam", "", "records of networks and of who has which address and port; knows no links and no rules"},

@@ -129,6 +129,8 @@ func signature(nr uint32) string {
 		return "nzpn"
 	case unix.SYS_PIDFD_OPEN:
 		return "nn"
+	case unix.SYS_PIDFD_SEND_SIGNAL:
+		return "dnpn"
 	case unix.SYS_PPOLL:
 		return "ynp"
 	case unix.SYS_WRITEV, unix.SYS_RECVMSG:

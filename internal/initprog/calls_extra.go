@@ -52,6 +52,11 @@ func (b *Builder) KillGroup(sig syscall.Signal) Ref {
 	return b.add(unix.SYS_KILL, "process group", Const(0), Const(uint64(sig)))
 }
 
+// PidfdSendSignal sends a signal to a process.
+func (b *Builder) PidfdSendSignal(pidfd Value, sig syscall.Signal) Ref {
+	return b.add(unix.SYS_PIDFD_SEND_SIGNAL, "", pidfd, Const(uint64(sig)), Const(0), Const(0))
+}
+
 // ClockRealtime stores the time of day in the struct timespec at address a.
 func (b *Builder) ClockRealtime(a Value) Ref {
 	return b.add(unix.SYS_CLOCK_GETTIME, "", Const(unix.CLOCK_REALTIME), a)

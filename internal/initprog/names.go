@@ -134,6 +134,8 @@ func SyscallName(nr uint32) string {
 		return "rt_sigprocmask"
 	case unix.SYS_PIDFD_OPEN:
 		return "pidfd_open"
+	case unix.SYS_PIDFD_SEND_SIGNAL:
+		return "pidfd_send_signal"
 	case unix.SYS_PPOLL:
 		return "ppoll"
 	case unix.SYS_WRITEV:

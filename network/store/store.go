@@ -79,7 +79,7 @@ func CheckName(name string) error {
 		return &NameError{name, "want a letter or digit and then up to 62 of A-Z a-z 0-9 _ . -"}
 	}
 	switch name {
-	case "none", "host", "default", "container", "ns", "cni":
+	case "none", "host", "default", "container", "ns", "cni", "pasta", "slirp4netns":
 		return &NameError{name, "the word has a meaning of its own"}
 	}
 	return nil
