@@ -292,3 +292,38 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 		t.Errorf("routes and rules were %q, are %q", before, after)
 	}
 }
+
+// A log is followed beyond the end of a run, and no further than the last one.
+func TestRootKubeLogsFollow(t *testing.T) {
+	d := daemonSetup(t)
+	t.Setenv("MINIRUND_SOCKET", d.socket)
+	group := fmt.Sprintf("/minirun-test-%d-logs", os.Getpid())
+	d.must(d.up("--cgroup-parent", group)...)
+	t.Cleanup(func() {
+		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
+		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+			_ = os.Remove(mount + group)
+		}
+	})
+	d.must("kube", "create", "-f", d.file("pod.yaml", `
+apiVersion: v1
+kind: Pod
+metadata: {name: tries}
+spec:
+  restartPolicy: OnFailure
+  volumes: [{name: v, emptyDir: {}}]
+  containers:
+  - {name: c, image: base, imagePullPolicy: Never, volumeMounts: [{name: v, mountPath: /v}], command: [sh, -c, "n=$(cat /v/n 2>/dev/null || echo 0); echo $((n+1)) > /v/n; echo try $n; test $n = 2"]}
+`))
+	var r testenv.Result
+	eventually(t, "it has begun", func() bool { r = d.do("kube", "logs", "-f", "tries"); return r.Code == 0 })
+	if want := "try 0\ntry 1\ntry 2\n"; r.Stdout != want {
+		t.Errorf("got %q %q, want %q", r.Stdout, r.Stderr, want)
+	}
+	if got := d.must("kube", "logs", "tries", "--run", "0"); got != "try 0\n" {
+		t.Errorf("the first: %q", got)
+	}
+	if r := d.do("kube", "logs", "tries", "--run", "5"); r.Code == 0 || !strings.Contains(r.Stderr, "run 5 of container c is not kept; there are [0 1 2]") {
+		t.Errorf("one that there is not: %+v", r)
+	}
+}

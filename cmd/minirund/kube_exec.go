@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,9 +8,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -290,6 +287,7 @@ func kubeLogs(u *ui) *cli.Command {
 			namespaceFlag(), containerFlag(), selectorFlag(),
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what comes"},
 			&cli.BoolFlag{Name: "previous", Aliases: []string{"p"}, Usage: "of the run before this one"},
+			&cli.IntFlag{Name: "run", Usage: "of run `N`, 0 being the first; below 0: of so many runs before this one"},
 			&cli.BoolFlag{Name: "timestamps", Usage: "the time in front of each line"},
 			&cli.BoolFlag{Name: "all-containers", Usage: "of all containers"},
 			&cli.BoolFlag{Name: "prefix", Usage: "pod and container in front of each line"},
@@ -355,6 +353,12 @@ func (k *kube) logs() error {
 			q.Set(name, "true")
 		}
 	}
+	if k.c.IsSet("run") {
+		if k.c.Bool("previous") {
+			return k.usage("say either --previous or --run")
+		}
+		q.Set("run", strconv.Itoa(k.c.Int("run")))
+	}
 	if tail >= 0 {
 		q.Set("tailLines", strconv.FormatInt(tail, 10))
 	}
@@ -368,64 +372,4 @@ func (k *kube) logs() error {
 		q.Set("limitBytes", strconv.FormatInt(n, 10))
 	}
 	return k.copyLogs(sources, q)
-}
-
-// copyLogs prints logs one after the other, or, when they are followed, together,
-// whole lines at a time.
-func (k *kube) copyLogs(sources []source, q url.Values) error {
-	var mu sync.Mutex
-	one := func(s source) error {
-		x, err := k.kind("pods")
-		if err != nil {
-			return err
-		}
-		mine := url.Values{}
-		for name, v := range q {
-			mine[name] = slices.Clone(v)
-		}
-		mine.Set("container", s.container)
-		resp, err := k.api.Do(k.ctx, get(withQuery(k.path(ref{x, s.pod}, "log"), mine)))
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		prefix := ""
-		if k.c.Bool("prefix") {
-			prefix = fmt.Sprintf("[pod/%s/%s] ", s.pod, s.container)
-		}
-		r := bufio.NewReader(resp.Body)
-		for {
-			line, err := r.ReadSlice('\n')
-			if len(line) > 0 {
-				mu.Lock()
-				if prefix != "" {
-					io.WriteString(k.u.out, prefix)
-				}
-				_, werr := k.u.out.Write(line)
-				mu.Unlock()
-				if werr != nil {
-					return werr
-				}
-			}
-			switch {
-			case errors.Is(err, io.EOF), k.ctx.Err() != nil:
-				return nil
-			case err != nil && !errors.Is(err, bufio.ErrBufferFull):
-				return err
-			}
-		}
-	}
-	errs := make([]error, len(sources))
-	if !k.c.Bool("follow") {
-		for i, s := range sources {
-			errs[i] = one(s)
-		}
-		return errors.Join(errs...)
-	}
-	var wg sync.WaitGroup
-	for i, s := range sources {
-		wg.Go(func() { errs[i] = one(s) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }

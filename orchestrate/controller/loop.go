@@ -113,7 +113,7 @@ func (c *Controller) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.ensureNamespaces(); err != nil {
+	if err := EnsureNamespaces(c.s); err != nil {
 		return err
 	}
 	if err := c.ensureClass(); err != nil {

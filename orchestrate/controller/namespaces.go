@@ -35,13 +35,13 @@ func prepareNamespace(n *corev1.Namespace) {
 	}
 }
 
-// ensureNamespaces makes those that must be there.
-func (c *Controller) ensureNamespaces() error {
+// EnsureNamespaces makes those that must be there.
+func EnsureNamespaces(s *store.Store) error {
 	for _, name := range firstNamespaces() {
 		n := &corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: name}}
 		prepareNamespace(n)
 		n.Status.Phase = corev1.NamespaceActive
-		if _, err := c.s.Create(namespaces, n); err != nil && !errors.Is(err, fs.ErrExist) {
+		if _, err := s.Create(namespaces, n); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

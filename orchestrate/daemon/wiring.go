@@ -2,12 +2,8 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"path/filepath"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/network"
@@ -17,13 +13,12 @@ import (
 	"github.com/minirun/minirun/orchestrate/node"
 	"github.com/minirun/minirun/orchestrate/proxy"
 	"github.com/minirun/minirun/orchestrate/rest"
-	"github.com/minirun/minirun/orchestrate/store"
 )
 
 // wire makes the parts of minirund and the API over them. What each of them does
 // when it is made must not depend on the others running.
 func (d *Daemon) wire() (http.Handler, error) {
-	if err := d.namespaces("default", "kube-system"); err != nil {
+	if err := controller.EnsureNamespaces(d.store); err != nil { // before anybody asks for them
 		return nil, err
 	}
 	d.api = rest.New(d.store, d.registry)
@@ -91,21 +86,4 @@ func (d *Daemon) host() error {
 
 func (d *Daemon) add(name string, run func(context.Context) error) {
 	d.parts = append(d.parts, &part{name: name, run: run})
-}
-
-// namespaces makes those that are always there.
-func (d *Daemon) namespaces(names ...string) error {
-	for _, n := range names {
-		_, err := d.store.Create("namespaces", &corev1.Namespace{
-			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
-			ObjectMeta: metav1.ObjectMeta{Name: n, Labels: map[string]string{corev1.LabelMetadataName: n}},
-			Spec:       corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{corev1.FinalizerKubernetes}},
-			Status:     corev1.NamespaceStatus{Phase: corev1.NamespaceActive},
-		})
-		var exists *store.ExistsError
-		if err != nil && !errors.As(err, &exists) {
-			return err
-		}
-	}
-	return nil
 }

@@ -246,7 +246,7 @@ func (w *worker) discard(id string) error {
 }
 
 // retire removes all attempts to run a container but the last one, whose log and
-// end are of use. It comes before a new one.
+// end are of use; of the others logs are kept for a while. It comes before a new one.
 func (w *worker) retire(name string) error {
 	w.mu.Lock()
 	l := w.liveLocked(name)
@@ -260,8 +260,9 @@ func (w *worker) retire(name string) error {
 		return err
 	}
 	for _, id := range ids {
-		uid, of, _, ok := parseID(id)
+		uid, of, number, ok := parseID(id)
 		if ok && uid == w.uid && of == name && id != keep {
+			w.keepLogs(name, number, id)
 			if err := w.discard(id); err != nil {
 				return err
 			}

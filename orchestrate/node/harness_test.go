@@ -35,6 +35,7 @@ import (
 	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/orchestrate/api"
 	"github.com/minirun/minirun/orchestrate/controller"
+	"github.com/minirun/minirun/orchestrate/podlife"
 	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -46,6 +47,7 @@ const helperEnv = "MINIRUN_TEST_NODE"
 type helperConfig struct {
 	Dir, Images, Network, Cgroup string
 	Check, Measure, PullBackoff  time.Duration
+	Quick                        bool // restarts do not wait
 	// Puller is the minirund that pulls images; nobody does if it is empty.
 	Puller string
 	// Controllers: those of claims, Deployments and Jobs run beside it.
@@ -98,6 +100,9 @@ func helper(text string) error {
 		},
 	}
 	o.PullBackoff = c.PullBackoff
+	if c.Quick {
+		o.Backoff = podlife.Backoff{Initial: time.Millisecond, Cap: time.Millisecond, Reset: time.Hour}
+	}
 	if c.Puller != "" {
 		o.Pull = pullBy(c.Puller, c.Images)
 	}
@@ -128,7 +133,11 @@ func helper(text string) error {
 	})
 	mux.HandleFunc("/log/{pod}/{container}", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		o := &corev1.PodLogOptions{Container: r.PathValue("container"), Follow: q.Has("follow"), Previous: q.Has("previous"), Timestamps: q.Has("timestamps")}
+		o := &rest.LogOptions{PodLogOptions: corev1.PodLogOptions{Container: r.PathValue("container"), Follow: q.Has("follow"), Previous: q.Has("previous"), Timestamps: q.Has("timestamps")}}
+		if t := q.Get("run"); t != "" {
+			run := int32(atoi(t))
+			o.Run = &run
+		}
 		if t := q.Get("tail"); t != "" {
 			lines := int64(atoi(t))
 			o.TailLines = &lines

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/minirun/minirun/internal/monitor"
+	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/runtime"
 )
 
@@ -27,12 +28,18 @@ type target struct {
 	id   string // of the attempt, empty if there is none
 	c    *runtime.Container
 	over <-chan struct{} // closed when it has ended
+	dir  string          // of the log
 }
 
 var closedChannel = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }
 
 // find finds a container by the names that users have for it.
 func (n *Node) find(namespace, name, container string, previous bool) (*target, error) {
+	return n.findRun(namespace, name, container, previous, nil)
+}
+
+// findRun is find for one run of a container.
+func (n *Node) findRun(namespace, name, container string, previous bool, run *int32) (*target, error) {
 	pod, err := get[*corev1.Pod](n, pods, namespace, name)
 	if err != nil {
 		return nil, err
@@ -66,6 +73,15 @@ func (n *Node) find(namespace, name, container string, previous bool) (*target, 
 	if l == nil {
 		return t, nil
 	}
+	if run != nil {
+		if t.dir, t.id, err = w.runDir(l, container, *run); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		if l.last.ID == t.id && l.last.Running {
+			t.over = l.over
+		}
+		return t, nil
+	}
 	a := l.last
 	if previous {
 		a = l.prev
@@ -76,7 +92,7 @@ func (n *Node) find(namespace, name, container string, previous bool) (*target, 
 	if a == nil {
 		return t, nil
 	}
-	t.id = a.ID
+	t.id, t.dir = a.ID, filepath.Join(n.runtime.Root(), a.ID)
 	if a.Running {
 		t.over = l.over
 	}
@@ -98,18 +114,18 @@ func containerNames(pod *corev1.Pod) string {
 }
 
 // Logs writes the log of a container.
-func (n *Node) Logs(ctx context.Context, namespace, pod string, o *corev1.PodLogOptions, w io.Writer) error {
-	t, err := n.find(namespace, pod, o.Container, o.Previous)
+func (n *Node) Logs(ctx context.Context, namespace, pod string, o *rest.LogOptions, w io.Writer) error {
+	t, err := n.findRun(namespace, pod, o.Container, o.Previous, o.Run)
 	if err != nil {
 		return err
 	}
-	if t.id == "" {
+	if t.dir == "" {
 		if o.Previous {
 			return apierrors.NewBadRequest("previous terminated container \"" + t.spec.Name + "\" in pod \"" + pod + "\" not found")
 		}
 		return apierrors.NewBadRequest("container \"" + t.spec.Name + "\" in pod \"" + pod + "\" is waiting to start: " + reasonOf(t.pod, t.spec.Name))
 	}
-	dir := filepath.Join(n.runtime.Root(), t.id)
+	dir := t.dir
 	p := &logPrinter{w: w, limit: -1, times: o.Timestamps, start: [2]bool{true, true}, only: -1}
 	if o.LimitBytes != nil {
 		p.limit = *o.LimitBytes

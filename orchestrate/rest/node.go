@@ -19,7 +19,7 @@ type Node interface {
 	// Logs writes the log of a container to w, and returns when it has, or, with
 	// Follow, when the container has ended or ctx is done. Tail, since, previous,
 	// timestamps and the limit of bytes are the node's business.
-	Logs(ctx context.Context, namespace, pod string, o *corev1.PodLogOptions, w io.Writer) error
+	Logs(ctx context.Context, namespace, pod string, o *LogOptions, w io.Writer) error
 	// Exec runs a program in a container and gives its exit code; err is for what
 	// did not get that far.
 	Exec(ctx context.Context, namespace, pod string, o *corev1.PodExecOptions, s Streams) (exitCode int, err error)
@@ -31,6 +31,14 @@ type Node interface {
 	PodMetrics(namespace, pod string) (PodMetrics, error)
 	// NodeMetrics is what the whole machine uses.
 	NodeMetrics() (Usage, error)
+}
+
+// LogOptions are those of Kubernetes, and which run of the container is meant.
+type LogOptions struct {
+	corev1.PodLogOptions
+	// Run is its number, 0 being the first; below 0 it counts back from the last one.
+	// nil is the last one, or the one before with Previous.
+	Run *int32
 }
 
 // Streams are those of a program. One that is nil was not asked for. With a

@@ -81,9 +81,17 @@ func (s *Server) logs(w http.ResponseWriter, q *request) error {
 	return err
 }
 
-func logOptions(q *request) (*corev1.PodLogOptions, error) {
+func logOptions(q *request) (*LogOptions, error) {
 	query := q.URL.Query()
-	o := &corev1.PodLogOptions{Container: query.Get("container"), Follow: flag(q, "follow"), Previous: flag(q, "previous"), Timestamps: flag(q, "timestamps")}
+	o := &LogOptions{PodLogOptions: corev1.PodLogOptions{Container: query.Get("container"), Follow: flag(q, "follow"), Previous: flag(q, "previous"), Timestamps: flag(q, "timestamps")}}
+	if v := query.Get("run"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 32)
+		if err != nil || o.Previous {
+			return nil, bad("run %q must be a number, and does not go with previous", v)
+		}
+		run := int32(n)
+		o.Run = &run
+	}
 	for name, to := range map[string]**int64{"sinceSeconds": &o.SinceSeconds, "tailLines": &o.TailLines, "limitBytes": &o.LimitBytes} {
 		v := query.Get(name)
 		if v == "" {

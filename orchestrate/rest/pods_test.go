@@ -111,6 +111,8 @@ func TestLogs(t *testing.T) {
 		"/one/log?container=x":       "container x is not valid for pod one",
 		"/one/log?tailLines=x":       "tailLines",
 		"/one/log?sinceSeconds=0":    "sinceSeconds",
+		"/one/log?run=x":             "run",
+		"/one/log?run=1&previous=1":  "previous",
 		"/one/log?sinceTime=tuesday": "sinceTime",
 	} {
 		if got := h.do("GET", podsPath+path, "", 400); !strings.Contains(got, want) {

@@ -32,7 +32,7 @@ type Node struct {
 var At = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // Logs prints what was asked for, and, with Follow, waits.
-func (n *Node) Logs(ctx context.Context, namespace, pod string, o *corev1.PodLogOptions, w io.Writer) error {
+func (n *Node) Logs(ctx context.Context, namespace, pod string, o *rest.LogOptions, w io.Writer) error {
 	if o.Previous {
 		return fmt.Errorf("previous terminated container %q in pod %q not found", o.Container, pod)
 	}
