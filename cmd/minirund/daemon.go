@@ -47,6 +47,7 @@ func upCommand(u *ui) *cli.Command {
 			&cli.StringFlag{Name: "service-range", Usage: "addresses of services, one range of each family, with a comma", DefaultText: "those of the last time, or one that is free"},
 			&cli.StringFlag{Name: "node-port-range", Usage: "node ports of services", Value: fmt.Sprintf("%d-%d", orchservices.FirstNodePort, orchservices.LastNodePort)},
 			&cli.StringFlag{Name: "service-table", Usage: "nftables table of services", Value: proxy.Table},
+			&cli.StringFlag{Name: "listen", Usage: "serve the API on this `ADDRESS:PORT` too, over TLS, for kubectl; DIR/kubeconfig of --data has what it needs", DefaultText: "the socket only"},
 			&cli.StringFlag{Name: "cgroup-parent", Usage: "cgroup that those of pods are below", Value: node.DefaultCgroupParent},
 			&cli.BoolFlag{Name: "foreground", Usage: "do not go to the background; log to standard error"},
 			&cli.BoolFlag{Name: "restore", Usage: "put the newest good backup in the place of a damaged store"},
@@ -134,7 +135,7 @@ func foregroundArgs(c *cli.Context) ([]string, error) {
 	path("socket", c.String("socket"))
 	path("data", c.String("data"))
 	path("log-file", logFile)
-	for _, name := range []string{"network", "pod-range", "service-range", "node-port-range", "service-table", "cgroup-parent"} {
+	for _, name := range []string{"network", "pod-range", "service-range", "node-port-range", "service-table", "cgroup-parent", "listen"} {
 		if c.IsSet(name) {
 			args = append(args, "--"+name+"="+c.String(name))
 		}
@@ -154,7 +155,7 @@ func (u *ui) foreground(c *cli.Context) error {
 	debug.SetMemoryLimit(64 << 20) // beyond that memory is looked through more often
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	o := daemon.Options{
-		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log,
+		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log, Listen: c.String("listen"),
 		Images: c.String("store"), Network: c.String("network"), CgroupParent: c.String("cgroup-parent"), ServiceTable: c.String("service-table"),
 		Ready: func() error { return ready(c.String("log-file")) },
 	}
@@ -347,6 +348,9 @@ func statusCommand(u *ui) *cli.Command {
 		}
 		fmt.Fprintf(u.out, "minirund %s runs as process %d since %s, with %s of memory\n", s.Version, s.Pid, s.Started.Local().Format(time.RFC3339), bytesText(s.Memory))
 		fmt.Fprintf(u.out, "socket: %s\ndata: %s, revision %d\n", s.Socket, s.Data, s.Revision)
+		if s.Listen != "" {
+			fmt.Fprintf(u.out, "for kubectl: https://%s, KUBECONFIG=%s\n", s.Listen, s.Kubeconfig)
+		}
 		switch {
 		case s.BackupError != "":
 			fmt.Fprintf(u.out, "backup: none since %s: %s\n", s.Backup, printable(s.BackupError))

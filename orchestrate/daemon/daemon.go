@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,8 @@ type Options struct {
 	Data string
 	// Socket is the path of the API's unix socket. A lock file lies beside it.
 	Socket string
+	// Listen is an address and port to serve the API on over TLS, for kubectl; empty: none.
+	Listen string
 	// Images is the directory of the image store, see container.StoreDir.
 	Images string
 	// CgroupParent is the cgroup that pods are made below.
@@ -96,6 +99,7 @@ type Daemon struct {
 	parts    []*part
 	backup   backupState
 	warnings warnings
+	listen   string // the address of the API over TLS, if there is one
 }
 
 // Run is minirund: it works until ctx ends. Containers go on after it.
@@ -138,6 +142,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer os.Remove(o.Socket)
+	var secure net.Listener
+	var certificates *tls.Config
+	if o.Listen != "" {
+		if secure, certificates, err = d.secureListener(); err != nil {
+			return errors.Join(err, l.Close())
+		}
+		defer secure.Close()
+		d.listen = secure.Addr().String()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	handler, err := d.wire()
@@ -145,7 +158,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return errors.Join(err, l.Close())
 	}
 	done := d.startParts(ctx)
-	err = d.serve(ctx, l, handler)
+	err = d.serve(ctx, l, secure, certificates, handler)
 	cancel()
 	done()
 	d.saveBackup()
@@ -184,32 +197,43 @@ func (d *Daemon) openStore() error {
 	return err
 }
 
-// serve answers requests until ctx ends.
-func (d *Daemon) serve(ctx context.Context, l net.Listener, handler http.Handler) error {
-	srv := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 30 * time.Second,
-		// Watches and logs end with this.
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(d.o.Log.Handler(), slog.LevelWarn),
-	}
-	end := make(chan error, 1)
-	go func() { end <- srv.Serve(l) }()
-	if d.o.Ready != nil {
-		if err := d.o.Ready(); err != nil {
-			return errors.Join(err, srv.Close())
+// serve answers requests until ctx ends, at secure over TLS.
+func (d *Daemon) serve(ctx context.Context, l, secure net.Listener, certificates *tls.Config, handler http.Handler) error {
+	// One of each: HTTP/2 is set up once in a server, and is for TLS alone.
+	var servers []*http.Server
+	end := make(chan error, 2)
+	start := func(at string, serve func(*http.Server) error) {
+		srv := &http.Server{
+			Handler: handler, ReadHeaderTimeout: 30 * time.Second, TLSConfig: certificates,
+			// Watches and logs end with this.
+			BaseContext: func(net.Listener) context.Context { return ctx },
+			ErrorLog:    slog.NewLogLogger(d.o.Log.Handler(), slog.LevelWarn),
 		}
+		servers = append(servers, srv)
+		go func() { end <- fmt.Errorf("serve %q: %w", at, serve(srv)) }()
 	}
-	select {
-	case err := <-end:
-		return fmt.Errorf("serve %q: %w", d.o.Socket, err)
-	case <-ctx.Done():
+	start(d.o.Socket, func(srv *http.Server) error { return srv.Serve(l) })
+	if secure != nil {
+		start(d.listen, func(srv *http.Server) error { return srv.ServeTLS(secure, "", "") })
+	}
+	var err error
+	if d.o.Ready != nil {
+		err = d.o.Ready()
+	}
+	if err == nil {
+		select {
+		case err = <-end:
+		case <-ctx.Done():
+		}
 	}
 	stop, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if srv.Shutdown(stop) != nil {
-		return srv.Close()
+	for _, srv := range servers {
+		if err != nil || srv.Shutdown(stop) != nil {
+			err = errors.Join(err, srv.Close())
+		}
 	}
-	return nil
+	return err
 }
 
 // privateDir makes a directory of ours. One that others can write to would let

@@ -23,6 +23,9 @@ type Status struct {
 	Started time.Time `json:"started"`
 	Socket  string    `json:"socket"`
 	Data    string    `json:"data"`
+	// Listen is where the API is over TLS, Kubeconfig the file with which kubectl finds it.
+	Listen     string `json:"listen,omitempty"`
+	Kubeconfig string `json:"kubeconfig,omitempty"`
 	// Memory is the resident set, in bytes.
 	Memory   int64  `json:"memory"`
 	Revision uint64 `json:"revision"`
@@ -41,6 +44,9 @@ func (d *Daemon) status() (Status, error) {
 	s := Status{
 		Version: d.o.Version, Pid: os.Getpid(), Started: d.started.UTC(), Socket: d.o.Socket, Data: d.o.Data,
 		Memory: resident(), Revision: d.store.Revision(), Objects: map[string]int{}, Pods: map[string]int{},
+	}
+	if d.listen != "" {
+		s.Listen, s.Kubeconfig = d.listen, d.o.Kubeconfig()
 	}
 	for _, kind := range d.store.Kinds() {
 		l, err := d.store.List(kind, store.Selector{}, 0, "")

@@ -4,5 +4,5 @@
 // in containers, and what pods use. Bodies may be protobuf; answers are JSON. OpenAPI
 // is version 3, made from the types.
 //
-// Not there: SPDY, port-forward, TLS.
+// Not there: SPDY, port-forward.
 package rest
