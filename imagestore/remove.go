@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	goruntime "runtime"
 	"slices"
 	"sort"
 	"sync"
@@ -242,7 +243,7 @@ func (n *Swept) remove(blobs []unused) error {
 		next int
 		all  sync.WaitGroup
 	)
-	for range min(len(blobs), removers) {
+	for range min(len(blobs), removers, goruntime.GOMAXPROCS(0)) {
 		all.Go(func() {
 			for {
 				mu.Lock()
@@ -271,5 +272,5 @@ func (n *Swept) remove(blobs []unused) error {
 	return errs
 }
 
-// removers is how many blobs are deleted at one time.
+// removers is how many blobs are deleted at one time, on as many processors.
 const removers = 4
