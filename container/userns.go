@@ -79,17 +79,37 @@ func autoRange(slot int) []specs.LinuxIDMapping {
 // mapIDs chooses the ids of a container with --userns=auto. key is that of its
 // snapshot, which is there: as long as it is, the ids are taken. Who has them is
 // the content of a symbolic link, which is made in one step.
-func (o *Options) mapIDs(store volume.Store, key string) error {
+func (o *Options) mapIDs(store volume.Store, key string) (err error) {
 	if !o.AutoMap {
 		return nil
 	}
-	dir := string(store) + "/userns"
+	o.UIDMap, err = takeIDs(string(store), key)
+	o.GIDMap = o.UIDMap
+	return err
+}
+
+// TakeIDs chooses ids that no other user namespace of the store has, for as long as
+// there is a directory, whose path is absolute; or tells those that were chosen
+// for it.
+func TakeIDs(store, dir string) ([]specs.LinuxIDMapping, error) { return takeIDs(store, dir) }
+
+// holder is what has to be there for ids to be taken: a directory, or the snapshot
+// of that name.
+func holder(store, key string) string {
+	if key[0] == '/' {
+		return key
+	}
+	return store + "/overlay/snapshots/" + key
+}
+
+func takeIDs(store, key string) ([]specs.LinuxIDMapping, error) {
+	dir := store + "/userns"
 	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
-		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
+		return nil, &os.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
 	fd, err := linux.OpenAt(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer linux.Close(fd)
 	for {
@@ -98,14 +118,18 @@ func (o *Options) mapIDs(store volume.Store, key string) error {
 		}
 	}
 	if err != nil {
-		return &os.PathError{Op: "flock", Path: dir, Err: err}
+		return nil, &os.PathError{Op: "flock", Path: dir, Err: err}
 	}
-	var buf [256]byte
+	var buf [512]byte
 	for slot := range autoSlots {
 		name := strconv.Itoa(slot)
 		n, err := unix.Readlinkat(fd, name, buf[:])
 		if err == nil {
-			if unix.Access(string(store)+"/overlay/snapshots/"+string(buf[:n]), unix.F_OK) != unix.ENOENT {
+			have := string(buf[:n])
+			if have == key {
+				return autoRange(slot), nil
+			}
+			if have == "" || unix.Access(holder(store, have), unix.F_OK) != unix.ENOENT {
 				continue
 			}
 			err = unix.Unlinkat(fd, name, 0) // of a container that is gone
@@ -116,13 +140,11 @@ func (o *Options) mapIDs(store volume.Store, key string) error {
 			err = unix.Symlinkat(key, fd, name)
 		}
 		if err != nil {
-			return fmt.Errorf("take user ids: %w", err)
+			return nil, fmt.Errorf("take user ids: %w", err)
 		}
-		o.UIDMap = autoRange(slot)
-		o.GIDMap = o.UIDMap
-		return nil
+		return autoRange(slot), nil
 	}
-	return fmt.Errorf("all %d ranges of user ids are taken", autoSlots)
+	return nil, fmt.Errorf("all %d ranges of user ids are taken", autoSlots)
 }
 
 // mountSnapshot mounts a container's root as its user namespace wants it.

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -175,7 +174,7 @@ func (w *worker) startPause(pod *corev1.Pod) error {
 	w.n.point("pause-started")
 	linux.Close(files[len(files)-1])
 	files = files[:len(files)-1]
-	err = awaitPause(image, pair[0])
+	err = awaitProgress(image, pair[0], "first process of the pod's process namespace")
 	if err == nil {
 		err = pinAgain(pid, pidNamespace, filepath.Join(w.dir, nsDir, pidNamespace))
 	}
@@ -187,29 +186,6 @@ func (w *worker) startPause(pod *corev1.Pod) error {
 	}
 	w.watchPause(pidfd, func() { reap(pid) })
 	return nil
-}
-
-// awaitPause waits until the process is what it is to be.
-func awaitPause(image *initprog.Image, fd int) error {
-	var buf [initprog.RecordSize]byte
-	for {
-		n, err := linux.Read(fd, buf[:])
-		if err == unix.EINTR {
-			continue
-		}
-		if err == nil && n < len(buf) {
-			err = errors.New("it was killed")
-		}
-		if err == nil {
-			if r := initprog.ParseRecord(buf[:]); !r.Progress() {
-				err = image.Failure(r)
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("first process of the pod's process namespace: %w", err)
-		}
-		return nil
-	}
 }
 
 // watchPause has the pod checked when its first process ends. It takes the pidfd.

@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/internal/linux"
 	inetip "github.com/minirun/minirun/internal/netip"
@@ -34,6 +36,9 @@ type pinned struct {
 
 // namespacesOf are those of a pod; the others are the host's.
 func namespacesOf(s *corev1.PodSpec) (list []pinned) {
+	if ownUsers(s) {
+		list = append(list, pinned{userNamespace, unix.CLONE_NEWUSER})
+	}
 	if !s.HostNetwork {
 		list = append(list, pinned{"net", unix.CLONE_NEWNET}, pinned{"uts", unix.CLONE_NEWUTS})
 	}
@@ -69,7 +74,11 @@ func (w *worker) makeSandbox(pod *corev1.Pod) (err error) {
 	}
 	w.n.point("sandbox-cgroup")
 	list := namespacesOf(&pod.Spec)
-	if err := makeNamespaces(filepath.Join(w.dir, nsDir), list, hostname(pod), sysctlsOf(pod)); err != nil {
+	ids, err := w.idsOf(pod)
+	if err != nil {
+		return err
+	}
+	if err := makeNamespaces(filepath.Join(w.dir, nsDir), list, ids, hostname(pod), sysctlsOf(pod)); err != nil {
 		return err
 	}
 	if sharesProcesses(&pod.Spec) {
@@ -124,10 +133,16 @@ func isNamespace(path string) bool {
 }
 
 // makeNamespaces makes new namespaces and pins them by mounting them at their
-// names in dir. Nobody is in them when it returns.
-func makeNamespaces(dir string, list []pinned, host string, sysctls map[string]string) error {
+// names in dir. Nobody is in them when it returns. With ids, they belong to a user
+// namespace that has these.
+func makeNamespaces(dir string, list []pinned, ids []specs.LinuxIDMapping, host string, sysctls map[string]string) error {
 	if len(list) == 0 {
 		return nil
+	}
+	if ids != nil {
+		if err := makeUserNamespaces(dir, list, ids); err != nil {
+			return err
+		}
 	}
 	done := make(chan error, 1)
 	var on func()
@@ -141,18 +156,22 @@ func makeNamespaces(dir string, list []pinned, host string, sysctls map[string]s
 			goruntime.UnlockOSThread()
 			return
 		}
-		done <- inNamespaces(dir, list, host, sysctls)
+		done <- inNamespaces(dir, list, ids != nil, host, sysctls)
 	}
 	go on()
 	return <-done
 }
 
-func inNamespaces(dir string, list []pinned, host string, sysctls map[string]string) error {
+func inNamespaces(dir string, list []pinned, made bool, host string, sysctls map[string]string) error {
 	flags := 0
 	for _, p := range list {
 		flags |= p.flag
 	}
-	if err := unix.Unshare(flags); err != nil {
+	if made {
+		if err := joinThread(dir, list); err != nil {
+			return err
+		}
+	} else if err := unix.Unshare(flags); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
 	if flags&unix.CLONE_NEWUTS != 0 {
@@ -177,6 +196,9 @@ func inNamespaces(dir string, list []pinned, host string, sysctls map[string]str
 		}
 	}
 	for _, p := range list {
+		if made {
+			break
+		}
 		at := filepath.Join(dir, p.name)
 		f, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o400)
 		if err != nil {
@@ -304,7 +326,7 @@ func (w *worker) dropNamespaces() error {
 	if err := w.endPause(); err != nil {
 		return err
 	}
-	for _, name := range []string{"net", "uts", "ipc"} {
+	for _, name := range []string{"net", "uts", "ipc", userNamespace} {
 		if err := unmount(filepath.Join(w.dir, nsDir, name)); err != nil {
 			return err
 		}

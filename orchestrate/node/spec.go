@@ -83,6 +83,9 @@ func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (*launchSpec, error) {
 
 func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 	c := b.Spec
+	if err := checkUsers(&pod.Spec); err != nil {
+		return err
+	}
 	src := w.n.sourcesFor(pod, w.rec.IPs)
 	links, err := w.n.serviceVariables(pod)
 	if err != nil {
@@ -122,6 +125,14 @@ func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 	if err != nil {
 		return err
 	}
+	ids, err := w.idsOf(pod)
+	if err != nil {
+		return err
+	}
+	o.UIDMap, o.GIDMap = ids, ids
+	for i := range mounts { // owners are those that the container sees
+		mounts[i].UIDMappings, mounts[i].GIDMappings = ids, ids
+	}
 	resources := w.n.resourcesOf(c)
 	l.edit = func(s *specs.Spec) error {
 		w.joinNamespaces(pod, s)
@@ -152,14 +163,14 @@ func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 func (w *worker) joinNamespaces(pod *corev1.Pod, s *specs.Spec) {
 	list := slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		switch n.Type {
-		case specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace:
+		case specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.UserNamespace:
 			return true
 		case specs.PIDNamespace:
 			return pod.Spec.HostPID || sharesProcesses(&pod.Spec)
 		}
 		return false
 	})
-	types := map[string]specs.LinuxNamespaceType{"net": specs.NetworkNamespace, "ipc": specs.IPCNamespace, "uts": specs.UTSNamespace}
+	types := map[string]specs.LinuxNamespaceType{"net": specs.NetworkNamespace, "ipc": specs.IPCNamespace, "uts": specs.UTSNamespace, userNamespace: specs.UserNamespace}
 	for _, p := range namespacesOf(&pod.Spec) {
 		list = append(list, specs.LinuxNamespace{Type: types[p.name], Path: filepath.Join(w.dir, nsDir, p.name)})
 	}
@@ -435,9 +446,6 @@ func secureSpec(pod *corev1.Pod, c *corev1.Container, s *specs.Spec) error {
 	}
 	if csc.WindowsOptions != nil || psc.WindowsOptions != nil {
 		return badConfig("windowsOptions are not supported")
-	}
-	if h := pod.Spec.HostUsers; h != nil && !*h {
-		return badConfig("hostUsers: false is not supported")
 	}
 	return nil
 }
