@@ -22,8 +22,8 @@ func (w *worker) attend(ctx context.Context, pod *corev1.Pod, spec *corev1.Conta
 			if ctx.Err() != nil {
 				return
 			}
-			w.warning(pod, spec, "FailedPostStartHook", "PostStartHook failed: %v", err)
-			w.mark(c.ID, func(l *live) { l.doomed = "FailedPostStartHook" })
+			w.warning(pod, spec, failedPostStart, "PostStartHook failed: %v", err)
+			w.mark(c.ID, func(l *live) { l.doomed = failedPostStart })
 			return
 		}
 	}
@@ -59,6 +59,9 @@ func saidToBe(pod *corev1.Pod, spec *corev1.Container) (started, ready bool) {
 	started = spec.StartupProbe == nil || wasStarted
 	return started, started && (spec.ReadinessProbe == nil || wasReady)
 }
+
+// failedPostStart is why a container is ended whose hook has failed.
+const failedPostStart = "FailedPostStartHook"
 
 // saidOf is what the status says of a container.
 func saidOf(pod *corev1.Pod, name string) (started, ready bool) {

@@ -61,18 +61,36 @@ func (w *bounded) Write(p []byte) (int, error) {
 // lastOutput is how long a terminal is waited for that others have open still.
 const lastOutput = 100 * time.Millisecond
 
-// awaitProcess waits for the end of a process, which is killed when ctx ends.
+// awaitProcess waits for the end of a process, which is killed when ctx ends, with
+// those of its group: it began one.
 func awaitProcess(ctx context.Context, p *runtime.Process) (syscall.WaitStatus, error) {
 	fd, err := unix.FcntlInt(uintptr(p.PidFD), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		kill(p)
 		return p.Wait()
 	}
-	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
+	defer unix.Close(fd)
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { killGroup(fd, p.Pid); close(killed) })
 	status, err := p.Wait()
-	stop()
-	unix.Close(fd)
+	if !stop() {
+		<-killed // it uses the descriptor
+	}
 	return status, err
+}
+
+// killGroup kills a process that leads a group, and the group. A descriptor names both,
+// even when the first has ended; without that (before Linux 6.9) its number does, as
+// long as nobody has waited for it.
+func killGroup(fd, pid int) {
+	const group = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, group); err == nil || err == unix.ESRCH {
+		return
+	}
+	if !pidfdEnded(fd) && pid > 0 {
+		_ = unix.Kill(-pid, unix.SIGKILL)
+	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 }
 
 // execProcess is the container's own process with another command.

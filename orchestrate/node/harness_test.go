@@ -58,6 +58,10 @@ type helperConfig struct {
 }
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(grpcEnv); addr != "" {
+		fmt.Fprintln(os.Stderr, serveHealth(addr))
+		os.Exit(1)
+	}
 	if text := os.Getenv(helperEnv); text != "" {
 		if err := helper(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -516,20 +520,42 @@ func (b *bench) output(p *corev1.Pod, name string) string {
 	return string(out)
 }
 
-// reasons are those of all events.
-func (b *bench) reasons(pod string) string {
-	raw, _ := b.do(http.MethodGet, "/api/v1/namespaces/default/events", nil)
+// events are those of a pod.
+func (b *bench) events(pod string) (of []corev1.Event) {
+	b.t.Helper()
 	var list corev1.EventList
-	if err := json.Unmarshal(raw, &list); err != nil {
-		b.t.Fatalf("%v: %s", err, raw)
+	if !b.get("/api/v1/namespaces/default/events", &list) {
+		b.t.Fatal("no events")
 	}
-	var out []string
 	for _, e := range list.Items {
 		if e.InvolvedObject.Name == pod {
-			out = append(out, e.Reason+": "+e.Message)
+			of = append(of, e)
 		}
 	}
+	return of
+}
+
+// reasons are those of all events.
+func (b *bench) reasons(pod string) string {
+	b.t.Helper()
+	var out []string
+	for _, e := range b.events(pod) {
+		out = append(out, e.Reason+": "+e.Message)
+	}
 	return strings.Join(out, "\n")
+}
+
+// get reads an object; false if there is none.
+func (b *bench) get(path string, into any) bool {
+	b.t.Helper()
+	raw, code := b.do(http.MethodGet, path, nil)
+	if code != http.StatusOK {
+		return false
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		b.t.Fatalf("%v: %s", err, raw)
+	}
+	return true
 }
 
 func (b *bench) services() string {

@@ -52,7 +52,11 @@ func (w *worker) stop(pod *corev1.Pod, v *view, b *box, why string) {
 	w.normal(pod, b.Spec, "Killing", "%s", why)
 	grace := graceOf(pod, time.Now())
 	if b.Doomed != "" && pod.DeletionTimestamp == nil {
-		if p := b.Spec.LivenessProbe; p != nil && p.TerminationGracePeriodSeconds != nil {
+		p := b.Spec.LivenessProbe
+		if !b.Started { // it has not come to that one
+			p = b.Spec.StartupProbe
+		}
+		if p != nil && p.TerminationGracePeriodSeconds != nil && b.Doomed != failedPostStart {
 			grace = time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
 		}
 	}
@@ -218,16 +222,11 @@ func (w *worker) remove(pod *corev1.Pod, v *view) (gone bool, err error) {
 	if err := w.wipe(); err != nil {
 		return false, err
 	}
-	if len(pod.Finalizers) > 0 {
-		// The object stays until they go; nothing of it is here any more.
-		now, err := w.pod()
-		if err == nil && now != nil && len(now.Finalizers) > 0 {
-			_, err = w.n.o.Store.Delete(pods, w.namespace, w.name, store.DeleteOptions{UID: w.uid})
-		}
-		return true, ignoreGone(err)
-	}
+	// With finalizers the object stays until they go; nothing of it is here any more.
+	// Not the ones that we know of count: who takes the last one away meanwhile leaves
+	// an object that waits for us.
 	_, err = w.n.o.Store.Delete(pods, w.namespace, w.name, store.DeleteOptions{UID: w.uid})
-	return err == nil || ignoreGone(err) == nil, ignoreGone(err)
+	return ignoreGone(err) == nil, ignoreGone(err)
 }
 
 // wipe removes everything of the pod from this host. It converges.

@@ -2,7 +2,6 @@ package node
 
 import (
 	"bytes"
-	"encoding/json"
 	"net"
 	"net/http"
 	"os"
@@ -30,24 +29,12 @@ func TestRootPodClaims(t *testing.T) {
   containers: [{name: c, image: "base:1", command: [sh, -c, "`+script+`; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}], securityContext: {runAsUser: 1000}}]
 `)
 	}
-	// get reads an object that has no pod; false if there is none.
-	get := func(path string, into any) bool {
-		t.Helper()
-		raw, code := b.do(http.MethodGet, path, nil)
-		if code != http.StatusOK {
-			return false
-		}
-		if err := json.Unmarshal(raw, into); err != nil {
-			t.Fatalf("%v: %s", err, raw)
-		}
-		return true
-	}
 	const claims = "/api/v1/namespaces/default/persistentvolumeclaims/"
 	volumeOf := func(claim string) (v corev1.PersistentVolume) {
 		t.Helper()
 		b.eventually("claim "+claim+" has a volume", func() bool {
 			var c corev1.PersistentVolumeClaim
-			return get(claims+claim, &c) && c.Status.Phase == corev1.ClaimBound && get("/api/v1/persistentvolumes/"+c.Spec.VolumeName, &v)
+			return b.get(claims+claim, &c) && c.Status.Phase == corev1.ClaimBound && b.get("/api/v1/persistentvolumes/"+c.Spec.VolumeName, &v)
 		})
 		return v
 	}
@@ -92,7 +79,7 @@ func TestRootPodClaims(t *testing.T) {
 	// A claim that a pod needs stays until the pod has gone. Then all of it goes.
 	remove(claims + "data")
 	var c corev1.PersistentVolumeClaim
-	if !get(claims+"data", &c) || c.DeletionTimestamp == nil {
+	if !b.get(claims+"data", &c) || c.DeletionTimestamp == nil {
 		t.Errorf("a claim that is in use: %+v", c)
 	}
 	if _, out := b.exec("second", "c", "cat", "/v/file"); out != "kept\n" {
@@ -101,7 +88,7 @@ func TestRootPodClaims(t *testing.T) {
 	b.delete("second", 0)
 	b.eventually("claim, volume and directory are gone", func() bool {
 		_, err := os.Stat(at)
-		return !get(claims+"data", &c) && !get("/api/v1/persistentvolumes/"+v.Name, &v) && os.IsNotExist(err)
+		return !b.get(claims+"data", &c) && !b.get("/api/v1/persistentvolumes/"+v.Name, &v) && os.IsNotExist(err)
 	})
 
 	pod("third", "keep", "echo precious > /v/file")
@@ -115,7 +102,7 @@ func TestRootPodClaims(t *testing.T) {
 	b.gone("third")
 	remove(claims + "keep")
 	b.eventually("the volume is released", func() bool {
-		return !get(claims+"keep", &c) && get("/api/v1/persistentvolumes/"+v.Name, &v) && v.Status.Phase == corev1.VolumeReleased
+		return !b.get(claims+"keep", &c) && b.get("/api/v1/persistentvolumes/"+v.Name, &v) && v.Status.Phase == corev1.VolumeReleased
 	})
 	b.hostFile(filepath.Join(b.c.Dir, "volumes", v.Name, "file"), "precious\n")
 }
