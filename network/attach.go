@@ -264,15 +264,7 @@ func (a *Attachment) plug(outside *rtnetlink.Conn, i, bridge, netns int) error {
 	if err := outside.AddVeth(&rtnetlink.Veth{Name: e.Link, Master: bridge, MTU: n.MTU, PeerName: e.Name, PeerMAC: e.MAC, PeerNS: netns}); err != nil {
 		return linkError("make interfaces "+e.Link+" and "+e.Name, err)
 	}
-	var modes []rtnetlink.PortMode
-	if n.Isolate == store.Containers {
-		modes = append(modes, rtnetlink.Isolated)
-	}
-	// Who calls himself by a published port or a service comes back by the way he
-	// went, and where br_netfilter is, the bridge itself has to turn him round.
-	if i == 0 && (len(a.record.Ports) > 0 || unix.Access("/proc/sys/net/bridge", unix.F_OK) == nil) {
-		modes = append(modes, rtnetlink.Hairpin)
-	}
+	modes := portModes(n, i, a.record)
 	var err error
 	if len(modes) > 0 {
 		err = outside.SetPort(e.Link, modes...)

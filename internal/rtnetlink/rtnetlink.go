@@ -68,6 +68,8 @@ type Link struct {
 	Index int
 	Name  string
 	Flags uint32 // IFF_*
+	// Master is the index of the bridge that it is in; 0: of none.
+	Master int
 }
 
 // An Address is one of an interface, in the kernel's words.
@@ -101,8 +103,13 @@ func (c *Conn) getLink(m *message) (l *Link, err error) {
 		}
 		l = &Link{Index: int(int32(binary.NativeEndian.Uint32(body[4:]))), Flags: binary.NativeEndian.Uint32(body[8:])}
 		attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, value, _ []byte) {
-			if typ == unix.IFLA_IFNAME {
+			switch typ {
+			case unix.IFLA_IFNAME:
 				l.Name = unix.ByteSliceToString(value)
+			case unix.IFLA_MASTER:
+				if len(value) == 4 {
+					l.Master = int(int32(binary.NativeEndian.Uint32(value)))
+				}
 			}
 		})
 	})

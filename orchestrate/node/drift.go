@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/rtnetlink"
 )
@@ -48,11 +49,13 @@ func (w *worker) check(pod *corev1.Pod) {
 		return
 	}
 	if !pod.Spec.HostNetwork {
-		if err := w.checkLink(); err != nil {
+		if err := w.checkLink(drift); err != nil {
 			drift("network: %v; the sandbox is made anew", err)
 			w.up = false
+			return
 		}
 	}
+	w.checkBoxes(pod, drift)
 }
 
 // anyInit is a process of the pod that is in its namespaces; 0 if there is none.
@@ -80,8 +83,8 @@ func pinAgain(pid int, name, at string) error {
 	return nil
 }
 
-// checkLink looks for the pod's interface.
-func (w *worker) checkLink() error {
+// checkLink looks for the pod's interfaces, that in the pod and that at the bridge.
+func (w *worker) checkLink(drift func(string, ...any)) error {
 	fd, err := linux.OpenAt(unix.AT_FDCWD, filepath.Join(w.dir, nsDir, "net"), unix.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -95,7 +98,15 @@ func (w *worker) checkLink() error {
 	if _, err := c.LinkByName("eth0"); err != nil {
 		return fmt.Errorf("interface eth0: %w", err)
 	}
-	return nil
+	key, err := os.Readlink(filepath.Join(w.dir, networkLink))
+	if err != nil {
+		return err
+	}
+	done, err := container.Networks(w.n.o.Images).Replug(key)
+	if done != "" {
+		drift("network: %s; it is put right", done)
+	}
+	return err
 }
 
 // checkRegularly has every worker check its pod, and looks for containers that

@@ -81,6 +81,7 @@ type Node struct {
 	podsDir     string
 	boot        string
 	cgroupMount string
+	seesGroups  bool
 	controllers map[string]bool
 	capacity    corev1.ResourceList
 	hostIPs     []netip.Addr
@@ -177,7 +178,7 @@ func New(o Options) (*Node, error) {
 	if n.cgroupMount, err = cgroups.Mount(); err != nil {
 		return nil, err
 	}
-	n.controllers = controllers(n.cgroupMount)
+	n.controllers, n.seesGroups = controllers(n.cgroupMount), seesGroups(n.cgroupMount)
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, err

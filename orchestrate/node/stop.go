@@ -108,6 +108,10 @@ func (w *worker) terminate(pod *corev1.Pod, spec *corev1.Container, c *runtime.C
 		if err := c.Kill(unix.SIGKILL, runtime.AllProcesses); err != nil {
 			w.n.log.Warn("kill", "container", c.ID, "error", err)
 		}
+		// Who was moved out of its cgroup, or whose cgroup is gone, was not reached.
+		if err := c.Kill(unix.SIGKILL, runtime.Init); err != nil {
+			w.n.log.Debug("kill", "container", c.ID, "error", err)
+		}
 		if !w.awaitEnd(c, time.Now().Add(wait), nil) {
 			return
 		}
