@@ -114,6 +114,7 @@ func (w *worker) recall(s *corev1.ContainerStatus) {
 		Number: s.RestartCount, ID: containerID(w.uid, s.Name, s.RestartCount), Image: s.Image, ImageID: s.ImageID, Started: t.StartedAt.Time, Finished: t.FinishedAt.Time,
 		Code: t.ExitCode, Signal: t.Signal, Reason: t.Reason, Message: t.Message,
 	}
+	l.last.see()
 }
 
 // adoptContainer finds out what became of the attempts to run a container. The last
@@ -184,7 +185,7 @@ func (w *worker) take(pod *corev1.Pod, name string, number int32, c *runtime.Con
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	l := w.liveLocked(name)
-	l.prev, l.last, l.c = l.last, a, c
+	l.prev, l.last, l.c = l.last, a.see(), c
 	return nil
 }
 

@@ -100,7 +100,9 @@ func (w *worker) makeCgroup(pod *corev1.Pod) error {
 			limit[name] = *q
 		}
 	}
-	l, err := cgroups.FromOCIUpdate(w.n.limits(podResources(&pod.Spec, requests), limit))
+	r := w.n.limits(podResources(&pod.Spec, requests), limit)
+	w.n.limitPIDs(r)
+	l, err := cgroups.FromOCIUpdate(r)
 	if err != nil {
 		return err
 	}

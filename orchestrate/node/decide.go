@@ -172,9 +172,9 @@ func (d *decision) keep(v *view, b *box) {
 // restartAt is when an attempt that ended is followed by another one.
 func (v *view) restartAt(b *box, a *attempt) time.Time {
 	if a.Sandbox != v.Sandbox {
-		return a.Finished // the sandbox went, and took it along
+		return a.over() // the sandbox went, and took it along
 	}
-	return v.Backoff.At(b.Restarts, a.Finished)
+	return v.Backoff.At(b.Restarts, a.over())
 }
 
 func (d *decision) launch(v *view, b *box) {

@@ -62,6 +62,9 @@ type Options struct {
 	// Parallel is how many containers are started at the same time.
 	Parallel int
 	MaxPods  int
+	// PodPIDs is how many processes and threads one pod may have; 0: a quarter of what
+	// the host can.
+	PodPIDs int64
 	// CheckEvery is how often records are compared with the kernel.
 	CheckEvery time.Duration
 	// MeasureEvery is how often volumes with a limit are measured, at most.
@@ -141,6 +144,9 @@ func New(o Options) (*Node, error) {
 	}
 	if o.MeasureEvery <= 0 {
 		o.MeasureEvery = DefaultMeasureEvery
+	}
+	if o.PodPIDs <= 0 {
+		o.PodPIDs = defaultPodPIDs()
 	}
 	if o.MaxPods <= 0 {
 		o.MaxPods = DefaultMaxPods

@@ -65,7 +65,7 @@ func (w *worker) start(pod *corev1.Pod, v *view, b *box) error {
 	r := w.rec.container(b.Spec.Name)
 	if b.Last != nil { // a restart, by its own will
 		if b.Last.Sandbox == w.rec.Sandbox {
-			again := w.n.o.Backoff.Restarted(r.restarts(), b.Last.Finished, began)
+			again := w.n.o.Backoff.Restarted(r.restarts(), b.Last.over(), began)
 			r.Wait, r.Last = again.Wait, again.Last
 		}
 	}
@@ -106,7 +106,7 @@ func failedAttempt(w *worker, name string, f *failure) *attempt {
 	if f.Code != 128 {
 		a.Reason = ""
 	}
-	return a
+	return a.see()
 }
 
 // notExecuted stands for a container that was made and whose program could not be
@@ -223,6 +223,7 @@ func (w *worker) ended(name string, c *runtime.Container, pidfd int, child bool)
 		last := l.last
 		last.Running = false
 		last.Finished, last.Code, last.Signal, last.OOM, last.Unknown, last.Message = a.Finished, a.Code, a.Signal, a.OOM, a.Unknown, a.Message
+		last.Seen = time.Now()
 		l.started, l.ready, l.stopping = false, false, false
 		l.quit()
 		close(l.over)

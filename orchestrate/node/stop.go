@@ -206,7 +206,6 @@ func (w *worker) release(pod *corev1.Pod) error {
 	}
 	w.up = false
 	w.rec.Boot = ""
-	w.n.pokeWaiting() // for what it had
 	return w.rec.write(w.dir)
 }
 

@@ -65,11 +65,30 @@ type attempt struct {
 	ID                string
 	Image, ImageID    string
 	Started, Finished time.Time
-	Running           bool
-	Code, Signal      int32
-	OOM, Unknown      bool
+	// Seen is when its end was noticed, by the clock that this process waits by. What
+	// Finished says was another process's clock, or one that was set since.
+	Seen         time.Time
+	Running      bool
+	Code, Signal int32
+	OOM, Unknown bool
 	// Reason, if not empty, is that of an attempt that did not come to run.
 	Reason, Message string
+}
+
+// over is when the wait for the next attempt begins.
+func (a *attempt) over() time.Time {
+	if a.Seen.IsZero() {
+		return a.Finished
+	}
+	return a.Seen
+}
+
+// see notes an end that was found: it was in the past, whatever the clock was then.
+func (a *attempt) see() *attempt {
+	if a.Seen = time.Now(); a.Finished.Before(a.Seen) {
+		a.Seen = a.Finished
+	}
+	return a
 }
 
 // imageState is how far the image for the next attempt is.

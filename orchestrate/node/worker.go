@@ -518,6 +518,9 @@ func (w *worker) report(v *view) error {
 	n := v.Pod.DeepCopy()
 	n.Status = status
 	_, err := w.n.o.Store.Update(pods, n, store.Status)
+	if err == nil && !ownPod(n) && ownPod(v.Pod) {
+		w.n.pokeWaiting() // for what it had
+	}
 	return again(w, err)
 }
 
