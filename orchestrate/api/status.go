@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"syscall"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,6 +92,8 @@ func StatusOf(k *Kind, name string, err error) *metav1.Status {
 		}
 	case errors.As(err, &syntax), errors.As(err, &wrong), errors.As(err, &unknown):
 		say(http.StatusBadRequest, metav1.StatusReasonBadRequest)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		st.Code = http.StatusInsufficientStorage // no reason of Kubernetes says it
 	}
 	return st
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -53,6 +54,8 @@ type helperConfig struct {
 	// Controllers: those of claims, Deployments and Jobs run beside it.
 	Controllers bool
 	PodPIDs     int64
+	// Store is the file of the objects, if it is not in Dir.
+	Store string
 	// Fail is the step at which the process kills itself, the Nth time.
 	Fail string
 	N    int32
@@ -80,7 +83,7 @@ func helper(text string) error {
 	}
 	os.Unsetenv(helperEnv)
 	registry := api.NewRegistry()
-	s, err := store.Open(filepath.Join(c.Dir, "store"), registry.Stored(), store.Options{})
+	s, err := store.Open(cmp.Or(c.Store, filepath.Join(c.Dir, "store")), registry.Stored(), store.Options{})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,76 @@
+package node
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"golang.org/x/sys/unix"
+)
+
+// A disk without room for the store refuses writes and says why. What runs goes on, what
+// ends is started again, and when there is room all of it is written.
+func TestRootPodFullDisk(t *testing.T) {
+	b := newBench(t)
+	b.stop(syscall.SIGTERM)
+	disk := filepath.Join(b.c.Dir, "disk")
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m,mode=700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.stop(syscall.SIGTERM)
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(b.clean) // before the disk goes
+	b.c.Store = filepath.Join(disk, "store")
+	b.run("", 0)
+	b.runPod("p", `
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: v, emptyDir: {}}]
+  containers: [{name: c, image: "base:1", command: [sh, -c, "echo run >> /v/runs; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}]
+`)
+	p := b.until("p", "it runs", ready)
+	filler := filepath.Join(disk, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	f.Close()
+	big, err := json.Marshal(&corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "big"}, Data: map[string]string{"k": strings.Repeat("x", 500<<10)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, code := b.do(http.MethodPost, "/api/v1/namespaces/default/configmaps", big)
+	var status metav1.Status
+	if err := json.Unmarshal(raw, &status); err != nil || code != http.StatusInsufficientStorage || status.Code != http.StatusInsufficientStorage || !strings.Contains(status.Message, "no space left on device") {
+		t.Errorf("on a full disk: %d %s", code, raw)
+	}
+	if _, code := b.do(http.MethodGet, "/api/v1/namespaces/default/configmaps/big", nil); code != http.StatusNotFound {
+		t.Errorf("what was refused: %d", code)
+	}
+	b.signal(p, syscall.SIGKILL)
+	runs := filepath.Join(b.c.Dir, "node/pods", string(p.UID), volumesDir, "v/runs")
+	b.eventually("it was started again", func() bool { raw, _ := os.ReadFile(runs); return string(raw) == "run\nrun\n" })
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	b.until("p", "the status follows", func(p *corev1.Pod) bool { return ready(p) && state(p, "c").RestartCount == 1 })
+	if raw, code := b.do(http.MethodPost, "/api/v1/namespaces/default/configmaps", big); code != http.StatusCreated {
+		t.Errorf("with room again: %d %.200s", code, raw)
+	}
+}
