@@ -14,9 +14,10 @@ import (
 )
 
 // userImages is an ordinary user with a store of images.
-func userImages(t *testing.T) *userBox {
+func userImages(t *testing.T) *userBox { return withImages(t, newUserBox(t, nil)) }
+
+func withImages(t *testing.T, u *userBox) *userBox {
 	t.Helper()
-	u := newUserBox(t, nil)
 	sibling := filepath.Join(filepath.Dir(u.bin()), "minirund")
 	if err := os.WriteFile(sibling, []byte(readFile(t, testenv.Supervisor(t))), 0o755); err != nil {
 		t.Fatal(err)
@@ -153,6 +154,28 @@ func TestRootRootlessImage(t *testing.T) {
 		if left, _ := os.ReadDir(store + "/" + dir); len(left) > 0 {
 			t.Errorf("%s has %v", dir, left)
 		}
+	}
+}
+
+// Containers of images are connected as those of bundles are.
+func TestRootUsernet_Image(t *testing.T) {
+	for _, kind := range []string{"pasta", "slirp4netns"} {
+		t.Run(kind, func(t *testing.T) {
+			u := withImages(t, usernetBox(t))
+			manyOwners(t, u.bundle+"/many.tar")
+			u.must("image", "import", "--quiet", "--change", `CMD ["sh"]`, u.bundle+"/many.tar", "many")
+			a := testenv.UniqueID(t)
+			u.must("run", "--detach", "--network", kind, "-p", "127.0.0.1:8080:80", "--image", "many", a, "nc", "-ll", "-p", "80", "-e", "sh", "-c", "read x; echo hello $x")
+			t.Cleanup(func() { u.do("delete", "--force", a) })
+			if got := u.must("port", a); got != "80/tcp -> 127.0.0.1:8080\n" {
+				t.Errorf("port: %q", got)
+			}
+			if got := ask(t, "127.0.0.1:8080"); got != "hello you\n" {
+				t.Errorf("the port answers %q", got)
+			}
+			u.must("delete", "--force", a)
+			eventually(t, "the helper has ended", func() bool { return len(usernetProcesses(t)) == 0 })
+		})
 	}
 }
 
