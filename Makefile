@@ -61,7 +61,7 @@ test-vm: testrun ## Run the tests that need every cgroup v2 controller, in one v
 hammer: ## Live through HAMMER (10000) containers, killed and deleted in every state.
 	MINIRUN_TEST_HAMMER=$(HAMMER) go test -count=1 -timeout 3h -v -run '^TestRootHammer' ./integration
 
-hammer-dns: ## Ask for names 10,000 times a second for 30 s while containers come and go, then with 100 real ones.
+hammer-dns: ## Ask for names 10,000 times a second for 30 s while 100 containers come and go, in the records and then real ones.
 	MINIRUN_BENCH_NETWORK=1 go test -count=1 -v -run '^$$' -bench '^BenchmarkHammer$$' -benchtime 1x ./network/names
 	MINIRUN_TEST_HAMMER_DNS=100 go test -count=1 -timeout 1h -v -run '^TestRootNetworkNames_Containers$$' ./integration
 

@@ -2,14 +2,10 @@ package integration
 
 import (
 	"bufio"
-	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -96,11 +92,7 @@ func lookup(kind, at, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s := dns.RcodeToString[m.Rcode]
-	for _, rr := range m.Answer {
-		s += " " + strings.TrimPrefix(rr.String(), rr.Header().String())
-	}
-	return s, nil
+	return answerText(m), nil
 }
 
 func (h *imageHost) wantName(at, name, want string) {
@@ -212,68 +204,4 @@ func (h *imageHost) addressOf(id string) string {
 	}
 	h.t.Fatalf("container %s has no address", id)
 	return ""
-}
-
-// Containers come and go by command while questions are asked: each is found at
-// its address as soon as run has returned and not any more after delete, and one
-// that stays is found always. `make hammer-dns` does it with 100.
-func TestRootNetworkNames_Containers(t *testing.T) {
-	n := 8
-	if text := os.Getenv("MINIRUN_TEST_HAMMER_DNS"); text != "" {
-		var err error
-		if n, err = strconv.Atoi(text); err != nil || n < 1 || n > 250 {
-			t.Fatalf("MINIRUN_TEST_HAMMER_DNS=%q: want 1 to 250 containers", text)
-		}
-	}
-	h := netSetup(t)
-	h.must("network", "create", "--subnet", "10.77.0.0/16", "web")
-	h.background("", "--network", "web", "--ip", "10.77.200.1", "--network-alias", "stable")
-	h.names("web")
-	stop, asked := make(chan struct{}), make(chan int, 1)
-	end := sync.OnceFunc(func() { close(stop) })
-	conn, err := dns.Dial("udp", "10.77.0.1:53") // here: this thread is the one in the namespace
-	if err != nil {
-		t.Fatal(err)
-	}
-	var asking sync.WaitGroup
-	t.Cleanup(func() { end(); asking.Wait() })
-	asking.Go(func() {
-		count := 0
-		defer func() { conn.Close(); asked <- count }()
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			q := new(dns.Msg).SetQuestion("stable.", dns.TypeA)
-			conn.SetDeadline(time.Now().Add(testenv.Timeout(5 * time.Second)))
-			m, err := new(dns.Msg), conn.WriteMsg(q)
-			if err == nil {
-				m, err = conn.ReadMsg()
-			}
-			if err != nil || m.Id != q.Id || len(m.Answer) != 1 || !strings.HasSuffix(m.Answer[0].String(), "\t10.77.200.1") {
-				t.Errorf("the one that stays: %v, %v", m, err)
-				return
-			}
-			count++
-			time.Sleep(time.Millisecond)
-		}
-	})
-	var slowest time.Duration
-	var ids []string
-	for i := range n {
-		ids = append(ids, h.background("", "--network", "web", "--ip", fmt.Sprintf("10.77.1.%d", i+1)))
-		begin := time.Now()
-		h.wantName("10.77.0.1", ids[i]+".", fmt.Sprintf("NOERROR 10.77.1.%d", i+1))
-		slowest = max(slowest, time.Since(begin))
-	}
-	for i, id := range ids {
-		h.must("delete", "--force", id)
-		begin := time.Now()
-		h.wantName("10.77.0.1", fmt.Sprintf("%d.1.77.10.in-addr.arpa.", i+1), "NXDOMAIN")
-		slowest = max(slowest, time.Since(begin))
-	}
-	end()
-	t.Logf("%d containers came and went, seen after at most %s; %d questions meanwhile", n, slowest, <-asked)
 }
