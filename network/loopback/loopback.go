@@ -20,6 +20,7 @@ package loopback
 import (
 	"errors"
 	"os"
+	"slices"
 
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
@@ -66,6 +67,7 @@ type group struct {
 	cookie  uint64
 	name    [16]byte
 	entries int // -1: there are no programs
+	memory  int // with entries
 }
 
 // Root finds where cgroup v2 is mounted.
@@ -87,7 +89,7 @@ func open(cgroup string) (g *group, err error) {
 			return nil, err
 		}
 	}
-	g = &group{dir: -1, entries: -1}
+	g = &group{dir: -1, entries: -1, memory: -1}
 	if g.cookie, err = cookie(); err != nil {
 		return nil, &Error{"find the network namespace's cookie", err}
 	}
@@ -108,7 +110,7 @@ func open(cgroup string) (g *group, err error) {
 	return g, nil
 }
 
-func (g *group) close() { closeAll(g.dir, g.entries) }
+func (g *group) close() { closeAll(g.dir, g.entries, g.memory) }
 
 // cookie is the number that the kernel has given the network namespace of the
 // calling thread. No other gets it before a reboot.
@@ -124,11 +126,11 @@ func cookie() (uint64, error) {
 	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 }
 
-// find sets g.entries if all programs are there. what it looks at is the one that
-// is attached last.
+// find sets g.entries if the programs are there that every port needs. What it looks
+// at is the one of them that is attached last.
 func (g *group) find() error {
-	all := hooks()
-	prog, err := attached(g.dir, all[len(all)-1].attach, g.name)
+	last := hooks()[common-1]
+	prog, err := attached(g.dir, last.attach, g.name)
 	if err != nil {
 		return &Error{"look for attached programs", err}
 	}
@@ -136,55 +138,86 @@ func (g *group) find() error {
 		return nil
 	}
 	defer linux.Close(prog)
-	entries, memory, err := mapsOf(prog)
-	closeAll(memory)
+	g.entries, g.memory, err = mapsOf(prog)
 	if err != nil {
 		return &Error{"look for attached programs", err}
 	}
-	g.entries = entries
 	return nil
 }
 
-// ensure makes the programs if they are not there. Those that somebody who was
-// killed has left are taken away first: without the last one they do nothing.
-func (g *group) ensure() error {
-	if err := g.find(); err != nil || g.entries >= 0 {
+// ensure makes the programs that are not there; those for UDP alone if they are
+// needed. What somebody who was killed has left is taken away first: without the last
+// one the others do nothing.
+func (g *group) ensure(list []Entry) error {
+	if err := g.find(); err != nil {
 		return err
 	}
-	if err := g.detach(); err != nil {
-		return err
+	all := hooks()
+	if g.entries < 0 {
+		if err := g.detach(); err != nil {
+			return err
+		}
+		if err := g.makeMaps(); err != nil {
+			return err
+		}
+		if err := g.attach(all[:common]); err != nil {
+			return errors.Join(err, g.detach())
+		}
 	}
-	memory, err := newMemory(g.name)
+	if !slices.ContainsFunc(list, func(e Entry) bool { return e.Protocol == unix.IPPROTO_UDP }) {
+		return nil
+	}
+	prog, err := attached(g.dir, all[len(all)-1].attach, g.name)
 	if err != nil {
+		return &Error{"look for attached programs", err}
+	}
+	if prog >= 0 {
+		linux.Close(prog)
+		return nil
+	}
+	if err = g.detachFrom(common); err == nil {
+		err = g.attach(all[common:])
+	}
+	if err != nil {
+		return errors.Join(err, g.detachFrom(common), g.detachEmpty())
+	}
+	return nil
+}
+
+func (g *group) makeMaps() (err error) {
+	if g.memory, err = newMemory(g.name); err != nil {
 		return &Error{"make a map for sockets", err}
 	}
-	defer linux.Close(memory)
-	entries, err := newEntries(g.name)
-	if err != nil {
+	if g.entries, err = newEntries(g.name); err != nil {
 		return &Error{"make a map", err}
 	}
-	for _, h := range hooks() {
-		code := h.program(g.cookie, entries, memory)
-		prog, err := load(g.name, h.attach, code, nil)
+	return nil
+}
+
+// attach loads programs and attaches them.
+func (g *group) attach(list []hook) error {
+	for i := range list {
+		h := &list[i]
+		prog, err := load(g.name, h.attach, h.program(g.cookie, g.entries, g.memory), nil)
 		if err != nil {
-			closeAll(entries)
-			return errors.Join(&Error{"load a program", err}, g.detach())
+			return &Error{"load a program", err}
 		}
 		err = attach(g.dir, prog, h.attach)
 		linux.Close(prog)
 		if err != nil {
-			closeAll(entries)
-			return errors.Join(&Error{"attach a program", err}, g.detach())
+			return &Error{"attach a program", err}
 		}
 	}
-	g.entries = entries
 	return nil
 }
 
 // detach takes the programs away, in the other order.
-func (g *group) detach() error {
+func (g *group) detach() error { return g.detachFrom(0) }
+
+// detachFrom leaves the first ones where they are.
+func (g *group) detachFrom(first int) error {
 	all := hooks()
-	for i := len(all) - 1; i >= 0; i-- {
+	for i := len(all) - 1; i >= first; i-- {
 		prog, err := attached(g.dir, all[i].attach, g.name)
 		if err != nil {
 			return &Error{"look for attached programs", err}
@@ -234,7 +267,7 @@ func Add(cgroup string, owner uint32, list []Entry) error {
 		return err
 	}
 	defer g.close()
-	if err := g.ensure(); err != nil {
+	if err := g.ensure(list); err != nil {
 		return err
 	}
 	return g.add(owner, list)
@@ -286,7 +319,7 @@ func Replace(cgroup string, owner uint32, list []Entry) error {
 	}
 	defer g.close()
 	if len(list) > 0 {
-		err = g.ensure()
+		err = g.ensure(list)
 	} else {
 		err = g.find()
 	}

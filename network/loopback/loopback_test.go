@@ -411,6 +411,32 @@ func TestRootLoopback_OneSocket(t *testing.T) {
 	}
 }
 
+// Ports of TCP alone do with half of the programs; the others come with the first
+// port of UDP, and use the same memory.
+func TestRootLoopback_TCPAlone(t *testing.T) {
+	l := newLab(t)
+	l.serve("127.0.0.2:8000", "four")
+	both := entries("127.0.0.1:80 127.0.0.2:8000")
+	tcp, udp := both[:1], both[1:]
+	l.do(Add(l.cgroup, Published, tcp))
+	if n := l.count(); n != common {
+		t.Errorf("%d programs are attached, want %d", n, common)
+	}
+	l.want("tcp", "127.0.0.1:80", "four")
+	l.do(Add(l.cgroup, NodePorts, udp))
+	if n := l.count(); n != len(hooks()) {
+		t.Errorf("%d programs are attached, want %d", n, len(hooks()))
+	}
+	l.want("tcp", "127.0.0.1:80", "four")
+	l.want("udp", "127.0.0.1:80", "four")
+	l.do(Replace(l.cgroup, NodePorts, nil))
+	l.want("tcp", "127.0.0.1:80", "four")
+	l.do(Remove(l.cgroup, Published, tcp))
+	if n := l.count(); n != 0 {
+		t.Errorf("%d programs are left", n)
+	}
+}
+
 // Somebody is killed after each of the programs, while he attaches them and while
 // he takes them away.
 func TestRootLoopback_Killed(t *testing.T) {
