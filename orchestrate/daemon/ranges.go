@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -285,7 +286,7 @@ func (d *Daemon) claim() (release func(), err error) {
 		{fmt.Sprintf("network/%x/%s", id.Sum64(), name), fmt.Sprintf("its pods on network %q", name)},
 		{"table/" + table, fmt.Sprintf("its services in the nftables table %q of this network namespace", table)},
 	} {
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: "@minirund/" + c.name})
+		l, err := claimName(c.name)
 		if errors.Is(err, unix.EADDRINUSE) {
 			err = &SharedError{c.what}
 		}
@@ -296,4 +297,17 @@ func (d *Daemon) claim() (release func(), err error) {
 		have = append(have, l)
 	}
 	return release, nil
+}
+
+// claimPatience is how long a name may stay taken after the end of who had it: a
+// child that it was just starting has its descriptors until it executes a program.
+const claimPatience = time.Second
+
+func claimName(name string) (l *net.UnixListener, err error) {
+	for end := time.Now().Add(claimPatience); ; time.Sleep(20 * time.Millisecond) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: "@minirund/" + name})
+		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+	}
 }
