@@ -119,7 +119,9 @@ func TestRootPodDrift(t *testing.T) {
 			b.eventually("the group is removed", func() bool { err := unix.Rmdir(dir); return err == nil || err == unix.ENOENT })
 		}
 	}
+	b.stop(syscall.SIGTERM) // it would make the group anew meanwhile
 	moved(p)
+	b.run("", 0)
 	p = b.until("d", "it was started again, in its group", func(p *corev1.Pod) bool {
 		return ready(p) && state(p, "c").RestartCount == 3 && strings.Contains(b.psOf(p), "sleep")
 	})
@@ -128,9 +130,9 @@ func TestRootPodDrift(t *testing.T) {
 		return strings.Contains(text, "Drift: the pod's cgroup") && strings.Contains(text, "Drift: container c was in cgroup")
 	})
 	b.stop(syscall.SIGTERM)
+	moved(p)
 	b.c.Check = time.Hour
 	b.run("", 0)
-	moved(p)
 	b.delete("d", 0)
 	b.gone("d")
 	mount, err := cgroups.Mount()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/minirun/minirun/orchestrate/podlife"
 )
@@ -91,7 +92,7 @@ func TestRootPodClock(t *testing.T) {
 	}
 	b.run("", 0)
 	p = b.until("again", "it runs", func(p *corev1.Pod) bool { return ready(p) && state(p, "c").RestartCount == 2 })
-	if e := state(p, "c").LastTerminationState.Terminated; e == nil || e.FinishedAt.Year() <= time.Now().Year() {
+	if e := state(p, "c").LastTerminationState.Terminated; e == nil || e.FinishedAt.Before(&metav1.Time{Time: time.Now().Add(300 * 24 * time.Hour)}) {
 		t.Errorf("the record was not read: %+v", e)
 	}
 }
@@ -125,7 +126,7 @@ func TestVMPodLimits(t *testing.T) {
 	b.run("", 0)
 	b.runPod("bomb", `
   terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: "base:1", command: [sh, -c, "f() { f & f; }; while :; do f; done 2>/dev/null"]}]
+  containers: [{name: c, image: "base:1", command: [sh, -c, "while :; do (while :; do sleep 1000 & done) 2>/dev/null; sleep 1; done"]}]
 `)
 	b.runPod("eats", `
   restartPolicy: Never

@@ -164,7 +164,7 @@ func TestRootPodFiles(t *testing.T) {
   containers:
   - name: c
     image: "base:1"
-    command: [sh, -c, "n=0; while :; do cd /conf/..data/. && a=$(cat a 2>/dev/null) && sleep 0.01 && b=$(cat b 2>/dev/null) && if [ $a = $b ]; then [ $a = \"$last\" ] || echo $a; last=$a; else echo torn; fi; done"]
+    command: [sh, -c, "n=0; while :; do cd /conf/..data/. 2>/dev/null && a=$(cat a 2>/dev/null) && sleep 0.01 && b=$(cat b 2>/dev/null) && if [ $a = $b ]; then [ $a = \"$last\" ] || echo $a; last=$a; else echo torn; fi; done"]
     volumeMounts: [{name: conf, mountPath: /conf}, {name: sec, mountPath: /sec}]
 `)
 	b.until("reads", "it runs", ready)
