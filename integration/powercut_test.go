@@ -27,6 +27,7 @@ import (
 // The test binary is the init of the guests that it boots.
 func TestMain(m *testing.M) {
 	launch()
+	faultLaunch()
 	vm.Reexec()
 	os.Exit(m.Run())
 }

@@ -235,6 +235,33 @@ func (h *Host) heal(err error) bool {
 // Connect makes the container's interfaces. netns is open on its network
 // namespace.
 func (a *Attachment) Connect(netns int) error {
+	err := a.connect(netns)
+	var rules *rulesError
+	if errors.As(err, &rules) {
+		err = errors.Join(err, a.withdraw())
+	}
+	return err
+}
+
+// withdraw gives the ports back of a container that no rule leads to, so that it can be
+// detached without rules.
+func (a *Attachment) withdraw() error {
+	unlock, err := a.host.Store.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c := a.record
+	for i := range c.Ports {
+		if err := a.host.Store.FreePort(&c.Ports[i], c.Key); err != nil {
+			return err
+		}
+	}
+	c.Ports = nil
+	return a.host.Store.Save(c)
+}
+
+func (a *Attachment) connect(netns int) error {
 	if len(a.networks) == 0 {
 		return nil
 	}
@@ -479,7 +506,10 @@ func (h *Host) disconnect(c *store.Container) error {
 			return err
 		}
 	}
-	return h.forgetContainer(nf, c)
+	if err := h.forgetContainer(nf, c); !withoutConntrack(err) { // else nobody can, and it could not be attached
+		return err
+	}
+	return nil
 }
 
 // unplug takes an interface out of its bridge for good. It is the network namespace

@@ -1,11 +1,13 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/minirun/minirun/internal/netip"
 	"github.com/minirun/minirun/internal/nfnetlink"
 	"github.com/minirun/minirun/network/store"
+	"golang.org/x/sys/unix"
 )
 
 // Entries of connections outlive the containers that they are about. The next one
@@ -39,10 +41,21 @@ func forgetPorts(nf *nfnetlink.Conn, c *store.Container) error {
 }
 
 func forget(nf *nfnetlink.Conn, match func(flow *nfnetlink.Flow) bool) error {
-	if _, err := nf.DeleteFlows(match); err != nil {
-		return fmt.Errorf("remove entries of connections: %w", err)
+	_, err := nf.DeleteFlows(match)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("remove entries of connections: %w", err)
+	if withoutConntrack(err) {
+		err = &Error{err, "the kernel lacks a module: modprobe nf_conntrack_netlink"}
+	}
+	return err
+}
+
+// withoutConntrack reports whether err is what a kernel says that does not tell of its
+// connection tracking.
+func withoutConntrack(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
 func forgetAddresses(nf *nfnetlink.Conn, list []netip.Addr) error {

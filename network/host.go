@@ -382,7 +382,9 @@ func (h *Host) bridge(c *rtnetlink.Conn, n *store.Network) (int, error) {
 // makeBridge makes it, or what is missing of it, under the lock.
 func (h *Host) makeBridge(c *rtnetlink.Conn, n *store.Network) (int, error) {
 	mac := ipam.MAC(n.Subnets[0].Gateway)
-	if err := c.AddBridge(n.Bridge, mac, n.MTU); err != nil && !errors.Is(err, unix.EEXIST) {
+	err := c.AddBridge(n.Bridge, mac, n.MTU)
+	made := err == nil
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return 0, linkError("make bridge "+n.Bridge, err)
 	}
 	l, err := c.LinkByName(n.Bridge)
@@ -400,6 +402,9 @@ func (h *Host) makeBridge(c *rtnetlink.Conn, n *store.Network) (int, error) {
 		return 0, err
 	}
 	if err := h.reload(); err != nil {
+		if made { // without rules nobody may be in it
+			err = errors.Join(err, c.DelLink(l.Index))
+		}
 		return 0, err
 	}
 	h.warnObstacles(n)

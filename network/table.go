@@ -94,19 +94,29 @@ func (h *Host) checkTable(c *nfnetlink.Conn) (bool, error) {
 	return true, nil
 }
 
-// nftError explains what nftables has refused.
+// nftError explains what nftables has refused. EINVAL is what a kernel without nf_tables
+// says to a question, and EOPNOTSUPP to a change.
 func nftError(err error) error {
 	var hint string
+	var said *Error
 	switch {
+	case err == nil, errors.As(err, &said):
+		return err
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		hint = "rules of the host take root with CAP_NET_ADMIN; without it use --network none or host"
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOENT):
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL):
 		hint = "the kernel lacks a part of nf_tables: modprobe nf_tables nft_chain_nat nft_fib_inet nft_masq nft_nat"
 	default:
-		return err
+		return fmt.Errorf("rules of nftables: %w", err)
 	}
-	return &Error{err, hint}
+	return &Error{&rulesError{err}, hint}
 }
+
+// A rulesError says that we cannot have rules at all, and so have none.
+type rulesError struct{ err error }
+
+func (e *rulesError) Error() string { return "rules of nftables: " + e.err.Error() }
+func (e *rulesError) Unwrap() error { return e.err }
 
 // Error is an error with a way out.
 type Error struct {
