@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/minirun/minirun/internal/testenv"
+
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -67,6 +69,13 @@ func TestRootPodReboot(t *testing.T) {
 	}
 	if _, out := b.exec("web", "c", "cat", "/v/f"); out != "init\nmain\ninit\nmain\n" {
 		t.Errorf("what ran: %q", out)
+	}
+	leases, err := os.ReadDir(filepath.Join(b.c.Dir, "images/networks/networks/pods/leases"))
+	if err != nil || len(leases) != 1 || leases[0].Name() != now.Status.PodIP {
+		t.Errorf("the pod has the address %s, leases are %v, %v", now.Status.PodIP, leases, err)
+	}
+	if out := b.host(testenv.Busybox(t), "ping", "-c", "1", "-W", "5", now.Status.PodIP); !strings.Contains(out, "1 packets received") {
+		t.Errorf("it does not answer: %s", out)
 	}
 	if s := b.pod("done"); s.Status.Phase != corev1.PodSucceeded || state(s, "c").RestartCount != 0 {
 		t.Errorf("what was done is %+v", s.Status)
