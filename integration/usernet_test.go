@@ -480,29 +480,3 @@ func TestRootCrashUsernet(t *testing.T) {
 		t.Errorf("only %d crash points", points)
 	}
 }
-
-// A container of an image, which is made as root of a user namespace.
-func TestRootUsernet_Image(t *testing.T) {
-	u := usernetBox(t)
-	if err := os.WriteFile(filepath.Join(u.bundle, "minirund"), []byte(readFile(t, testenv.Supervisor(t))), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	u.env = append(u.env, "HOME="+u.dir, "XDG_DATA_HOME=", "MINIRUN_STORE=")
-	layer := filepath.Join(u.bundle, "layer.tar")
-	manyOwners(t, layer)
-	u.must("image", "import", "--quiet", layer, "base")
-	u.must("run", "-d", "-p", "8080:80", "--dns-search", "corp.example", "--image", "base", u.id, "sh", "-c", "nc -ll -p 80 -e sh -c 'read x; echo hello $x'")
-	if got := ask(t, lanAddress+":8080"); got != "hello you\n" {
-		t.Errorf("it answers %q", got)
-	}
-	if got := u.must("port", u.id); got != "80/tcp -> 0.0.0.0:8080\n" {
-		t.Errorf("port prints %q", got)
-	}
-	if got := u.must("exec", u.id, "cat", "/etc/resolv.conf"); got != "nameserver 169.254.1.1\nsearch corp.example\n" {
-		t.Errorf("resolv.conf is %q", got)
-	}
-	u.must("delete", "--force", u.id)
-	if left := usernetProcesses(t); len(left) > 0 {
-		t.Errorf("processes %v are left", left)
-	}
-}
