@@ -91,7 +91,7 @@ func (h *hammer) found(format string, args ...any) {
 	text := fmt.Sprintf("%9.3f  FOUND: ", time.Since(h.began).Seconds()) + fmt.Sprintf(format, args...)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.findings) < 20 {
+	if len(h.findings) < 5 {
 		h.findings = append(h.findings, text)
 		h.lines = append(h.lines, text)
 	}

@@ -518,12 +518,12 @@ func (h *hammer) bound(o *wanted) {
 		most += o.shape.surge
 	}
 	if active > most {
-		h.found("%s has %d pods, its ceiling is %d", o, active, most)
+		h.found("%s has %d pods, its ceiling is %d: %s", o, active, most, h.w.tell(h.w.podsOf(o)))
 	}
 	if o.kind != deployment || o.shape.recreate || !o.steady || !o.now.exists || o.busy || len(o.maybe) > 0 {
 		return
 	}
 	if floor := o.least - o.shape.unavailable - len(o.hits); ready < floor {
-		h.found("%s has %d ready pods, its floor is %d of %d, %d of them were hit", o, ready, floor, o.least, len(o.hits))
+		h.found("%s has %d ready pods, its floor is %d of %d, %d of them were hit: %s", o, ready, floor, o.least, len(o.hits), h.w.tell(h.w.podsOf(o)))
 	}
 }

@@ -200,6 +200,9 @@ func (w *world) once() error {
 		return err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK { // another minirund does not know that version
+		return fmt.Errorf("watch: %s", resp.Status)
+	}
 	d := json.NewDecoder(bufio.NewReaderSize(resp.Body, 1<<16))
 	last := v
 	for {
@@ -262,6 +265,9 @@ func (w *world) see(p *pod) {
 		}
 		if old.Metadata.DeletionTimestamp != nil && p.Metadata.DeletionTimestamp == nil {
 			w.h.found("pod %s: its deletion was taken back", p.Metadata.Name)
+		}
+		if old.is("Ready") && !p.is("Ready") {
+			w.h.note("%s is not ready any more: %s", p.Metadata.Name, w.tell([]*pod{p}))
 		}
 		if old.over() && p.Status.Phase != old.Status.Phase {
 			w.h.found("pod %s: phase %s after %s", p.Metadata.Name, p.Status.Phase, old.Status.Phase)

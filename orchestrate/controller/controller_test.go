@@ -32,6 +32,7 @@ type cluster struct {
 	// What was seen at every single change.
 	mu            sync.Mutex
 	mostWanted    int32
+	mostActive    int // pods
 	leastReady    int
 	watchForReady bool
 	volumes       string
@@ -144,10 +145,20 @@ func (c *cluster) ready(p *corev1.Pod) {
 
 // observe looks at the whole after every change of a set or a pod.
 func (c *cluster) observe(ctx context.Context, w *store.Watch) {
+	active := map[string]bool{}
 	for {
 		e, err := w.Next(ctx)
 		if err != nil {
 			return
+		}
+		if p, ok := e.Object.(*corev1.Pod); ok {
+			active[string(p.UID)] = true
+			if e.Type == store.Deleted || !rollout.Active(p) {
+				delete(active, string(p.UID))
+			}
+			c.mu.Lock()
+			c.mostActive = max(c.mostActive, len(active))
+			c.mu.Unlock()
 		}
 		if e.Kind != pods && e.Kind != replicaSets {
 			continue
@@ -262,7 +273,7 @@ func (c *cluster) begin() {
 	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mostWanted, c.leastReady, c.watchForReady = 0, 1<<30, true
+	c.mostWanted, c.mostActive, c.leastReady, c.watchForReady = 0, 0, 1<<30, true
 }
 
 func (c *cluster) bounds(most int32, least int) {
@@ -386,6 +397,45 @@ func TestControllerRestarts(t *testing.T) {
 		}
 		c.settle(time.Minute)
 		c.bounds(13, 8)
+	})
+}
+
+// A controller that was killed between two sizes and the deletions that follow from
+// them: the next one does those first, and makes no more pods than there may be.
+func TestControllerRestarts_Sizes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.apply(func(*appsv1.Deployment) {})
+		c.settle(time.Minute)
+		c.apply(image("example/app:2"))
+		c.settle(time.Minute)
+		sets := c.sets()
+		if len(sets) != 2 || sets[0].Name > sets[1].Name {
+			t.Fatalf("sets %v", c)
+		}
+		to, from := sets[0], sets[1] // the one that is looked at first is to grow
+		c.apply(image(from.Spec.Template.Spec.Containers[0].Image))
+		c.settle(time.Minute)
+		c.stopController()
+		synctest.Wait()
+		c.begin()
+		c.apply(image(to.Spec.Template.Spec.Containers[0].Image))
+		for _, s := range c.sets() {
+			n := s.DeepCopy()
+			size := map[string]int32{to.Name: 3, from.Name: 8}[s.Name]
+			n.Spec.Replicas = &size
+			if _, err := c.s.Update(replicaSets, n, store.Main); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.startController()
+		c.settle(time.Minute)
+		c.bounds(13, 8)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.mostActive > 13 {
+			t.Errorf("there were %d pods, 13 is the bound", c.mostActive)
+		}
 	})
 }
 

@@ -147,6 +147,10 @@ func (c *Controller) run(ctx context.Context) error {
 
 // everything puts all there is into the queue.
 func (c *Controller) everything() error {
+	// Sets come before those who decide about their sizes: a set that has yet to
+	// delete pods, since the controller was killed, would else be counted as if it
+	// had.
+	c.all(replicaSets)
 	uids := map[types.UID]bool{}
 	var all []store.Object
 	for _, kind := range c.s.Kinds() {
