@@ -68,12 +68,12 @@ func (d *daemon) start() error {
 	cmd.Stdout, cmd.Stderr = d.log, d.log
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(d.h.dir, "notify"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	d.mu.Lock() // hear must not hear of it before we know it
+	defer d.mu.Unlock()
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	d.mu.Lock()
 	d.cmd, d.ours = cmd, false
-	d.mu.Unlock()
 	return nil
 }
 

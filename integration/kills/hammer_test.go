@@ -29,6 +29,7 @@ type hammer struct {
 	r                    *rand.Rand // of the goroutine that makes changes and kills
 	began                time.Time
 	slack                time.Duration
+	bounded              bool // look at floors and ceilings
 	tellsExit            bool // the kernel tells who holds a pidfd how a process has ended
 
 	d         *daemon
@@ -57,7 +58,7 @@ func inside(args []string) int {
 	h.want, _ = strconv.Atoi(args[4])
 	h.slack = h.limit(20 * time.Second)
 	if h.want > 100 {
-		h.slack = 3 * time.Second
+		h.slack, h.bounded = 3*time.Second, true
 	}
 	h.r = rand.New(rand.NewPCG(h.seed, 7))
 	err := h.run(args[1])

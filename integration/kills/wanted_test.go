@@ -80,7 +80,7 @@ func (o *wanted) label() string { return fmt.Sprintf("i%d", o.instance) }
 func (o *wanted) podSpec(version int) map[string]any {
 	s := &o.shape
 	env := []any{map[string]any{"name": "V", "value": fmt.Sprint(version)}, map[string]any{"name": "U", "valueFrom": map[string]any{"fieldRef": map[string]any{"fieldPath": "metadata.uid"}}}}
-	script := "read x < /gate; exit $x"
+	script := "while ! read x < /gate; do :; done; exit $x" // a signal interrupts it
 	c := map[string]any{"name": "c", "image": "kills", "imagePullPolicy": "Never", "env": env}
 	spec := map[string]any{"terminationGracePeriodSeconds": s.grace}
 	if s.mount == 1 {
@@ -491,6 +491,9 @@ func (h *hammer) hit(uid string) {
 
 // bounds checks what controllers promise, after every change of a pod.
 func (h *hammer) bounds() {
+	if !h.bounded {
+		return
+	}
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
 	for _, o := range h.objects {
