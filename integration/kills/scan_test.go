@@ -160,7 +160,7 @@ func (h *hammer) killProcess(p process) bool {
 	a := h.w.attempt(p.key)
 	before := a.killed
 	if p.init {
-		a.killed = time.Now()
+		a.killed, a.victim = time.Now(), p.pid
 	}
 	h.w.mu.Unlock()
 	h.hit(p.key.uid)

@@ -100,7 +100,7 @@ func (h *hammer) unsettled() (out []string) {
 			if says := s.State.Running != nil; ok && says != running[k] {
 				out = append(out, fmt.Sprintf("%s of pod %s: its status says that it runs: %v, its processes: %v", k, p.Metadata.Name, says, running[k]))
 			}
-			if a := h.w.attempts[k]; ok && a != nil && s.State.Running != nil && (a.told >= 0 || !a.killed.IsZero()) {
+			if a := h.w.attempts[k]; ok && a != nil && s.State.Running != nil && (a.told >= 0 || !a.killed.IsZero() && a.victim == a.init) {
 				out = append(out, fmt.Sprintf("%s has yet to end", k))
 			}
 			delete(running, k)

@@ -42,6 +42,7 @@ func (k attemptKey) String() string { return fmt.Sprintf("%s_%s_%d", k.uid, k.na
 // attempt is what was done to one run of a container, and what became of it.
 type attempt struct {
 	init, monitor  int // processes that were seen
+	victim         int // the one that was killed
 	since          uint64
 	told           int // the status that it was told to end with, -1 if none
 	killed, toldAt time.Time
