@@ -82,7 +82,7 @@ func (h *hammer) clean() error {
 		var left []string
 		if h.base == nil {
 			for t := range now.things {
-				if strings.HasPrefix(t, "mount "+h.dir) || strings.HasPrefix(t, "cgroup ") || strings.HasPrefix(t, "process ") {
+				if strings.HasPrefix(t, "mount "+h.dir) || strings.HasPrefix(t, "cgroup ") || strings.HasPrefix(t, "process ") || strings.HasPrefix(t, "ip ") && strings.Contains(t, ": mv") {
 					left = append(left, t)
 				}
 			}
@@ -104,16 +104,11 @@ func (h *hammer) clean() error {
 	}
 }
 
-// less lists what is there now and was not before, or was and is not.
+// less lists what is there now and was not before.
 func (r *remains) less(now *remains) (out []string) {
 	for t := range now.things {
 		if !r.things[t] {
 			out = append(out, t)
-		}
-	}
-	for t := range r.things {
-		if !now.things[t] {
-			out = append(out, "missing: "+t)
 		}
 	}
 	// Connections of this program come and go.
