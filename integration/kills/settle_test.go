@@ -66,7 +66,7 @@ func (h *hammer) settle() error {
 // can have been started.
 func (h *hammer) starts() {
 	raw, err := os.ReadFile(h.shared + "/starts")
-	if err != nil {
+	if err != nil || !h.bounded {
 		return
 	}
 	ran := map[string]int{}
