@@ -134,12 +134,20 @@ func (w *worker) adoptContainer(pod *corev1.Pod, name string, numbers []int32) e
 		}
 		if number >= r.Next {
 			// We were killed between the start and the note that it was one: nobody
-			// reads its output. It may have run for a moment, which counts.
+			// reads its output. It may have run for a moment, which counts. That is
+			// noted first: if we are killed here, it must not run again as the same.
+			r.Next = number + 1
+			r.Failed = &failure{Attempt: number, Sandbox: w.rec.Sandbox, At: time.Now().UTC(), Message: "the container was ended: minirund was killed while it started", Code: 137}
+			if err := w.rec.write(w.dir); err != nil {
+				return err
+			}
+			w.n.point("adopt-noted")
+		}
+		if r.Failed != nil && r.Failed.Attempt == number {
 			if err := w.discard(id); err != nil {
 				return err
 			}
-			r.Next = number + 1
-			r.Failed = &failure{Attempt: number, Sandbox: w.rec.Sandbox, At: time.Now().UTC(), Message: "the container was ended: minirund was killed while it started", Code: 137}
+			w.n.point("adopt-discarded")
 			continue
 		}
 		if err := w.take(pod, name, number, c); err != nil {

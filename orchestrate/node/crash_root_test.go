@@ -63,6 +63,24 @@ func TestRootPodCrash(t *testing.T) {
 		b.nothingLeft()
 		b.stop(syscall.SIGTERM)
 	}
+	// Killed again while that is looked at: it is still one run, and the next is another.
+	for i, step := range []string{"adopt-noted", "adopt-discarded"} {
+		name := "again" + string(rune('a'+i))
+		b.run("container-runs", 1)
+		b.apply("pods", pod(name))
+		b.wait()
+		b.begin(step, 1)
+		b.wait()
+		b.run("", 0)
+		check(name, 1)
+		if n := state(b.until(name, "it is ready", ready), "c").RestartCount; n != 1 {
+			t.Errorf("%s: %d restarts, want 1", name, n)
+		}
+		b.delete(name, 0)
+		b.gone(name)
+		b.nothingLeft()
+		b.stop(syscall.SIGTERM)
+	}
 	for i, step := range []string{"stop-begun", "stop-signal", "stop-kill", "wipe-begun", "wipe-containers", "wipe-sandbox"} {
 		name := "stop" + string(rune('a'+i))
 		b.run(step, 1)

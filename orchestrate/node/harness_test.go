@@ -271,6 +271,13 @@ func newBench(t *testing.T) *bench {
 // run starts the node, which kills itself at a step.
 func (b *bench) run(fail string, times int32) {
 	b.t.Helper()
+	b.begin(fail, times)
+	b.eventually("the API answers", func() bool { _, code := b.do(http.MethodGet, "/api/v1/pods", nil); return code == 200 })
+}
+
+// begin is run for a step that may come before the API answers.
+func (b *bench) begin(fail string, times int32) {
+	b.t.Helper()
 	b.c.Fail, b.c.N = fail, times
 	raw, err := json.Marshal(b.c)
 	if err != nil {
@@ -281,7 +288,6 @@ func (b *bench) run(fail string, times int32) {
 	b.cmd.Env = append(os.Environ(), helperEnv+"="+string(raw))
 	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
 	b.inNet(b.cmd.Start)
-	b.eventually("the API answers", func() bool { _, code := b.do(http.MethodGet, "/api/v1/pods", nil); return code == 200 })
 }
 
 // inNet does something in the network namespace of the host.
