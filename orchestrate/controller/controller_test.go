@@ -14,6 +14,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/minirun/minirun/orchestrate/api"
 	"github.com/minirun/minirun/orchestrate/rollout"
@@ -436,6 +437,28 @@ func TestControllerRestarts_Sizes(t *testing.T) {
 		if c.mostActive > 13 {
 			t.Errorf("there were %d pods, 13 is the bound", c.mostActive)
 		}
+	})
+}
+
+// Fewer replicas and another template in one change: what the old set had is not
+// what it keeps.
+func TestFewerAndNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		c.apply(func(d *appsv1.Deployment) {
+			one, two := intstr.FromInt32(1), intstr.FromInt32(2)
+			d.Spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{MaxUnavailable: &one, MaxSurge: &two}
+			d.Spec.Strategy.Type = appsv1.RollingUpdateDeploymentStrategyType
+		})
+		c.settle(time.Minute)
+		c.begin()
+		c.apply(func(d *appsv1.Deployment) {
+			two := int32(2)
+			d.Spec.Replicas = &two
+			image("example/app:2")(d)
+		})
+		c.settle(time.Minute)
+		c.bounds(10, 1)
 	})
 }
 

@@ -308,7 +308,10 @@ func (s *sync) all() []*appsv1.ReplicaSet {
 	return append(slices.Clone(s.old), s.target)
 }
 
-// wanted and available sum over sets.
+// wanted and available sum over sets. A set that has just become smaller still says
+// what it had: no more of its pods than it is to have will stay. (Kubernetes counts all
+// of them, and can take the last pods of a deployment that gets a new template
+// and fewer replicas at once.)
 func wanted(sets []*appsv1.ReplicaSet) (n int32) {
 	for _, set := range sets {
 		n += replicas(set.Spec.Replicas)
@@ -318,7 +321,7 @@ func wanted(sets []*appsv1.ReplicaSet) (n int32) {
 
 func available(sets []*appsv1.ReplicaSet) (n int32) {
 	for _, set := range sets {
-		n += set.Status.AvailableReplicas
+		n += min(set.Status.AvailableReplicas, replicas(set.Spec.Replicas))
 	}
 	return n
 }
