@@ -38,6 +38,7 @@ func init() {
 		"notify":  atNotify,
 		"leader":  atLeader,
 		"project": atProject,
+		"sctp":    atSCTP,
 	}
 	f := attacks[name]
 	if f == nil {

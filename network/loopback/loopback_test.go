@@ -424,8 +424,9 @@ func TestRootLoopback_TCPAlone(t *testing.T) {
 	}
 	l.want("tcp", "127.0.0.1:80", "four")
 	l.do(Add(l.cgroup, NodePorts, udp))
-	if n := l.count(); n != len(hooks()) {
-		t.Errorf("%d programs are attached, want %d", n, len(hooks()))
+	all := hooks()
+	if n := l.count(); n != len(all) {
+		t.Errorf("%d programs are attached, want %d", n, len(all))
 	}
 	l.want("tcp", "127.0.0.1:80", "four")
 	l.want("udp", "127.0.0.1:80", "four")
