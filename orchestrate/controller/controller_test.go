@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -421,9 +422,9 @@ func TestControllerRestarts_Sizes(t *testing.T) {
 		synctest.Wait()
 		c.begin()
 		c.apply(image(to.Spec.Template.Spec.Containers[0].Image))
-		for _, s := range c.sets() {
+		for _, s := range slices.Backward(c.sets()) {
 			n := s.DeepCopy()
-			size := map[string]int32{to.Name: 3, from.Name: 8}[s.Name]
+			size := map[string]int32{to.Name: 5, from.Name: 8}[s.Name]
 			n.Spec.Replicas = &size
 			if _, err := c.s.Update(replicaSets, n, store.Main); err != nil {
 				t.Fatal(err)

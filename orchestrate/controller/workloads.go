@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -182,6 +183,11 @@ func (c *Controller) replicaSet(ref store.Ref) (again time.Time, err error) {
 	if err != nil {
 		return again, err
 	}
+	if plan.Create > 0 {
+		if err := c.shrinkOthers(set, all); err != nil {
+			return again, err
+		}
+	}
 	failure, err := c.pods(set, plan)
 	changed := (failure == nil) != (c.failures[set.UID] == nil)
 	if c.failures[set.UID] = failure; failure == nil {
@@ -196,6 +202,39 @@ func (c *Controller) replicaSet(ref store.Ref) (again time.Time, err error) {
 		err = e
 	}
 	return plan.Again, err
+}
+
+// shrinkOthers has the other sets of a deployment give up the pods that they are not to
+// have any more, before this one makes new ones. Whoever was killed between deciding
+// about sizes and both would otherwise leave more pods than the deployment may have.
+func (c *Controller) shrinkOthers(set *appsv1.ReplicaSet, all []*corev1.Pod) error {
+	o := metav1.GetControllerOfNoCopy(set)
+	if o == nil {
+		return nil
+	}
+	sets, err := list[*appsv1.ReplicaSet](c.s, replicaSets, set.Namespace)
+	if err != nil {
+		return err
+	}
+	for _, other := range sets {
+		if by := metav1.GetControllerOfNoCopy(other); other.UID == set.UID || by == nil || by.UID != o.UID || other.Spec.Replicas == nil {
+			continue
+		}
+		n := int32(0)
+		for _, p := range all {
+			if by := metav1.GetControllerOfNoCopy(p); by != nil && by.UID == other.UID && rollout.Active(p) {
+				n++
+			}
+		}
+		if n <= *other.Spec.Replicas {
+			continue
+		}
+		_, err := c.replicaSet(store.Ref{Kind: replicaSets, Namespace: other.Namespace, Name: other.Name})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // pods makes and deletes what a plan says.
