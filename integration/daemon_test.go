@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -239,9 +240,15 @@ func TestRootUpNoDefaultRoute(t *testing.T) {
 			t.Log(d.do("kube", "describe", "pod").Stdout)
 		}
 		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
-		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-			_ = os.Remove(mount + group)
-		}
+		eventually(t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
+			gone := true
+			for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+				if err := os.Remove(mount + group); err != nil && !errors.Is(err, os.ErrNotExist) {
+					gone = false
+				}
+			}
+			return gone
+		})
 	})
 	kube("apply", "-f", d.file("web.yaml", `
 apiVersion: v1
@@ -301,9 +308,15 @@ func TestRootKubeLogsFollow(t *testing.T) {
 	d.must(d.up("--cgroup-parent", group)...)
 	t.Cleanup(func() {
 		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
-		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-			_ = os.Remove(mount + group)
-		}
+		eventually(t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
+			gone := true
+			for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+				if err := os.Remove(mount + group); err != nil && !errors.Is(err, os.ErrNotExist) {
+					gone = false
+				}
+			}
+			return gone
+		})
 	})
 	d.must("kube", "create", "-f", d.file("pod.yaml", `
 apiVersion: v1
