@@ -213,6 +213,11 @@ func (w *world) lacks(o *wanted) string {
 // restless says what a pod that nobody looks after has still to become.
 func (w *world) restless(p *pod, policy string) string {
 	ends := true
+	for _, s := range p.Status.InitContainerStatuses {
+		if t := s.State.Terminated; policy == "Never" && t != nil && t.ExitCode != 0 && p.over() {
+			return "" // it was killed, and with it the pod has failed
+		}
+	}
 	for _, s := range p.Status.ContainerStatuses {
 		t := s.State.Terminated
 		switch {
