@@ -35,10 +35,7 @@ func start(t testing.TB, upstream map[string]string) (s *Server, at, resolv stri
 	if err := os.WriteFile(resolv, []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, p := bothAt(t)
 	at = p.LocalAddr().String()
 	s = New(Options{
 		Resolv: resolv,
@@ -46,8 +43,7 @@ func start(t testing.TB, upstream map[string]string) (s *Server, at, resolv stri
 			if kind == "udp" {
 				return nil, p, nil
 			}
-			l, err := net.Listen("tcp", at)
-			return l, nil, err
+			return l, nil, nil
 		},
 		Dial: func(ctx context.Context, kind, address string) (net.Conn, error) {
 			host, _, _ := net.SplitHostPort(address)
@@ -63,6 +59,25 @@ func start(t testing.TB, upstream map[string]string) (s *Server, at, resolv stri
 		t.Fatal(err)
 	}
 	return s, at, resolv
+}
+
+// bothAt listens at a port that is free for TCP and UDP: what is free for the one may
+// be taken by somebody else for the other.
+func bothAt(t testing.TB) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return l, p
+		}
+		l.Close()
+	}
+	t.Fatal("no port is free for TCP and UDP")
+	return nil, nil
 }
 
 func exchange(t testing.TB, kind, at string, q *dns.Msg) *dns.Msg {
@@ -145,14 +160,7 @@ func TestServer_Foreign(t *testing.T) {
 // upstream is a resolver of others.
 func upstream(t *testing.T, h dns.HandlerFunc) string {
 	t.Helper()
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", p.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, p := bothAt(t)
 	var done sync.WaitGroup
 	for _, srv := range []*dns.Server{{PacketConn: p, Handler: h}, {Listener: l, Handler: h}} {
 		started := make(chan struct{})
