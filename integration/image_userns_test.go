@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/minirun/minirun/internal/kfeature"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,9 +16,8 @@ import (
 // everybody else, and what commit makes has no trace of the host's ids.
 func TestRootImageUserNamespace(t *testing.T) {
 	h := imageSetup(t).base()
-	probe := h.do("run", "--rm", "--image", "base", "--userns", "auto", h.id(), "true")
-	if probe.Code != 0 && strings.Contains(probe.Stderr, "Linux 6.13") {
-		t.Skip("this kernel has no idmapped layers by descriptor (Linux 6.13)")
+	if err := kfeature.OverlayAppendFD.Supported(); err != nil {
+		t.Skipf("this kernel has no idmapped layers by descriptor (Linux 6.13): %v", err)
 	}
 	const script = `mkdir -m 2770 /d; echo x > /d/x; chown 5:6 /d /d/x; chmod 6755 /d/x; touch /home/user/new; chown 65535:65535 /d; rm /etc/group; ln /d/x /y; mkfifo /f; chown 7 /bin/busybox; echo v > /vol/v; chown 8:9 /vol/v
 truncate -s 1M /sparse; chown 3:4 /sparse`

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/minirun/minirun/internal/kfeature"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,14 +26,11 @@ func TestRootPodUsers(t *testing.T) {
   - {name: c, image: "base:1", command: [sleep, "1000"], securityContext: {capabilities: {add: [NET_ADMIN, SYS_ADMIN]}}, volumeMounts: [{name: v, mountPath: /v}, {name: m, mountPath: /m}, {name: conf, mountPath: /conf}, {name: v, mountPath: /sub, subPath: s}]}
   - {name: d, image: "base:1", command: [sleep, "1000"], securityContext: {runAsUser: 1000}, volumeMounts: [{name: v, mountPath: /v}]}
 `
+	if err := kfeature.OverlayAppendFD.Supported(); err != nil {
+		t.Skipf("this kernel has no idmapped layers by descriptor (Linux 6.13): %v", err)
+	}
 	b.runPod("one", spec)
 	b.runPod("two", spec)
-	ready := func(p *corev1.Pod) bool {
-		if s := state(p, "c"); s.State.Waiting != nil && strings.Contains(s.State.Waiting.Message, "Linux 6.13") {
-			t.Skip("this kernel has no idmapped layers by descriptor (Linux 6.13)")
-		}
-		return ready(p)
-	}
 	one := b.until("one", "it is ready", ready)
 	two := b.until("two", "it is ready", ready)
 	for _, tt := range []struct{ container, script, want string }{
