@@ -3,6 +3,7 @@ package kills
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -122,9 +123,13 @@ func (h *hammer) args(args ...string) []string {
 	return append([]string{"--root", filepath.Join(h.dir, "containers"), "--store", filepath.Join(h.dir, "store")}, args...)
 }
 
+func (h *hammer) environ() []string {
+	return append(os.Environ(), "MINIRUND_SOCKET="+filepath.Join(h.dir, "run", "s"))
+}
+
 func (h *hammer) command(stdin io.Reader, args ...string) (string, error) {
 	cmd := exec.Command(h.minirun, h.args(args...)...)
-	cmd.Env = append(os.Environ(), "MINIRUND_SOCKET="+filepath.Join(h.dir, "run", "s"))
+	cmd.Env = h.environ()
 	cmd.Stdin = stdin
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -319,7 +324,7 @@ func (h *hammer) strike() {
 			}
 		}
 	}
-	if len(others) > 0 && h.r.IntN(3) == 0 {
+	if len(others) > 0 && h.r.IntN(3) > 0 {
 		p := others[h.r.IntN(len(others))]
 		count("command", p.key, h.killProcess(p))
 		return
@@ -362,8 +367,10 @@ func (h *hammer) strike() {
 		if p, ok := pickInit(); ok {
 			count("monitor", p.key, h.killMonitor(p))
 		}
-	case dice < 82:
-		h.runCommand(inits)
+	case dice < 86:
+		for range 1 + h.r.IntN(3) {
+			h.runCommand(inits)
+		}
 	default:
 		for range 1 + h.r.IntN(3) {
 			tell()
@@ -396,8 +403,20 @@ func (h *hammer) runCommand(inits []process) {
 	}
 	kills := h.d.killed()
 	h.note("exec in %s: %s", name, script)
+	args := []string{"kube", "exec", name, "-c", p.key.name, "--", "/bin/busybox", "sh", "-c", script}
+	if h.r.IntN(4) == 0 { // who asked for it is killed
+		ctx, stop := context.WithTimeout(context.Background(), time.Duration(h.r.IntN(400))*time.Millisecond)
+		h.kills["client"]++
+		h.wg.Go(func() {
+			defer stop()
+			cmd := exec.CommandContext(ctx, h.minirun, h.args(args...)...)
+			cmd.Env = h.environ()
+			_ = cmd.Run()
+		})
+		return
+	}
 	h.wg.Go(func() {
-		_, err := h.command(nil, "kube", "exec", name, "-c", p.key.name, "--", "/bin/busybox", "sh", "-c", script)
+		_, err := h.command(nil, args...)
 		got := 0
 		var e *exec.ExitError
 		if errors.As(err, &e) {

@@ -3,9 +3,12 @@ package monitor
 import (
 	"encoding/binary"
 	"errors"
+	"os"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/minirun/minirun/internal/linux"
 )
@@ -34,6 +37,49 @@ func ReadExit(dir string) (*Exit, error) {
 		return nil, err
 	}
 	return parseExit(raw)
+}
+
+// WriteExit makes the record in the directory, for a monitor that has ended without.
+func WriteExit(dir string, e *Exit) error {
+	at, err := linux.OpenAt(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(at)
+	fd, err := linux.OpenAt(at, exitTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	err = linux.WriteAll(fd, e.append(make([]byte, 0, exitSize)))
+	if err == nil {
+		err = os.NewSyscallError("fsync", unix.Fsync(fd))
+	}
+	linux.Close(fd)
+	if err == nil {
+		err = os.NewSyscallError("rename", unix.Renameat(at, exitTemp, at, ExitFile))
+	}
+	if err != nil {
+		_ = unix.Unlinkat(at, exitTemp, 0)
+		return err
+	}
+	return os.NewSyscallError("fsync", unix.Fsync(at))
+}
+
+// append is the reverse of parseExit.
+func (e *Exit) append(raw []byte) []byte {
+	word := func(n int64) { raw = binary.LittleEndian.AppendUint64(raw, uint64(n)) }
+	word(int64(magic))
+	word(int64(e.Status))
+	word(e.Time.Unix())
+	word(int64(e.Time.Nanosecond()))
+	for _, d := range []time.Duration{e.User, e.System} {
+		word(int64(d / time.Second))
+		word(int64(d % time.Second / time.Microsecond))
+	}
+	word(e.MaxRSS >> 10)
+	raw = raw[:exitEvents:exitSize]
+	raw = append(raw, e.MemoryEvents[:min(len(e.MemoryEvents), eventsSize)]...)
+	return raw[:exitSize]
 }
 
 func parseExit(raw []byte) (*Exit, error) {

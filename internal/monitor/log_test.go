@@ -212,6 +212,21 @@ func TestParseExit(t *testing.T) {
 	if *e != want {
 		t.Errorf("got %+v, want %+v", *e, want)
 	}
+	dir := t.TempDir()
+	for range 2 { // over what is there
+		if err := WriteExit(dir, &want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e, err := ReadExit(dir); err != nil || *e != want {
+		t.Errorf("written, and read: %+v, %v, want %+v", e, err, want)
+	}
+	if names, _ := os.ReadDir(dir); len(names) != 1 {
+		t.Errorf("%d files, want 1", len(names))
+	}
+	if err := WriteExit(dir+"/none", &want); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
 	for _, bad := range [][]byte{nil, raw[:len(raw)-1], append([]byte("x"), raw[1:]...)} {
 		if _, err := parseExit(bad); err == nil {
 			t.Errorf("%d bytes: no error", len(bad))

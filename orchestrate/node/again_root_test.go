@@ -83,6 +83,38 @@ func TestRootPodEndRemembered(t *testing.T) {
 	b.nothingLeft()
 }
 
+// A node that is killed when it has learned of such an end, and has told nobody yet,
+// leaves the next one a record of it.
+func TestRootPodEndKept(t *testing.T) {
+	if err := kfeature.PidfdExitInfo.Supported(); err != nil {
+		t.Skip("the kernel does not tell holders of a pidfd how a process has ended: ", err)
+	}
+	b := newBench(t)
+	b.stop(syscall.SIGTERM)
+	b.run("end-recorded", 1)
+	b.runPod("p", `
+  restartPolicy: Never
+  containers: [{name: c, image: "base:1", command: [sh, -c, "trap 'exit 69' TERM; echo up; while :; do sleep 1000 & wait; done"]}]
+`)
+	p := b.until("p", "it runs", ready)
+	b.eventually("it can be told", func() bool { return b.output(p, "c") == "up\n" })
+	monitor := b.monitorOf(p)
+	if err := syscall.Kill(monitor, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("its monitor has ended", func() bool { return b.monitorOf(p) != monitor })
+	b.signal(p, syscall.SIGTERM)
+	b.wait()
+	b.run("", 0)
+	p = b.until("p", "it has failed", phase(corev1.PodFailed))
+	if e := state(p, "c").State.Terminated; e == nil || e.ExitCode != 69 || e.Reason != "Error" {
+		t.Errorf("it ended with %+v", e)
+	}
+	b.delete("p", 0)
+	b.gone("p")
+	b.nothingLeft()
+}
+
 // What a node that was killed had half deleted of the file systems of containers is
 // deleted by the next one.
 func TestRootPodRemains(t *testing.T) {

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/imagestore/unpacked"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/monitor"
 	"github.com/minirun/minirun/runtime"
 	"github.com/minirun/minirun/runtime/bundle"
 )
@@ -268,7 +271,11 @@ func (w *worker) endOf(name string, c *runtime.Container, pidfd int) *attempt {
 		status, known, a.Finished = e.Status, true, e.Time
 		a.OOM = oomKilled(e.MemoryEvents)
 	} else {
-		status, known = c.KernelExit(pidfd)
+		// Its monitor was killed. What the kernel says it says once: who comes after us
+		// finds a record, as the monitor would have made it.
+		if status, known = c.KernelExit(pidfd); known {
+			a.OOM = oomKilled(w.keepEnd(c, status, a.Finished))
+		}
 	}
 	if known {
 		a.Code = int32(runtime.ExitCode(status))
@@ -283,6 +290,20 @@ func (w *worker) endOf(name string, c *runtime.Container, pidfd int) *attempt {
 		a.Message = text
 	}
 	return a
+}
+
+// keepEnd records how a container has ended, and is what memory.events says.
+func (w *worker) keepEnd(c *runtime.Container, status syscall.WaitStatus, at time.Time) (events string) {
+	if c.Cgroup != "" {
+		raw, _ := os.ReadFile(filepath.Join(c.CgroupMount, c.Cgroup, "memory.events")) // there is none without a memory controller
+		events = string(raw)
+	}
+	err := monitor.WriteExit(c.Dir(), &monitor.Exit{Status: status, Time: at, MemoryEvents: events})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.n.log.Warn("record of an end", "container", c.ID, "error", err)
+	}
+	w.n.point("end-recorded")
+	return events
 }
 
 // oomKilled reads memory.events.
