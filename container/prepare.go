@@ -128,6 +128,7 @@ func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.I
 	if err != nil {
 		return err
 	}
+	defer snapshot.Close()
 	if o.Size > 0 {
 		if err := snapshot.SetSize(o.Size); err != nil {
 			return err

@@ -84,7 +84,7 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 		}
 	}
 	if sn.image != nil {
-		st.lowerFD, err = sn.s.mountImage(sn.image)
+		st.lowerFD, err = sn.mountImage()
 		if err == nil && st.mapped {
 			if err = st.idmap(st.lowerFD); err != nil {
 				linux.Close(st.lowerFD)
@@ -106,6 +106,41 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 		return -1, err
 	}
 	return st.mount(byFD)
+}
+
+// mountedImage is what came of the mount of an image.
+type mountedImage struct {
+	fd  int
+	err error
+}
+
+// mountEarly begins to mount the snapshot's image.
+func (sn *Snapshot) mountEarly() {
+	sn.early = make(chan mountedImage, 1)
+	go func() {
+		fd, err := sn.s.mountImage(sn.image)
+		sn.early <- mountedImage{fd, err}
+	}()
+}
+
+// mountImage mounts the snapshot's image, unless that was begun.
+func (sn *Snapshot) mountImage() (int, error) {
+	if sn.early == nil {
+		return sn.s.mountImage(sn.image)
+	}
+	m := <-sn.early
+	sn.early = nil
+	return m.fd, m.err
+}
+
+// Close gives back what PrepareFor has begun if it was not mounted. The snapshot stays.
+func (sn *Snapshot) Close() {
+	if sn.early == nil {
+		return
+	}
+	if fd, err := sn.mountImage(); err == nil {
+		linux.Close(fd)
+	}
 }
 
 // MountView mounts the layers of a chain read-only and detached, without any

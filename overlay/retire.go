@@ -20,8 +20,16 @@ const maxOwner = unix.PathMax - 1
 
 // PrepareFor is Prepare of a snapshot that says for whom it is: owner is the caller's
 // word, which [Store.Snapshots] repeats. One that is too long is left out.
+//
+// It begins to mount the image of the layers, in a goroutine: Mount, or Close, takes
+// what comes of it.
 func (s *Store) PrepareFor(key string, parent ChainID, owner string) (*Snapshot, error) {
-	return s.prepare(key, parent, owner)
+	sn := &Snapshot{s: s, key: key}
+	if err := sn.prepare(parent, owner, true); err != nil {
+		sn.Close()
+		return nil, err
+	}
+	return sn, nil
 }
 
 // owner is what PrepareFor was told; "" for nothing.

@@ -18,6 +18,8 @@ type Snapshot struct {
 	key    string
 	parent ChainID // the layer that it stands on, "" for none
 	image  *image  // of the chain, nil if it is extracted or was not looked at
+
+	early chan mountedImage // of the image's mount that PrepareFor has begun; nil for none
 }
 
 // validKey reports whether key is [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 255
@@ -43,27 +45,36 @@ func validKey(key string) bool {
 // of the top layer's. Of a chain that is kept both ways the image is taken. A key that exists is an *ExistError, a missing layer a
 // *NotExistError.
 func (s *Store) Prepare(key string, parent ChainID) (*Snapshot, error) {
-	return s.prepare(key, parent, "")
+	sn := &Snapshot{s: s, key: key}
+	if err := sn.prepare(parent, "", false); err != nil {
+		return nil, err
+	}
+	return sn, nil
 }
 
-func (s *Store) prepare(key string, parent ChainID, owner string) (*Snapshot, error) {
+// prepare makes the snapshot. early says to begin with the mount of its image
+// meanwhile: the kernel takes as long for one as for the other.
+func (sn *Snapshot) prepare(parent ChainID, owner string, early bool) error {
+	s, key := sn.s, sn.key
 	if !validKey(key) {
-		return nil, &NameError{"snapshot key", key}
+		return &NameError{"snapshot key", key}
 	}
-	sn := &Snapshot{s: s, key: key}
 	// Shared: from here until the snapshot is in place nobody removes layers.
 	lock, err := s.lockDir("layers", unix.LOCK_SH)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer linux.Close(lock)
 	if err = sn.stand(parent); err != nil {
-		return nil, fmt.Errorf("prepare snapshot %q: %w", key, err)
+		return fmt.Errorf("prepare snapshot %q: %w", key, err)
+	}
+	if early && sn.image != nil {
+		sn.mountEarly()
 	}
 	name := randomName("snapshot")
 	dir, err := s.openStaged(context.Background(), name, false)
 	if err != nil {
-		return nil, fmt.Errorf("prepare snapshot %q: %w", key, err)
+		return fmt.Errorf("prepare snapshot %q: %w", key, err)
 	}
 	defer linux.Close(dir)
 	err = sn.fill(dir)
@@ -77,9 +88,9 @@ func (s *Store) prepare(key string, parent ChainID, owner string) (*Snapshot, er
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare snapshot %q: %w", key, err), s.removeIn("staging", name))
+		return errors.Join(fmt.Errorf("prepare snapshot %q: %w", key, err), s.removeIn("staging", name))
 	}
-	return sn, nil
+	return nil
 }
 
 // stand finds the layers below and the image, if it is to be used.

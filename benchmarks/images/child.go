@@ -141,7 +141,7 @@ func chainOf(s *overlay.Store, n int) (top overlay.ChainID, err error) {
 // mountTime prepares and mounts one container of a chain of n layers, and removes it.
 func mountTime(s *overlay.Store, top overlay.ChainID, n, i int, m *measured) error {
 	began := time.Now()
-	sn, err := s.Prepare("bench-"+strconv.Itoa(i), top)
+	sn, err := s.PrepareFor("bench-"+strconv.Itoa(i), top, "/run/minirun/bench")
 	if err != nil {
 		return err
 	}
