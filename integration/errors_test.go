@@ -324,6 +324,8 @@ func TestRootCommandLine(t *testing.T) {
 	}{
 		{"unknown verb", []string{"frobnicate"}, 3, `"frobnicate"`},
 		{"unknown verb with help", []string{"frobnicate", "--help"}, 3, `"frobnicate"`},
+		{"a word of other tools", []string{"rmi", "x"}, 3, "hint: minirun image rm\n"},
+		{"a word of the group of images", []string{"save", "x"}, 3, "hint: for images: minirun image save\n"},
 		{"unknown flag", []string{"create", "--frobnicate", b.id}, 1, "--frobnicate"},
 		{"unknown letter", []string{"delete", "-x", b.id}, 1, "-x"},
 		{"unknown global flag", []string{"--frobnicate", "list"}, 1, "--frobnicate"},

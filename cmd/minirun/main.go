@@ -186,4 +186,20 @@ func (a *app) container(f *flagSet, args []string) (*runtime.Container, error) {
 type unknownCommandError struct{ name string }
 
 func (e *unknownCommandError) Error() string { return "unknown command \"" + e.name + "\"" }
-func (e *unknownCommandError) Hint() string  { return "minirun --help lists the commands" }
+
+// Hint also knows what other container tools have in other places.
+func (e *unknownCommandError) Hint() string {
+	switch e.name {
+	case "import", "inspect", "history", "load", "prune", "save", "tag":
+		return "for images: minirun image " + e.name
+	case "build":
+		return "minirun builds no images: Buildah and BuildKit do, with minirun as their runtime"
+	case "rmi":
+		return "minirun image rm"
+	case "rm":
+		return "minirun delete"
+	case "stop":
+		return "minirun kill, minirun delete --force"
+	}
+	return "minirun --help lists the commands"
+}

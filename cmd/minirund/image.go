@@ -54,7 +54,7 @@ func imageCommand(u *ui) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("image "+c.Args().First()), command: "minirun image"}
+				return unknownCommand(c, "image ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -40,10 +41,9 @@ func parseFilters(c *cli.Context) (*filters, error) {
 			}
 			f.dangling = &v
 		case "reference":
-			if _, err := path.Match(value, ""); err != nil {
-				return bad("not a pattern")
+			if err := f.addReference(value); err != nil {
+				return bad(err.Error())
 			}
-			f.references = append(f.references, value)
 		case "label":
 			f.labels = append(f.labels, value)
 		default:
@@ -51,6 +51,14 @@ func parseFilters(c *cli.Context) (*filters, error) {
 		}
 	}
 	return f, nil
+}
+
+func (f *filters) addReference(pattern string) error {
+	if _, err := path.Match(pattern, ""); err != nil {
+		return errors.New("not a pattern")
+	}
+	f.references = append(f.references, pattern)
+	return nil
 }
 
 func (f *filters) match(e *imagestore.Entry) bool {

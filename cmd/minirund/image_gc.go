@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -19,7 +20,7 @@ func imageGCCommand(u *ui) *cli.Command {
 			"any more: what it has written moves to overlay/lost in the store, where --lost removes it.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "explain, and remove nothing"},
-			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of --dry-run: table or json"},
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of what is printed: table or json"},
 			&cli.BoolFlag{Name: "lost", Usage: "also remove what containers had written that were lost when the machine was started anew"},
 			noTruncFlag(),
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing; with --dry-run, only what goes"},
@@ -43,7 +44,11 @@ func imageGCCommand(u *ui) *cli.Command {
 			return u.plan(c, p, asJSON)
 		}
 		done, err := inventory.Collect(c.Context, s)
-		if !c.Bool("quiet") {
+		switch {
+		case c.Bool("quiet"):
+		case asJSON:
+			err = errors.Join(err, u.json(newCollected(done)))
+		default:
 			for _, l := range done.Lost {
 				fmt.Fprintf(u.out, "container %s is lost: its record %s went with an earlier boot. What it had written is in %s/upper, %s; image gc --lost removes it\n",
 					printable(l.Container), printable(l.Record), printable(l.Dir), bytesText(l.Disk))
@@ -55,6 +60,30 @@ func imageGCCommand(u *ui) *cli.Command {
 		}
 		return err
 	})
+}
+
+// collected is what `image gc --format json` prints.
+type collected struct {
+	Blobs     int        `json:"blobs"`
+	Layers    int        `json:"layers"`
+	Snapshots int        `json:"snapshots"` // of lost containers
+	Freed     int64      `json:"freed"`     // bytes
+	Lost      []lostData `json:"lost"`      // what is kept of lost containers
+}
+
+type lostData struct {
+	Container string `json:"container"`
+	Record    string `json:"record"`
+	Path      string `json:"path"`
+	Disk      int64  `json:"disk"`
+}
+
+func newCollected(done *inventory.Collected) collected {
+	c := collected{done.Blobs, done.Layers, done.Snapshots, done.Freed, []lostData{}}
+	for _, l := range done.Lost {
+		c.Lost = append(c.Lost, lostData{l.Container, l.Record, l.Dir, l.Disk})
+	}
+	return c
 }
 
 func (u *ui) plan(c *cli.Context, p *inventory.Plan, asJSON bool) error {

@@ -26,7 +26,7 @@ func imagesCommand(u *ui) *cli.Command {
 func listCommand(u *ui) *cli.Command {
 	return command(&cli.Command{
 		Usage:     "list images",
-		ArgsUsage: "[NAME]",
+		ArgsUsage: "[NAME|PATTERN]",
 		Flags: []cli.Flag{
 			formatFlag(),
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print IDs and nothing else"},
@@ -43,6 +43,13 @@ func listCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
+		want := c.Args().First()
+		if isPattern(want) {
+			if err := filters.addReference(want); err != nil {
+				return &usageError{text: fmt.Sprintf("%s: %q: %v", c.Command.HelpName, want, err), command: c.Command.HelpName}
+			}
+			want = ""
+		}
 		images, err := openImages(c)
 		if err != nil {
 			return err
@@ -54,7 +61,7 @@ func listCommand(u *ui) *cli.Command {
 		rows := []listRow{}
 		for _, e := range entries {
 			r := newListRow(e)
-			if want := c.Args().First(); (want == "" || r.matches(want)) && filters.match(&e) {
+			if (want == "" || r.matches(want)) && filters.match(&e) {
 				rows = append(rows, r)
 			}
 		}
@@ -102,6 +109,12 @@ func newListRow(e imagestore.Entry) listRow {
 	r.Size = e.Image.Size()
 	r.Layers = len(e.Image.Layers)
 	return r
+}
+
+// isPattern reports whether a name is the pattern of names; an address of IPv6 has a bracket, too.
+func isPattern(name string) bool {
+	_, err := imagestore.ParseReference(name)
+	return err != nil && strings.ContainsAny(name, "*?[")
 }
 
 // matches compares a name with or without tag.

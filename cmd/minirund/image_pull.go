@@ -89,11 +89,16 @@ func unpackArriving(ctx context.Context, kind apply.Kind, u *ui, images *imagest
 	return nil
 }
 
-func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestore.Store, ref imagestore.Reference, platform *imagestore.Platform) error {
+func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestore.Store, ref imagestore.Reference, platform *imagestore.Platform) (err error) {
 	p, err := newTransferProgress(c, u, "pull", ref.Familiar())
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			p.failed(err)
+		}
+	}()
 	o := registry.PullOptions{Platform: platform, AllPlatforms: c.Bool("all-platforms"), Referrers: c.Bool("with-referrers"), Progress: p.update}
 	if err := pullTrust(ref, &o); err != nil {
 		return err
@@ -105,10 +110,10 @@ func pullImage(c *cli.Context, u *ui, client *registry.Client, images *imagestor
 		}
 	}
 	res, err := client.Pull(c.Context, images, ref, o)
-	p.clear()
 	if err != nil {
 		return err
 	}
+	p.clear()
 	if res.Replaced {
 		u.warn("%s stood for another image before", imagestore.Familiar(res.Name))
 	}

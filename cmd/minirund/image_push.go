@@ -58,10 +58,11 @@ func pushCommand(u *ui) *cli.Command {
 		}
 		o.Progress = p.update
 		res, err := client.Push(c.Context, images, ref, o)
-		p.clear()
 		if err != nil {
+			p.failed(err)
 			return err
 		}
+		p.clear()
 		for _, d := range res.Skipped {
 			u.warn("layer %s may only be distributed by its owner and was not sent", d.Short())
 		}

@@ -60,6 +60,15 @@ func TestImageFilters(t *testing.T) {
 			t.Errorf("%s: %q, want %q", tt.filters, got, want)
 		}
 	}
+	for pattern, want := range map[string]string{"alpine:*": "one", "quay.io/*/alpine": "two", "[aq]*ine": "one", "no*": "", "quay.io/some/alpine": "two"} {
+		var got []string
+		for id := range strings.FieldsSeq(ok(t, store, "images", "-q", pattern)) {
+			got = append(got, ids[id])
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("images %q: %q, want %q", pattern, got, want)
+		}
+	}
 	for _, bad := range []string{"x", "dangling=maybe", "reference=[", "size=1"} {
 		if got := fails(t, store, nil, "images", "--filter", bad); !strings.Contains(got, "filter ") {
 			t.Errorf("filter %q: %s", bad, got)
@@ -149,6 +158,9 @@ func TestImageGCAndDU(t *testing.T) {
 	var p struct{ Items []struct{ Keep bool } }
 	if err := json.Unmarshal([]byte(ok(t, store, "image", "gc", "-n", "--format", "json")), &p); err != nil || len(p.Items) != 3 || !p.Items[0].Keep {
 		t.Errorf("gc as JSON: %+v, %v", p, err)
+	}
+	if got, want := ok(t, store, "image", "gc", "--format", "json"), "{\n  \"blobs\": 0,\n  \"layers\": 0,\n  \"snapshots\": 0,\n  \"freed\": 0,\n  \"lost\": []\n}\n"; got != want {
+		t.Errorf("gc as JSON: %q, want %q", got, want)
 	}
 	if got := ok(t, store, "image", "gc", "-n", "-q"); got != "0 B would be freed\n" {
 		t.Errorf("gc -n -q: %s", got)

@@ -38,7 +38,7 @@ func kubeCommand(u *ui) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("kube "+c.Args().First()), command: "minirun kube"}
+				return unknownCommand(c, "kube ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

@@ -44,7 +44,7 @@ func kubeRollout(u *ui) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("kube rollout "+c.Args().First()), command: "minirun kube rollout"}
+				return unknownCommand(c, "kube rollout ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
@@ -413,7 +413,7 @@ func kubeSet(u *ui) *cli.Command {
 		}, 2, -1, (*kube).setImage)},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("kube set "+c.Args().First()), command: "minirun kube set"}
+				return unknownCommand(c, "kube set ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

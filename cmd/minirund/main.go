@@ -83,7 +83,7 @@ func newApp(u *ui) *cli.App {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote(c.Args().First())}
+				return unknownCommand(c, "")
 			}
 			return cli.ShowAppHelp(c)
 		},

@@ -183,6 +183,11 @@ func TestErrors(t *testing.T) {
 	}{
 		{"unknown command", []string{"frobnicate"}, []string{`unknown command "frobnicate"`, "hint: minirun --help"}},
 		{"unknown image command", []string{"image", "frobnicate"}, []string{`unknown command "image frobnicate"`, "hint: minirun image --help"}},
+		{"misspelled command", []string{"image", "improt"}, []string{`unknown command "image improt", did you mean "image import"`}},
+		{"misspelled alias", []string{"image", "l"}, []string{`unknown command "image l", did you mean "image ls"`}},
+		{"misspelled word of a group", []string{"kube", "rollout", "stauts"}, []string{`unknown command "kube rollout stauts", did you mean "kube rollout status"`}},
+		{"misspelled at the top", []string{"pul"}, []string{`unknown command "pul", did you mean "pull"`}},
+		{"pattern", []string{"images", "a/[*"}, []string{`minirun images: "a/[*": not a pattern`}},
 		{"unknown flag", []string{"image", "load", "--bogus"}, []string{"-bogus", "hint: minirun image load --help"}},
 		{"unknown global flag", []string{"--bogus"}, []string{"-bogus", "hint: minirun --help"}},
 		{"too few arguments", []string{"image", "import", "x"}, []string{"wrong number of arguments, want: FILE|DIR|- NAME"}},

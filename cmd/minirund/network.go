@@ -37,7 +37,7 @@ func networkCommand(u *ui) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("network "+c.Args().First()), command: "minirun network"}
+				return unknownCommand(c, "network ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

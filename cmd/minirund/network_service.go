@@ -37,7 +37,7 @@ func networkServiceCommand(u *ui) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("network service "+c.Args().First()), command: "minirun network service"}
+				return unknownCommand(c, "network service ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

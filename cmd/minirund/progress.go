@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // progress shows how far long work is. On a terminal one line is rewritten ten
@@ -50,8 +53,38 @@ func (p *progress) line(text func() string) {
 		fmt.Fprintln(p.u.err, line)
 		return
 	}
+	line = fit(line, columns(p.u.err))
 	fmt.Fprintf(p.u.err, "\r%-*s", p.width, line)
-	p.width = len(line)
+	p.width = len([]rune(line))
+}
+
+// columns is the width of the terminal, which may change at any time; 0: not known.
+func columns(f any) int {
+	file, ok := f.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
+}
+
+// fit takes from the first half of a line, where the name is, what makes it wider
+// than the terminal. A line that wraps would not be rewritten but written again.
+func fit(line string, columns int) string {
+	r := []rune(line)
+	room := columns - 1 // a full last column wraps on some terminals
+	if columns <= 0 || len(r) <= room {
+		return line
+	}
+	const gap = "..."
+	if room <= 4*len(gap) {
+		return string(r[len(r)-max(room, 0):])
+	}
+	head := (room - len(gap)) / 4
+	return string(r[:head]) + gap + string(r[len(r)-(room-len(gap)-head):])
 }
 
 func progressLine(what string, done, total int64) string {

@@ -69,6 +69,11 @@ func TestPullCommand(t *testing.T) {
 		t.Errorf("JSON: %s", out)
 	}
 
+	code, out, _ := minirun(t, store, nil, "pull", "--progress", "json", srv.Host()+"/test/none")
+	if err := json.Unmarshal([]byte(out), &last); err != nil || code != 1 || last.Event != "error" || last.Image != srv.Host()+"/test/none:latest" || !strings.Contains(last.Text, "404 not found") {
+		t.Errorf("JSON of an error: status %d, %q", code, out)
+	}
+
 	for want, args := range map[string][]string{
 		`pull "` + srv.Host() + `/test/none:latest": manifest latest at ` + srv.Host() + ": 404 not found": {srv.Host() + "/test/none"},
 		"hint: to have it all the same, to push it elsewhere for example: --platform linux/":               {"--platform", "linux/s390x", srv.Host() + "/test/one"},
@@ -161,6 +166,10 @@ func TestPushCommand(t *testing.T) {
 	}
 	if last.Event != "done" || last.Image != name || !strings.HasPrefix(last.Digest, "sha256:") {
 		t.Errorf("JSON: %+v", last)
+	}
+	code, out, _ := minirun(t, store, nil, "push", "--progress", "json", name, "127.0.0.1:1/x")
+	if err := json.Unmarshal([]byte(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]), &last); err != nil || code != 1 || last.Event != "error" || !strings.Contains(last.Text, "connection refused") {
+		t.Errorf("JSON of an error: status %d, %q", code, out)
 	}
 	// It comes back as the same image.
 	ok(t, store, "image", "rm", "--force", b.Config.Digest.Hex())

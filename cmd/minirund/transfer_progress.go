@@ -103,27 +103,46 @@ func (t *transferProgress) show() {
 	}
 }
 
-// text is the line for people: bytes, per cent, speed and time to go.
+// text is the line for people: bytes, per cent, speed and time to go; and what is
+// unpacked, with the time to go when only that is left.
 func (t *transferProgress) text() string {
 	p := t.p
 	s := progressLine(t.verb+" "+t.name, p.Done, p.Total)
-	if elapsed := t.now().Sub(t.start); p.Wire > 0 && elapsed >= time.Second && p.Done < p.Total {
+	elapsed := t.now().Sub(t.start)
+	if p.Wire > 0 && elapsed >= time.Second && p.Done < p.Total {
 		speed := float64(p.Wire) / elapsed.Seconds()
-		s += fmt.Sprintf(", %s/s", bytesText(int64(speed)))
-		if left := float64(p.Total-p.Done) / speed; left < 1e6 {
-			s += ", " + (time.Duration(left) * time.Second).String() + " left"
-		}
+		s += fmt.Sprintf(", %s/s", bytesText(int64(speed))) + timeLeft(p.Total-p.Done, speed)
 	}
 	if t.unpacked > 0 {
-		s += fmt.Sprintf("; unpacked %d%%", min(t.unpacked*100/max(t.unpack, 1), 100))
+		s += fmt.Sprintf("; unpacked %s, %d%%", bytesText(min(t.unpacked, t.unpack)), min(t.unpacked*100/max(t.unpack, 1), 100))
+		if elapsed >= time.Second && p.Done >= p.Total && t.unpacked < t.unpack {
+			s += timeLeft(t.unpack-t.unpacked, float64(t.unpacked)/elapsed.Seconds())
+		}
 	}
 	return s
+}
+
+// timeLeft is empty when nobody would wait for it.
+func timeLeft(n int64, speed float64) string {
+	left := float64(n) / speed
+	if left >= 1e6 {
+		return ""
+	}
+	return ", " + (time.Duration(left) * time.Second).String() + " left"
 }
 
 func (t *transferProgress) clear() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lines.clear()
+}
+
+// failed ends a stream of JSON with what everybody else reads on standard error.
+func (t *transferProgress) failed(err error) {
+	t.clear()
+	if t.json != nil {
+		_ = t.json.Encode(event{Event: "error", Image: t.name, Text: oneLine(err)})
+	}
 }
 
 // finish prints the result in the form that was asked for; text is for people.

@@ -29,7 +29,7 @@ func volumeCommand(u *ui) *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{text: "unknown command " + quote("volume "+c.Args().First()), command: "minirun volume"}
+				return unknownCommand(c, "volume ")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

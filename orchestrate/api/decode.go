@@ -248,7 +248,7 @@ func collect(t reflect.Type, into map[string]reflect.Type) {
 func nearest(key string, known map[string]reflect.Type) string {
 	best, meant := 1+len(key)/3, ""
 	for k := range known {
-		if d := distance(k, key); d < best || d == best && meant != "" && k < meant {
+		if d := Distance(k, key); d < best || d == best && meant != "" && k < meant {
 			best, meant = d, k
 		}
 	}

@@ -147,7 +147,7 @@ func (r *Registry) Find(apiVersion, name string) (*Kind, error) {
 		if k.Kind == name && v == apiVersion {
 			return k, nil
 		}
-		d := distance(k.Kind, name)
+		d := Distance(k.Kind, name)
 		if v == apiVersion && d < best {
 			best, e.Meant = d, fmt.Sprintf("%q", k.Kind)
 		}
@@ -158,9 +158,9 @@ func (r *Registry) Find(apiVersion, name string) (*Kind, error) {
 	return nil, e
 }
 
-// distance is how many letters must be changed, added or left out to make one
+// Distance is how many letters must be changed, added or left out to make one
 // word of the other. Upper and lower case are the same.
-func distance(a, b string) int {
+func Distance(a, b string) int {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	row := make([]int, len(b)+1)
 	for j := range row {
