@@ -289,5 +289,6 @@ func TestRootClientsRegistryDocker(t *testing.T) {
 		}
 	}
 	c.prints("hello", "run", "--rm", "--network=none", plainRegistry+"/ours-ctr:1", "echo", "hello")
+	dockerFiles(c, a, plain, ctr)
 	c.stop(syscall.SIGTERM)
 }
