@@ -24,10 +24,11 @@ HAMMER_NETWORK ?= 500
 HAMMER_KILLS ?= 10000
 HAMMER_SEED ?=
 POWER_CUTS ?= 100
+FAULTS ?= all
 TESTRUN := bin/testrun -packages '$(PKG)' -run '$(RUN)' -flags '$(TESTFLAGS)' -fuzztime $(FUZZTIME) -count bin/test-count
 TOOL := go tool -modfile=tools/go.mod
 
-.PHONY: hammer-codes bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network hammer-supervisor interop-images lint vuln fmt check deps clean testrun vmrun
+.PHONY: hammer-codes bench-supervisor demo-rollout help build run test test-unit test-root test-vm cover bench bench-network bench-images faults-images fuzz hammer hammer-dns hammer-images hammer-images-vm hammer-network hammer-supervisor interop-images lint vuln fmt check deps clean testrun vmrun
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +111,9 @@ bench-images: build ## Measure pulling, mounting, reading and removing images ag
 
 fuzz: testrun ## Run every fuzz target for FUZZTIME (30s).
 	@$(TESTRUN) fuzz
+
+faults-images: ## Have every call of the commands that change a store of images fail once, with EIO and ENOSPC; FAULTS names some of them.
+	MINIRUN_TEST_FAULTS='$(FAULTS)' go test -count=1 -timeout 6h -v -run '^TestRootImage(Fault|Store)EIO$$' ./integration
 
 interop-images: ## Compare what minirun, umoci and podman make of 100 generated and three Debian images.
 	MINIRUN_TEST_INTEROP_IMAGES=100 MINIRUN_TEST_INTEROP_DEBOOTSTRAP=1 go test -count=1 -timeout 1h -v -run '^TestRootInterop$$' ./integration

@@ -159,12 +159,32 @@ func TestRootImageStoreCrash(t *testing.T) {
 	}
 }
 
-// storeCall picks calls that reach the disk: those that make, change and sync
+// everyCall is set by make faults-images: each of a command's calls fails once, and
+// not some of them, with EIO and with ENOSPC. Its value is "all", or names of commands.
+var everyCall = os.Getenv("MINIRUN_TEST_FAULTS")
+
+// faultRounds are the errors that the calls of a command fail with, and the step from
+// one call to the next; none for a command that nobody asked for.
+func faultRounds(name string, step int) ([]unix.Errno, int) {
+	if everyCall == "" {
+		return []unix.Errno{unix.EIO}, step
+	}
+	if everyCall != "all" && !slices.Contains(strings.Split(everyCall, ","), name) {
+		return nil, 1
+	}
+	return []unix.Errno{unix.EIO, unix.ENOSPC}, 1
+}
+
+// storeCall picks calls that reach the disk: those that make, change, sync and read
 // files of the store.
 func (h *imageHost) storeCall(pid int, nr uint64, args [7]uint64) bool {
 	switch nr {
-	case unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FTRUNCATE, unix.SYS_SYNCFS, unix.SYS_FALLOCATE, unix.SYS_READ:
+	case unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_WRITEV, unix.SYS_PWRITEV, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FTRUNCATE, unix.SYS_SYNCFS, unix.SYS_FALLOCATE,
+		unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_GETDENTS64, unix.SYS_FCHMOD, unix.SYS_FCHOWN, unix.SYS_FSETXATTR, unix.SYS_SENDFILE:
 		path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, args[0]))
+		return err == nil && strings.HasPrefix(path, h.store+"/")
+	case unix.SYS_COPY_FILE_RANGE:
+		path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, args[2]))
 		return err == nil && strings.HasPrefix(path, h.store+"/")
 	case unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_MKDIRAT, unix.SYS_UNLINKAT, unix.SYS_SYMLINKAT:
 		return true
@@ -187,34 +207,56 @@ func TestRootImageStoreEIO(t *testing.T) {
 		before func()
 	}{"import", 96, []string{"image", "import", "--quiet", filepath.Dir(one), "two"}, func() {}})
 	for _, tt := range commands {
+		h.fails(faultCommand{
+			name: tt.name, step: 5 + tt.step/8, args: tt.args, before: tt.before,
+			undo: func() {
+				_ = h.do("image", "rm", "two")
+				_ = h.do("image", "rm", "new")
+			},
+		}, 3)
+	}
+}
+
+// fails has the calls of a command fail, one in each of its runs. At least so many runs
+// it takes.
+func (h *imageHost) fails(tt faultCommand, least int) {
+	t := h.t.(*testing.T)
+	t.Helper()
+	errnos, step := faultRounds(tt.name, tt.step)
+	for _, errno := range errnos {
 		points, failed := 0, 0
-		for n := 1; ; n += 5 + tt.step/8 {
-			tt.before()
-			what := tt.name + ": EIO at call " + strconv.Itoa(n)
-			code, stderr, reached := failedRun(t, unix.EIO, n, h.storeCall, h.command(tt.args...)...)
+		for n := 1; ; n += step {
+			if tt.before != nil {
+				tt.before()
+			}
+			what := fmt.Sprintf("%s: %s at call %d", tt.name, unix.ErrnoName(errno), n)
+			code, stderr, reached := failedRun(t, errno, n, h.storeCall, h.command(tt.args...)...)
 			if code != 0 {
 				failed++
-				if !reached || strings.Contains(stderr, "panic") || !strings.Contains(stderr, "input/output error") {
+				if !reached || strings.Contains(stderr, "panic") || !strings.Contains(stderr, errno.Error()) {
 					t.Errorf("%s: status %d, %s", what, code, stderr)
 				}
 			}
 			points++
+			if tt.after != nil {
+				tt.after()
+			}
 			h.sound(what)
+			if tt.more != nil {
+				tt.more(what)
+			}
 			if t.Failed() {
 				t.Fatal(what)
 			}
+			tt.undo()
 			if !reached {
 				break
 			}
-			_ = h.do("image", "rm", "two")
-			_ = h.do("image", "rm", "new")
 		}
-		t.Logf("%s: %d points, %d failed", tt.name, points, failed)
-		if points < 3 || failed == 0 {
+		t.Logf("%s: %s at %d points, %d failed", tt.name, unix.ErrnoName(errno), points, failed)
+		if points < least || failed == 0 {
 			t.Errorf("%s: %d points, of which %d failed", tt.name, points, failed)
 		}
-		_ = h.do("image", "rm", "two")
-		_ = h.do("image", "rm", "new")
 	}
 }
 
