@@ -284,7 +284,7 @@ func TestRootMonitorFullDisk(t *testing.T) {
 	}
 	eventually(t, "the log goes on", func() bool {
 		say("after")
-		got := h.must("logs", id)
+		got := h.do("logs", id).Stdout // it warns, too
 		return strings.HasPrefix(got, "before\n") && strings.HasSuffix(got, "after\n")
 	})
 	h.must("kill", id, "KILL")
@@ -292,6 +292,42 @@ func TestRootMonitorFullDisk(t *testing.T) {
 		t.Errorf("wait: %q", got)
 	}
 	h.must("delete", id)
+}
+
+// How a container ends is recorded on a full disk too, and who reads the log is told
+// that it is not all of it.
+func TestRootMonitorFullDisk_End(t *testing.T) {
+	h := imageSetup(t).base()
+	imageDisk(t, h.root, "size=1m,mode=0700")
+	whole, cut := h.id(), h.id()
+	h.must("run", "-d", "--image", "base", whole, "sh", "-c", "echo whole; exit 6")
+	h.must("wait", whole)
+	h.must("run", "-d", "-i", "--image", "base", cut, "sh", "-c", "echo begins; read x; head -c 20000 /dev/zero; exit 7")
+	eventually(t, "it writes", func() bool { return h.must("logs", cut) == "begins\n" })
+	if err := os.WriteFile(filepath.Join(h.root, "filler"), make([]byte, 2<<20), 0o600); err == nil {
+		t.Fatal("the disk is larger than it should be")
+	}
+	in, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", h.monitorOf(cut), monitorInput), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = in.WriteString("go\n")
+	in.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := h.must("wait", cut); got != "7\n" {
+		t.Errorf("wait: %q", got)
+	}
+	const warning = "minirun: warning: some output is missing"
+	if r := h.do("logs", cut); !strings.HasPrefix(r.Stdout, "begins\n") || !strings.Contains(r.Stderr, warning) || len(r.Stdout) > 10000 {
+		t.Errorf("logs of what was cut: %d bytes, %q", len(r.Stdout), r.Stderr)
+	}
+	if r := h.do("logs", whole); r.Stdout != "whole\n" || r.Stderr != "" {
+		t.Errorf("logs of what was not: %q, %q", r.Stdout, r.Stderr)
+	}
+	h.must("delete", cut)
+	h.must("delete", whole)
 }
 
 // With --rm a detached container goes by itself, whatever ends it.

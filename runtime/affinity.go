@@ -5,6 +5,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"strconv"
+	"sync"
 
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/runtime/bundle"
@@ -48,6 +49,10 @@ func lendAffinity(cpus string) (restore func(), err error) {
 	return nil, &AffinityError{cpus, err}
 }
 
+// lending is held while this process has another oom_score_adj than its own: a second
+// one would take the first one's for it.
+var lending sync.Mutex
+
 // lendOOMScore gives this process the oom_score_adj of the one that exec adds,
 // which inherits it and so has it from its first instruction on. restore takes it
 // back. What an ordinary user may not set is left out, as in create.
@@ -57,6 +62,13 @@ func (e *execution) lendOOMScore() (restore func(), err error) {
 		return func() {}, nil
 	}
 	want := strconv.Itoa(*e.pr.OOMScoreAdj)
+	lending.Lock()
+	lent := false
+	defer func() {
+		if !lent {
+			lending.Unlock()
+		}
+	}()
 	old, err := linux.ReadFile(own, 64)
 	if err == nil && string(old) == want+"\n" {
 		return func() {}, nil
@@ -66,7 +78,8 @@ func (e *execution) lendOOMScore() (restore func(), err error) {
 	}
 	switch {
 	case err == nil:
-		return func() { _ = writeHost(own, string(old)) }, nil
+		lent = true
+		return func() { _ = writeHost(own, string(old)); lending.Unlock() }, nil
 	case unprivileged(err) && (os.Geteuid() != 0 || linux.InUserNS()):
 		return func() {}, nil
 	case unprivileged(err):

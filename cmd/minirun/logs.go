@@ -76,6 +76,11 @@ func (a *app) logs(args []string) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if len(monitor.Incomplete(c.Dir())) > 0 {
+			a.log.warn("some output is missing: it could not be written to the log, as when the disk is full")
+		}
+	}()
 	r := monitor.NewReader(c.Dir())
 	defer r.Close()
 	p := &logPrinter{o: &o, start: [2]bool{true, true}}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/minirun/minirun/orchestrate/daemon"
 	"github.com/minirun/minirun/orchestrate/node"
+	"github.com/minirun/minirun/orchestrate/podlife"
 	"github.com/minirun/minirun/orchestrate/proxy"
 	orchservices "github.com/minirun/minirun/orchestrate/services"
 	"github.com/urfave/cli/v2"
@@ -49,6 +50,7 @@ func upCommand(u *ui) *cli.Command {
 			&cli.StringFlag{Name: "service-table", Usage: "nftables table of services", Value: proxy.Table},
 			&cli.StringFlag{Name: "listen", Usage: "serve the API on this `ADDRESS:PORT` too, over TLS, for kubectl; DIR/kubeconfig of --data has what it needs", DefaultText: "the socket only"},
 			&cli.StringFlag{Name: "cgroup-parent", Usage: "cgroup that those of pods are below", Value: node.DefaultCgroupParent},
+			&cli.StringFlag{Name: "backoff", Usage: "how long containers wait that end again and again: default (1 s, 2 s, ... 5 m), or kubernetes (10 s, 20 s, ... 5 m); the first restart is at once", Value: "default"},
 			&cli.BoolFlag{Name: "foreground", Usage: "do not go to the background; log to standard error"},
 			&cli.BoolFlag{Name: "restore", Usage: "put the newest good backup in the place of a damaged store"},
 			&cli.DurationFlag{Name: "timeout", Usage: "how long to wait until it works", Value: time.Minute},
@@ -135,7 +137,7 @@ func foregroundArgs(c *cli.Context) ([]string, error) {
 	path("socket", c.String("socket"))
 	path("data", c.String("data"))
 	path("log-file", logFile)
-	for _, name := range []string{"network", "pod-range", "service-range", "node-port-range", "service-table", "cgroup-parent", "listen"} {
+	for _, name := range []string{"network", "pod-range", "service-range", "node-port-range", "service-table", "cgroup-parent", "listen", "backoff"} {
 		if c.IsSet(name) {
 			args = append(args, "--"+name+"="+c.String(name))
 		}
@@ -161,6 +163,14 @@ func (u *ui) foreground(c *cli.Context) error {
 	}
 	if err := addressFlags(c, &o); err != nil {
 		return err
+	}
+	switch b := c.String("backoff"); b {
+	case "default":
+		o.Backoff = podlife.Default
+	case "kubernetes":
+		o.Backoff = podlife.Kubernetes
+	default:
+		return fmt.Errorf("--backoff %q: want default or kubernetes", b)
 	}
 	return daemon.Run(c.Context, o)
 }

@@ -20,7 +20,9 @@
 //
 // The file exit appears in one go, synced to the disk: "minirun", a 1 as version,
 // the wait status, the time of the end, the struct rusage of the init (wait4(2)),
-// and what memory.events of the cgroup said, filled up with zero bytes.
+// and what memory.events of the cgroup said, filled up with zero bytes. Room for it is
+// taken when the container begins, so that a full disk does not keep it from being
+// written.
 package monitor
 
 // Names of the files in the directory of a container.

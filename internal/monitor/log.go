@@ -131,6 +131,22 @@ func (r *Reader) files() ([]logFile, error) {
 	return list, nil
 }
 
+// Incomplete lists the log files in the directory of a container, by their inodes, that
+// something is missing in which the container has written: the disk was full, or
+// failed.
+func Incomplete(dir string) (inodes []uint64) {
+	missing := 0
+	for i := 0; i < MaxLogFiles && missing < 2; i++ {
+		var st unix.Stat_t
+		if err := unix.Lstat(dir+"/"+LogName(i), &st); err != nil {
+			missing++
+		} else if st.Mode&unix.S_ISVTX != 0 {
+			inodes = append(inodes, st.Ino)
+		}
+	}
+	return inodes
+}
+
 func closeFiles(list []logFile) {
 	for _, f := range list {
 		linux.Close(f.fd)

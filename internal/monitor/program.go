@@ -29,6 +29,9 @@ const (
 	// retryLog is how much is written to a log that is full before it is tried
 	// again to begin another.
 	retryLog = 1 << 20
+	// incompleteMode is that of a log file that something could not be written to. It
+	// can be set where there is no room for a byte.
+	incompleteMode = unix.S_ISVTX | 0o600
 	// firstFile is the number of the first log file.
 	firstFile = 1 << 40
 	// closedPoll is a struct pollfd that waits for nothing.
@@ -162,6 +165,13 @@ func (p *program) watch(pid initprog.Value) {
 	p.iov = b.Words(p.header.Bits(), frameHeaderSize, p.buffer.Bits(), 0)
 	p.exit = b.Bytes(make([]byte, exitSize))
 
+	// What the record of the end takes is taken now: at the end the disk may be full.
+	reserved := b.NewLabel()
+	fd := b.Create(p.dir, exitTemp, unix.O_TRUNC, 0o600).OnAny(reserved).Result()
+	b.WriteAt(fd, p.exit, exitSize).IgnoreAny()
+	b.Close(fd).IgnoreAny()
+	b.Place(reserved)
+
 	polled := b.Words(initprog.PollFD(FDOut), initprog.PollFD(FDErr), initprog.PollFD(fdPidfd))
 	if p.c.Terminal {
 		b.Set(initprog.SlotAt(polled, 8), initprog.Const(closedPoll))
@@ -212,7 +222,14 @@ func (p *program) copy(fd int, stream uint64, polled initprog.Value) {
 	b.Place(rotate)
 	p.rotate(write)
 	b.Place(write)
-	b.Writev(initprog.FD(FDLog), p.iov, 2).IgnoreAny() // a full disk: the container goes on
+	// Of n bytes, n-1 are taken from what was written: if nothing is left then, some
+	// of them were not. A full disk: the container goes on.
+	lost := b.NewLabel()
+	wrote := b.Writev(initprog.FD(FDLog), p.iov, 2).OnAny(lost).Result()
+	b.Countdown(wrote, initprog.Const(frameHeaderSize-1)).OnAny(lost)
+	b.Countdown(wrote, length).OnSuccess(done).OnAny(lost)
+	b.Place(lost)
+	b.Fchmod(initprog.FD(FDLog), incompleteMode).IgnoreAny()
 	b.Place(done)
 }
 
@@ -247,7 +264,7 @@ func (p *program) end() {
 	}
 	removed := b.NewLabel()
 	b.Set(p.exitWord(0), initprog.Const(magic))
-	fd := b.Create(p.dir, exitTemp, unix.O_TRUNC, 0o600).OnAny(removed).Result()
+	fd := b.Create(p.dir, exitTemp, 0, 0o600).OnAny(removed).Result()
 	b.WriteAt(fd, p.exit, exitSize).OnAny(removed)
 	b.Fsync(fd).IgnoreAny()
 	b.Rename(p.dir, exitTemp, ExitFile).OnAny(removed)

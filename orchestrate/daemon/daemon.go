@@ -17,6 +17,7 @@ import (
 	"github.com/minirun/minirun/orchestrate/api"
 	"github.com/minirun/minirun/orchestrate/client"
 	"github.com/minirun/minirun/orchestrate/controller"
+	"github.com/minirun/minirun/orchestrate/podlife"
 	"github.com/minirun/minirun/orchestrate/rest"
 	"github.com/minirun/minirun/orchestrate/services"
 	"github.com/minirun/minirun/orchestrate/store"
@@ -55,6 +56,9 @@ type Options struct {
 	ServiceTable string
 	// NetNS is a descriptor of the network namespace to work in; 0 is the current one.
 	NetNS int
+	// Backoff is how long containers wait that end again and again; the zero value is
+	// podlife.Default.
+	Backoff podlife.Backoff
 	// Bare leaves out what touches the host: pods, networks and services.
 	Bare bool
 	// Restore puts the newest good backup in the place of a damaged store.

@@ -63,7 +63,7 @@ func (d *Daemon) host() error {
 	}
 	pods, err := node.New(node.Options{
 		Store: d.store, Log: d.o.Log, Root: filepath.Join(d.o.Data, "node"), Images: images, Network: d.o.Network,
-		CgroupParent: d.o.CgroupParent, Services: services, ClusterDNS: nameServers(record),
+		CgroupParent: d.o.CgroupParent, Services: services, ClusterDNS: nameServers(record), Backoff: d.o.Backoff,
 	})
 	if err != nil {
 		return err

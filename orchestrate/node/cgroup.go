@@ -1,7 +1,10 @@
 package node
 
 import (
+	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -129,20 +132,31 @@ func (w *worker) removeCgroup() error {
 // CAP_SYS_RESOURCE can only raise its own.
 func (n *Node) oomScoreOf(s *corev1.PodSpec, c *corev1.Container) int {
 	memory := n.capacity[corev1.ResourceMemory]
-	return max(oomScore(s, c, memory.Value()), n.oomFloor)
+	return max(oomScore(s, c, memory.Value()), oomFloor())
 }
 
-// oomFloor is the lowest oom_score_adj that this process can give.
-func oomFloor() int {
+// oomFloor is the lowest oom_score_adj that this process can give. It is found out
+// once, since the process has another one while it starts others, see runtime.
+var oomFloor = sync.OnceValue(func() int {
 	const minimum = -1000
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if unix.Capget(&hdr, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0 {
 		return minimum
 	}
+	return ownOOMScore()
+})
+
+func ownOOMScore() int {
 	lines, err := readLines("/proc/self/oom_score_adj")
 	if err != nil || len(lines) == 0 {
 		return 0
 	}
 	return atoi(lines[0])
+}
+
+// setOOMScore gives a process of ours another oom_score_adj than it has from us. What
+// this process may not do stays undone.
+func setOOMScore(pid, adj int) {
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(adj)), 0)
 }

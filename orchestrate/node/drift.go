@@ -20,6 +20,7 @@ import (
 // check compares what is recorded of a pod with what the kernel has, and repairs
 // what somebody has taken away. What cannot be repaired is made anew.
 func (w *worker) check(pod *corev1.Pod) {
+	w.tellLostLogs()
 	if !w.up {
 		return
 	}

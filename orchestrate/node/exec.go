@@ -93,13 +93,17 @@ func killGroup(fd, pid int) {
 	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 }
 
-// execProcess is the container's own process with another command.
+// execProcess is the container's own process with another command. The kernel is to
+// kill it for lack of memory no later than the container's own.
 func execProcess(p *specs.Process, command []string, terminal bool) *specs.Process {
 	if p == nil {
 		p = &specs.Process{Cwd: "/"}
 	}
 	n := *p
-	n.Args, n.Terminal, n.ConsoleSize, n.OOMScoreAdj = command, terminal, nil, nil
+	n.Args, n.Terminal, n.ConsoleSize = command, terminal, nil
+	if adj := n.OOMScoreAdj; adj != nil && *adj < oomFloor() { // a minirund before this one could
+		n.OOMScoreAdj = nil
+	}
 	return &n
 }
 

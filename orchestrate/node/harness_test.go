@@ -54,8 +54,8 @@ type helperConfig struct {
 	// Controllers: those of claims, Deployments and Jobs run beside it.
 	Controllers bool
 	PodPIDs     int64
-	// Store is the file of the objects, if it is not in Dir.
-	Store string
+	// Store is the file of the objects, if it is not in Dir, Root the node's directory.
+	Store, Root string
 	// Fail is the step at which the process kills itself, the Nth time.
 	Fail string
 	N    int32
@@ -98,7 +98,7 @@ func helper(text string) error {
 	var times atomic.Int32
 	o := Options{
 		PodPIDs: c.PodPIDs,
-		Store:   s, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})), Root: filepath.Join(c.Dir, "node"), Images: c.Images, Network: c.Network,
+		Store:   s, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})), Root: cmp.Or(c.Root, filepath.Join(c.Dir, "node")), Images: c.Images, Network: c.Network,
 		CgroupParent: c.Cgroup, NodeName: "host", CheckEvery: c.Check, MeasureEvery: c.Measure, Services: &recordingServices{path: filepath.Join(c.Dir, "services")},
 		Pull: func(context.Context, Pull) error { return fmt.Errorf("no registry here") },
 		Fail: func(step string) {

@@ -88,7 +88,6 @@ type Node struct {
 	controllers map[string]bool
 	capacity    corev1.ResourceList
 	hostIPs     []netip.Addr
-	oomFloor    int
 	samples     samples
 	fetches     fetches
 
@@ -166,10 +165,11 @@ func New(o Options) (*Node, error) {
 		return nil, err
 	}
 	o.CgroupParent = parent
+	_ = oomFloor() // before anything is started
 	n := &Node{
 		o: o, log: o.Log, images: &container.Images{Dir: o.Images}, podsDir: filepath.Join(o.Root, "pods"),
 		starts: make(chan struct{}, o.Parallel), events: make(chan event, 16384),
-		workers: map[types.UID]*worker{}, byName: map[string]*worker{}, oomFloor: oomFloor(),
+		workers: map[types.UID]*worker{}, byName: map[string]*worker{},
 	}
 	if err := os.MkdirAll(n.podsDir, 0o711); err != nil {
 		return nil, err

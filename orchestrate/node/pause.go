@@ -171,6 +171,7 @@ func (w *worker) startPause(pod *corev1.Pod) error {
 	if err != nil {
 		return fmt.Errorf("first process of the pod's process namespace: %w", err)
 	}
+	setOOMScore(pid, sandboxOOMScore)
 	w.n.point("pause-started")
 	linux.Close(files[len(files)-1])
 	files = files[:len(files)-1]

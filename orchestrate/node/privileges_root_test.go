@@ -3,6 +3,7 @@ package node
 import (
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -109,17 +110,42 @@ func TestRootPodHost(t *testing.T) {
 	if _, out := b.exec("sysctl", "c", "cat", "/proc/sys/net/ipv4/ip_local_port_range", "/proc/sys/kernel/shm_rmid_forced"); out != "2000\t3000\n1\n" {
 		t.Errorf("parameters: %q", out)
 	}
-	for name, spec := range map[string]string{
-		"host": `{sysctls: [{name: vm.swappiness, value: "7"}]}`, "dots": `{sysctls: [{name: net/../kernel/domainname, value: evil}]}`,
+	for name, w := range map[string]struct{ spec, message string }{
+		"host":  {`securityContext: {sysctls: [{name: vm.swappiness, value: "7"}]}`, `"vm.swappiness" not allowlisted`},
+		"dots":  {`securityContext: {sysctls: [{name: net/../kernel/domainname, value: evil}]}`, `"net/../kernel/domainname" not allowlisted`},
+		"swaps": {`securityContext: {sysctls: [{name: net.//.kernel.domainname, value: evil}]}`, `"net.//.kernel.domainname" not allowlisted`},
+		"nets":  {"hostNetwork: true\n  securityContext: {sysctls: [{name: net.ipv4.ip_forward, value: '1'}]}", `"net.ipv4.ip_forward" not allowed with host net enabled`},
+		"ipcs":  {"hostIPC: true\n  securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]}", `"kernel.shm_rmid_forced" not allowed with host ipc enabled`},
+		"new":   {`securityContext: {sysctls: [{name: net.ipv4.no_such_parameter, value: "1"}]}`, `"net.ipv4.no_such_parameter" is not known to this kernel`},
+		"dir":   {`securityContext: {sysctls: [{name: net.ipv4, value: "1"}]}`, `"net.ipv4" is not known to this kernel`},
+		"reads": {`securityContext: {sysctls: [{name: net.ipv4.tcp_available_congestion_control, value: "x"}]}`, `"net.ipv4.tcp_available_congestion_control" is not of a pod's namespaces`},
 	} {
 		b.runPod(name, `
-  securityContext: `+spec+`
+  `+w.spec+`
   containers: [{name: c, image: "base:1", command: [sleep, "1000"]}]
 `)
-		b.eventually(name+" is refused", func() bool {
-			p := b.pod(name)
-			return p.Status.Phase == corev1.PodPending && strings.Contains(b.reasons(name), "forbidden sysctl")
-		})
+		p := b.until(name, "it has failed", phase(corev1.PodFailed))
+		if want := "Pod was rejected: forbidden sysctl: " + w.message; p.Status.Reason != "SysctlForbidden" || p.Status.Message != want || len(p.Status.ContainerStatuses) != 0 {
+			t.Errorf("%s: %+v", name, p.Status)
+		}
+		b.eventually("people know", func() bool { return strings.Contains(b.reasons(name), "SysctlForbidden: forbidden sysctl: "+w.message) })
+	}
+	// A value that is wrong is tried again: it may be right for another kernel.
+	b.runPod("wrong", `
+  securityContext: {sysctls: [{name: net.ipv4.ip_forward, value: banana}]}
+  containers: [{name: c, image: "base:1", command: [sleep, "1000"]}]
+`)
+	b.eventually("people know", func() bool {
+		return strings.Contains(b.reasons("wrong"), `FailedCreatePodSandBox: Failed to create pod sandbox: sysctl net.ipv4.ip_forward: set it to "banana": `)
+	})
+	// It stays failed, whoever is killed.
+	b.stop(syscall.SIGKILL)
+	b.run("", 0)
+	if p := b.pod("new"); p.Status.Phase != corev1.PodFailed || p.Status.Reason != "SysctlForbidden" {
+		t.Errorf("%+v", p.Status)
+	}
+	if p := b.pod("wrong"); p.Status.Phase != corev1.PodPending {
+		t.Errorf("%+v", p.Status)
 	}
 }
 

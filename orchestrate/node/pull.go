@@ -66,7 +66,13 @@ func pullBy(exe, images string) func(context.Context, Pull) error {
 		cmd := exec.CommandContext(ctx, exe, append(args, "--", p.Image)...)
 		var out bytes.Buffer
 		cmd.Stderr = &out
-		if err := cmd.Run(); err != nil {
+		err := cmd.Start()
+		if err == nil {
+			// What is foreign may be large: rather this process than the host's others.
+			setOOMScore(cmd.Process.Pid, pullOOMScore)
+			err = cmd.Wait()
+		}
+		if err != nil {
 			text := strings.TrimSpace(out.String())
 			if text == "" {
 				text = err.Error()
@@ -76,6 +82,9 @@ func pullBy(exe, images string) func(context.Context, Pull) error {
 		return nil
 	}
 }
+
+// pullOOMScore is the oom_score_adj of what pulls images.
+const pullOOMScore = 500
 
 // Waits between attempts to pull, as a kubelet has them.
 const (

@@ -33,6 +33,7 @@ func qosClass(s *corev1.PodSpec) corev1.PodQOSClass {
 const (
 	guaranteedOOMScore = -997
 	bestEffortOOMScore = 1000
+	sandboxOOMScore    = -998
 )
 
 // oomScore is the oom_score_adj of a container on a host with that much memory.

@@ -33,7 +33,9 @@ type record struct {
 	// Ending: the pod has come to its end, and the signals are on their way.
 	Ending string `json:"ending,omitempty"`
 	// Evicted is why the pod was made to end.
-	Evicted    string                 `json:"evicted,omitempty"`
+	Evicted string `json:"evicted,omitempty"`
+	// Refused is why the pod cannot run here, ever.
+	Refused    *refusal               `json:"refused,omitempty"`
 	Containers map[string]*remembered `json:"containers,omitempty"`
 }
 

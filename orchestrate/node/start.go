@@ -217,6 +217,7 @@ func (w *worker) watchEnd(name string, c *runtime.Container, pidfd int, child bo
 func (w *worker) ended(name string, c *runtime.Container, pidfd int, child bool) {
 	w.endRest(c)
 	a := w.endOf(name, c, pidfd)
+	w.tellLost(name, c)
 	if child && c.Monitor > 0 { // it has written its record, or was killed
 		w.spawn(func() { reap(c.Monitor) })
 	}

@@ -39,6 +39,9 @@ func podStatus(v *view) corev1.PodStatus {
 	s.Phase, s.Reason, s.Message = phase, reason, message
 	s.InitContainerStatuses, s.ContainerStatuses = nil, nil
 	for _, b := range v.Boxes {
+		if v.Refused != nil && b.Last == nil {
+			continue // nothing is said of what will never be there
+		}
 		if b.Kind == mainContainer {
 			s.ContainerStatuses = append(s.ContainerStatuses, containerStatus(v, b))
 		} else {

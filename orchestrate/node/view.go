@@ -27,6 +27,7 @@ type view struct {
 	Trouble string
 	Retry   time.Time
 	Evicted string // why it has to end
+	Refused *refusal
 	// Routed: connections are led to the pod.
 	Routed bool
 }
@@ -153,6 +154,9 @@ func (v *view) outcome() (phase corev1.PodPhase, reason, message string) {
 	}
 	if v.Evicted != "" {
 		return corev1.PodFailed, "Evicted", v.Evicted
+	}
+	if v.Refused != nil {
+		return corev1.PodFailed, v.Refused.Reason, "Pod was rejected: " + v.Refused.Message
 	}
 	if at := v.deadline(); !at.IsZero() && !v.Now.Before(at) {
 		return corev1.PodFailed, "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"

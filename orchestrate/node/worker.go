@@ -57,6 +57,7 @@ type worker struct {
 	mu    sync.Mutex
 	boxes map[string]*live
 	ips   []string
+	lost  map[lostLog]bool // what people know of logs
 }
 
 // live is what is known of one container. It is guarded by the worker's mu, but for
@@ -264,6 +265,9 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 				return again, false, w.ctx.Err()
 			}
 			gone, err := w.act(pod, v, a)
+			if err != nil && !gone { // people are told what there is, nevertheless
+				err = errors.Join(err, w.tellStatus())
+			}
 			if gone || err != nil {
 				return again, gone, err
 			}
@@ -302,7 +306,7 @@ func (w *worker) hurry(pod *corev1.Pod) time.Time {
 func (w *worker) view(pod *corev1.Pod) *view {
 	v := &view{
 		Pod: pod, Now: time.Now(), Backoff: w.n.o.Backoff, Sandbox: w.rec.Sandbox, Up: w.up, Made: w.rec.Sandbox > 0 && (w.rec.Ready || w.rec.Boot != ""),
-		Initialized: w.rec.Initialized == w.rec.Sandbox && w.rec.Sandbox > 0, HostIPs: w.n.hostIPs, Trouble: w.trouble, Retry: w.retry, Routed: w.routed, Evicted: w.rec.Evicted,
+		Initialized: w.rec.Initialized == w.rec.Sandbox && w.rec.Sandbox > 0, HostIPs: w.n.hostIPs, Trouble: w.trouble, Retry: w.retry, Routed: w.routed, Evicted: w.rec.Evicted, Refused: w.rec.Refused,
 	}
 	for _, text := range w.rec.IPs {
 		if a, err := netip.ParseAddr(text); err == nil {
@@ -391,6 +395,11 @@ func (w *worker) sandbox(pod *corev1.Pod) {
 		}
 		return
 	}
+	var never *refusal
+	if errors.As(err, &never) {
+		w.refuse(pod, never)
+		return
+	}
 	w.failures++
 	w.trouble = err.Error()
 	w.retry = time.Now().Add(min(time.Second<<min(w.failures, 5), lastRetry))
@@ -401,6 +410,16 @@ func (w *worker) sandbox(pod *corev1.Pod) {
 		w.warning(pod, nil, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 	}
 	w.n.log.Warn("sandbox", "pod", w.String(), "error", err)
+}
+
+// refuse records that the pod will never run here, so that it fails and stays so.
+func (w *worker) refuse(pod *corev1.Pod, why *refusal) {
+	w.rec.Refused = why
+	if err := w.rec.write(w.dir); err != nil {
+		w.n.log.Warn("record", "pod", w.String(), "error", err) // it is found out again
+	}
+	w.warning(pod, nil, why.Reason, "%s", why.Message)
+	w.n.log.Warn("pod refused", "pod", w.String(), "reason", why.Reason, "why", why.Message)
 }
 
 // bind takes the pod, if there is room for it.
@@ -522,6 +541,18 @@ func (w *worker) report(v *view) error {
 		w.n.pokeWaiting() // for what it had
 	}
 	return again(w, err)
+}
+
+// tellStatus is report for the pod as it is now, while something else cannot be done.
+func (w *worker) tellStatus() error {
+	if w.ctx.Err() != nil {
+		return nil
+	}
+	pod, err := w.pod()
+	if pod == nil || err != nil {
+		return err
+	}
+	return w.report(w.view(pod))
 }
 
 // unroute sees to it that no new connection goes to the pod.

@@ -47,6 +47,39 @@ func Active(p *corev1.Pod) bool {
 	return p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed && p.DeletionTimestamp == nil
 }
 
+// Waits after pods that the node has refused for good, as for a forbidden sysctl. The
+// next ones of the same template will be, too, at once: without a wait a set would
+// make pods as fast as it can.
+const (
+	firstRefusedWait = time.Second
+	lastRefusedWait  = 5 * time.Minute
+)
+
+// refused tells whether the node has refused to run a pod.
+func refused(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodFailed && p.Status.Reason == "SysctlForbidden"
+}
+
+// refusedUntil is when a set may make pods again: a second after the first that was
+// refused, then twice as long each time.
+func refusedUntil(pods []*corev1.Pod) (until time.Time) {
+	wait := time.Duration(0)
+	var last time.Time
+	for _, p := range pods {
+		if !refused(p) {
+			continue
+		}
+		wait = min(max(2*wait, firstRefusedWait), lastRefusedWait)
+		if at := p.CreationTimestamp.Time; at.After(last) {
+			last = at
+		}
+	}
+	if wait == 0 {
+		return time.Time{}
+	}
+	return last.Add(time.Second + wait) // it has whole seconds
+}
+
 func podCondition(p *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {
 	for i := range p.Status.Conditions {
 		if p.Status.Conditions[i].Type == t {

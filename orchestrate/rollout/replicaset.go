@@ -64,6 +64,10 @@ func ReplicaSet(in SetState) (SetPlan, error) {
 	if set.DeletionTimestamp == nil && !in.Waiting {
 		switch excess := len(act) - want; {
 		case excess < 0:
+			if at := refusedUntil(in.Pods); at.After(in.Now) {
+				plan.Again = at
+				break
+			}
 			plan.Create = min(-excess, MaxBurst)
 		case excess > 0:
 			victims := slices.Clone(act)

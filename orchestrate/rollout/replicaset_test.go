@@ -16,6 +16,41 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// Pods that the node has refused are replaced ever later; others that have failed are
+// replaced at once.
+func TestReplicaSet_Refused(t *testing.T) {
+	now := epoch.Add(time.Hour)
+	n := int32(1)
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "web-x", UID: "s"}, Spec: appsv1.ReplicaSetSpec{Replicas: &n, Template: template(1)}}
+	var pods []*corev1.Pod
+	made := 0
+	for at := now; at.Before(now.Add(time.Hour)); at = at.Add(100 * time.Millisecond) {
+		plan, err := ReplicaSet(SetState{Set: set, Pods: pods, Now: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range plan.Create {
+			p := readyPod("p", at.Truncate(time.Second))
+			p.CreationTimestamp = metav1.NewTime(at.Truncate(time.Second))
+			p.Status.Phase, p.Status.Reason = corev1.PodFailed, "SysctlForbidden"
+			pods = append(pods, p)
+			made++
+		}
+		if plan.Create == 0 && !plan.Again.After(at) {
+			t.Fatalf("at %v it waits until %v", at, plan.Again)
+		}
+	}
+	if made < 15 || made > 22 {
+		t.Errorf("%d pods in an hour", made)
+	}
+	for _, p := range pods {
+		p.Status.Reason = "Evicted"
+	}
+	if plan, _ := ReplicaSet(SetState{Set: set, Pods: pods, Now: now}); plan.Create != 1 {
+		t.Errorf("creates %d", plan.Create)
+	}
+}
+
 func TestReplicaSet(t *testing.T) {
 	now := epoch.Add(time.Hour)
 	gone := metav1.NewTime(now)

@@ -209,6 +209,10 @@ func (s *stateful) grow() bool {
 	return true
 }
 
+// refusedPodStays is how long a pod that the node has refused is left alone before the
+// next one of its name is tried.
+const refusedPodStays = 10 * time.Second
+
 // slot sees to one pod, and tells whether it is as it should be.
 func (s *stateful) slot(i int, p *corev1.Pod) bool {
 	ordinal := s.start + i
@@ -217,6 +221,11 @@ func (s *stateful) slot(i int, p *corev1.Pod) bool {
 		s.create(ordinal)
 		return false
 	case p.DeletionTimestamp != nil:
+		return false
+	case refused(p) && s.Now.Before(p.CreationTimestamp.Add(refusedPodStays)) && s.revision(p) == s.h.update.Name:
+		if at := p.CreationTimestamp.Add(refusedPodStays); s.plan.Again.IsZero() || at.Before(s.plan.Again) {
+			s.plan.Again = at
+		}
 		return false
 	case p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded:
 		why := "Failed"

@@ -358,6 +358,36 @@ func TestStatefulSet_Broken(t *testing.T) {
 	}
 }
 
+// A pod that the node has refused is tried again once in a while, and at once when the
+// next revision may be better.
+func TestStatefulSet_Refused(t *testing.T) {
+	w := newPets(t, rand.New(rand.NewPCG(1, 1)), 1)
+	refuse := func() {
+		for _, p := range values(w.pods) {
+			if p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodPending {
+				p.CreationTimestamp = metav1.NewTime(w.now)
+				p.Status.Phase, p.Status.Reason = corev1.PodFailed, "SysctlForbidden"
+			}
+		}
+	}
+	for range 100 {
+		w.sync(1 << 30)
+		refuse()
+		if plan := w.plan(); len(plan.Delete) == 0 && w.pods["db-0"] != nil && w.pods["db-0"].DeletionTimestamp == nil && !plan.Again.After(w.now) {
+			t.Fatalf("at %v it waits until %v", w.now, plan.Again)
+		}
+		w.node(true)
+	}
+	if w.uid < 5 || w.uid > 11 {
+		t.Errorf("%d pods in 100 s", w.uid)
+	}
+	w.set.Spec.Template.Spec.Containers[0].Image = "example/db:2"
+	w.settle()
+	if got := w.images(); got != "db-0=2" || w.pods["db-0"].Status.Phase != corev1.PodRunning {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestStatefulSet_Retention(t *testing.T) {
 	w := newPets(t, rand.New(rand.NewPCG(1, 1)), 3)
 	w.set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
