@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -138,6 +139,21 @@ func TestRootUpForeground(t *testing.T) {
 	}
 }
 
+// removePods removes all pods, and the cgroup that theirs are below.
+func (d *daemonHost) removePods(group string) {
+	d.t.Helper()
+	d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
+	eventually(d.t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
+		gone := true
+		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+			if err := os.Remove(mount + group); err != nil && !errors.Is(err, os.ErrNotExist) {
+				gone = false
+			}
+		}
+		return gone
+	})
+}
+
 // status is what minirun status says.
 func (d *daemonHost) status() string { d.t.Helper(); return d.must("status", "--socket", d.socket) }
 
@@ -239,16 +255,7 @@ func TestRootUpNoDefaultRoute(t *testing.T) {
 		if t.Failed() {
 			t.Log(d.do("kube", "describe", "pod").Stdout)
 		}
-		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
-		eventually(t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
-			gone := true
-			for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-				if err := os.Remove(mount + group); err != nil && !errors.Is(err, os.ErrNotExist) {
-					gone = false
-				}
-			}
-			return gone
-		})
+		d.removePods(group)
 	})
 	kube("apply", "-f", d.file("web.yaml", `
 apiVersion: v1
@@ -300,24 +307,49 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 	}
 }
 
+// How long a container waits that ends again and again is a choice.
+func TestRootUpBackoff(t *testing.T) {
+	d := daemonSetup(t)
+	t.Setenv("MINIRUND_SOCKET", d.socket)
+	d.refused("want default or kubernetes", d.up("--backoff", "never")...)
+	group := fmt.Sprintf("/minirun-test-%d-backoff", os.Getpid())
+	up := d.up("--cgroup-parent", group)
+	t.Cleanup(func() { d.removePods(group) })
+	// The first restart does not wait, the second one does.
+	for _, tt := range []struct {
+		name, waits string
+		args        []string
+	}{{"kubelike", "10s 20s 40s 1m20s", []string{"--backoff", "kubernetes"}}, {"quick", "1s 2s 4s 8s 16s 32s", nil}} {
+		d.must(append(up, tt.args...)...)
+		d.must("kube", "create", "-f", d.file(tt.name, `
+apiVersion: v1
+kind: Pod
+metadata: {name: `+tt.name+`}
+spec: {containers: [{name: c, image: base, imagePullPolicy: Never, command: ["false"]}]}
+`))
+		seen := ""
+		eventually(t, tt.name+" waits", func() bool {
+			if w := d.must("kube", "get", "pod", tt.name, "-o", "jsonpath={.status.containerStatuses[0].state.waiting.message}"); seen == "" {
+				seen = w
+			}
+			return seen != ""
+		})
+		if wait, _, ok := strings.Cut(strings.TrimPrefix(seen, "back-off "), " restarting failed container=c"); !ok || !slices.Contains(strings.Fields(tt.waits), wait) {
+			t.Errorf("%s: %q, want one of %s", tt.name, seen, tt.waits)
+		}
+		d.must("kube", "delete", "pod", tt.name, "--grace-period", "0", "--force")
+		d.must("down", "--socket", d.socket)
+	}
+	d.must(up...) // for what is to be removed
+}
+
 // A log is followed beyond the end of a run, and no further than the last one.
 func TestRootKubeLogsFollow(t *testing.T) {
 	d := daemonSetup(t)
 	t.Setenv("MINIRUND_SOCKET", d.socket)
 	group := fmt.Sprintf("/minirun-test-%d-logs", os.Getpid())
 	d.must(d.up("--cgroup-parent", group)...)
-	t.Cleanup(func() {
-		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
-		eventually(t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
-			gone := true
-			for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-				if err := os.Remove(mount + group); err != nil && !errors.Is(err, os.ErrNotExist) {
-					gone = false
-				}
-			}
-			return gone
-		})
-	})
+	t.Cleanup(func() { d.removePods(group) })
 	d.must("kube", "create", "-f", d.file("pod.yaml", `
 apiVersion: v1
 kind: Pod

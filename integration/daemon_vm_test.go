@@ -34,12 +34,9 @@ func TestVMUpMemory(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() {
-		d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force")
-		eventually(t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
-			err := os.Remove(mount + group + "/pods")
-			return err == nil || os.IsNotExist(err)
-		})
+		d.removePods(group + "/pods")
 		d.do("down", "--socket", d.socket)
+		d.do("network", "rm", "pods") // nobody takes its bridge with him here
 	})
 	write(group+"/cgroup.subtree_control", "+memory")
 	write(group+"/memory.max", strconv.Itoa(256<<20))
