@@ -49,7 +49,11 @@ func diffCommand(u *ui) *cli.Command {
 			return err
 		}
 		defer linux.Close(lower)
-		list, err := diff.Upper(c.Context, upper, lower)
+		spec, err := configOf(target)
+		if err != nil {
+			return fmt.Errorf("diff: %w", err)
+		}
+		list, err := diff.Upper(c.Context, upper, lower, mountPlaces(spec, "/"))
 		if err == nil {
 			_, err = layers.Snapshot(sn.Key()) // deleted meanwhile: then something is missing in the list
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -129,14 +130,11 @@ func commitContainer(c *cli.Context, target *runtime.Container, p *progress) (_ 
 // fromConfig takes from the container's configuration what it runs, for the
 // image's history, and whom files belong to.
 func fromConfig(target *runtime.Container, o *archive.CommitOptions) error {
-	raw, err := os.ReadFile(target.Dir() + "/config.json")
+	spec, err := configOf(target)
 	if err != nil {
 		return err
 	}
-	spec, err := bundle.Parse(raw)
-	if err != nil {
-		return err
-	}
+	o.Places = mountPlaces(spec, "")
 	if spec.Process != nil {
 		o.CreatedBy = strings.Join(spec.Process.Args, " ")
 	}
@@ -146,6 +144,23 @@ func fromConfig(target *runtime.Container, o *archive.CommitOptions) error {
 		}
 	}
 	return nil
+}
+
+func configOf(target *runtime.Container) (*specs.Spec, error) {
+	raw, err := os.ReadFile(target.Dir() + "/config.json")
+	if err != nil {
+		return nil, err
+	}
+	return bundle.Parse(raw)
+}
+
+// mountPlaces are the paths at which something is mounted in a container, behind root.
+func mountPlaces(spec *specs.Spec, root string) map[string]bool {
+	places := map[string]bool{}
+	for _, m := range spec.Mounts {
+		places[root+strings.TrimPrefix(path.Clean("/"+m.Destination), "/")] = true
+	}
+	return places
 }
 
 // containerID is what an id of the host is in the container, -1 if it is nothing.

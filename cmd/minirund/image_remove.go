@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -26,50 +27,60 @@ func imageRemoveCommand(u *ui) *cli.Command {
 			return err
 		}
 		defer closeLayers()
-		var errs []error
-		removed := 0
+		r := removal{u: u, s: s}
 		for _, ref := range c.Args().Slice() {
-			if err := removeImage(u, s, ref, c.Bool("force")); err != nil {
-				errs = append(errs, fmt.Errorf("remove: %w", err))
-				continue
-			}
-			removed++
-		}
-		if removed > 0 {
-			if _, err := inventory.Prune(c.Context, s); err != nil {
-				errs = append(errs, fmt.Errorf("remove unused layers: %w", err))
+			if err := r.image(ref, c.Bool("force")); err != nil {
+				r.errs = append(r.errs, fmt.Errorf("remove: %w", err))
 			}
 		}
-		return errors.Join(errs...)
+		return r.end(c.Context)
 	})
 }
 
-func removeImage(u *ui, s inventory.Stores, ref string, force bool) error {
+// removal removes images and then, once, the layers that none needs any more.
+type removal struct {
+	u     *ui
+	s     inventory.Stores
+	names int
+	freed int64 // bytes on disk
+	errs  []error
+}
+
+func (r *removal) image(ref string, force bool) error {
 	o := imagestore.RemoveOptions{AllNames: force}
 	if !force {
 		o.Last = func(gone *imagestore.Image, others []*imagestore.Image) error {
-			users, err := inventory.Users(s, gone, others)
+			users, err := inventory.Users(r.s, gone, others)
 			if err == nil && len(users) > 0 {
 				err = &imagestore.InUseError{Ref: ref, Containers: users}
 			}
 			return err
 		}
 	}
-	r, err := s.Images.RemoveWith(ref, o)
+	done, err := r.s.Images.RemoveWith(ref, o)
 	if err != nil {
 		return err
 	}
-	if r.Kept != nil {
-		u.warn("unused blobs were kept: %v", r.Kept)
+	if done.Kept != nil {
+		r.u.warn("unused blobs were kept: %v", done.Kept)
 	}
-	for i, name := range r.Names {
-		freed := int64(0)
-		if i == len(r.Names)-1 {
-			freed = r.Swept.Bytes
-		}
-		fmt.Fprintf(u.out, "removed %s, %s freed\n", imagestore.Familiar(name), bytesText(freed))
+	for _, name := range done.Names {
+		fmt.Fprintf(r.u.out, "removed %s\n", imagestore.Familiar(name))
 	}
+	r.names += len(done.Names)
+	r.freed += done.Swept.Disk
 	return nil
+}
+
+func (r *removal) end(ctx context.Context) error {
+	if r.names > 0 {
+		pruned, err := inventory.Prune(ctx, r.s)
+		if err != nil {
+			r.errs = append(r.errs, fmt.Errorf("remove unused layers: %w", err))
+		}
+		fmt.Fprintf(r.u.out, "%s freed\n", bytesText(r.freed+pruned.Freed))
+	}
+	return errors.Join(r.errs...)
 }
 
 func imagePruneCommand(u *ui) *cli.Command {
@@ -95,7 +106,7 @@ func imagePruneCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
-		var errs []error
+		r := removal{u: u, s: s}
 		done := map[string]bool{}
 		for _, e := range entries {
 			// Artifacts without a name go with what they are about.
@@ -123,18 +134,13 @@ func imagePruneCommand(u *ui) *cli.Command {
 				fmt.Fprintf(u.out, "would remove %s\n", imagestore.Familiar(ref))
 				continue
 			}
-			if err := removeImage(u, s, ref, false); err != nil {
+			if err := r.image(ref, false); err != nil {
 				var used *imagestore.InUseError
 				if !errors.As(err, &used) { // since we looked
-					errs = append(errs, fmt.Errorf("remove: %w", err))
+					r.errs = append(r.errs, fmt.Errorf("remove: %w", err))
 				}
 			}
 		}
-		if len(done) > 0 && !c.Bool("dry-run") {
-			if _, err := inventory.Prune(c.Context, s); err != nil {
-				errs = append(errs, fmt.Errorf("remove unused layers: %w", err))
-			}
-		}
-		return errors.Join(errs...)
+		return r.end(c.Context)
 	})
 }

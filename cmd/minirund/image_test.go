@@ -84,7 +84,7 @@ func TestImageFilters(t *testing.T) {
 	if got := ok(t, store, "image", "prune"); !strings.HasPrefix(got, "removed "+string(three.Manifest.Digest)) {
 		t.Errorf("prune prints %q", got)
 	}
-	if got := ok(t, store, "image", "prune", "--all", "--filter", "label=env=live"); !strings.HasPrefix(got, "removed quay.io/some/alpine:3.2") || strings.Count(got, "\n") != 1 {
+	if got := ok(t, store, "image", "prune", "--all", "--filter", "label=env=live"); !strings.HasPrefix(got, "removed quay.io/some/alpine:3.2\n") || strings.Count(got, "\n") != 2 {
 		t.Errorf("prune --all prints %q", got)
 	}
 	ok(t, store, "image", "prune", "-a")

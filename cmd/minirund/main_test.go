@@ -136,12 +136,12 @@ func TestLoadListRemove(t *testing.T) {
 	if got := fails(t, store, nil, "image", "rm", id); !strings.Contains(got, "more than one: other:latest, test/one:1") {
 		t.Errorf("rm of an ID with two names: %s", got)
 	}
-	if got := ok(t, store, "image", "rm", "test/one:1"); got != "removed test/one:1, 0 B freed\n" {
+	if got := ok(t, store, "image", "rm", "test/one:1"); got != "removed test/one:1\n0 B freed\n" {
 		t.Errorf("rm prints %q", got)
 	}
 	// One that is not there does not keep the others.
 	code, out, errOut := minirun(t, store, nil, "image", "rm", "nope", "other")
-	if code != 1 || !strings.HasPrefix(out, "removed other:latest, ") || !strings.HasPrefix(errOut, "minirun: remove: image \"nope\" does not exist\nhint: ") {
+	if code != 1 || !strings.HasPrefix(out, "removed other:latest\n") || !strings.HasPrefix(errOut, "minirun: remove: image \"nope\" does not exist\nhint: ") {
 		t.Errorf("rm of two: %d, %q, %q", code, out, errOut)
 	}
 	if got := ok(t, store, "images", "-q"); got != "" {

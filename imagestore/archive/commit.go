@@ -23,6 +23,10 @@ type CommitOptions struct {
 	Created   time.Time
 	Progress  Progress
 	Owner     Owner // of a container with a user namespace
+	// Places are where something is mounted in the container, such as etc/hosts. What
+	// lies there is covered, so the container cannot have made it: an empty file or
+	// directory is a place to mount on, and no change.
+	Places map[string]bool
 	// Check, if not nil, is asked when everything was read whether it may be
 	// used: the directory may have been emptied meanwhile.
 	Check func() error
@@ -83,7 +87,7 @@ func commit(ctx context.Context, s *imagestore.Store, upper int, name string, o 
 		return nil, err
 	}
 	out := bufio.NewWriterSize(blob, chunk)
-	w := &dirWriter{ctx: ctx, tw: tar.NewWriter(out), raw: out, upper: true, progress: o.Progress, owner: o.Owner}
+	w := &dirWriter{ctx: ctx, tw: tar.NewWriter(out), raw: out, upper: true, progress: o.Progress, owner: o.Owner, places: o.Places}
 	err = w.writeFD(upper, "/")
 	if err == nil {
 		err = w.tw.Close()

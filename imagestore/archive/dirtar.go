@@ -35,6 +35,8 @@ type dirWriter struct {
 	n        int64
 	// owner, if not nil, says whom a file belongs to in the archive.
 	owner Owner
+	// places are left out where nothing is: see CommitOptions.
+	places map[string]bool
 }
 
 // maxTreeDepth bounds open descriptors, and is deeper than a path can be named.
@@ -112,6 +114,11 @@ func (w *dirWriter) entry(dir int, name, full string, depth int) error {
 		}
 		if st.Rdev == 0 {
 			return fmt.Errorf("%q: in a layer, a character device 0:0 means a removed file", full)
+		}
+	}
+	if w.places[full] {
+		if nothing, err := isNothing(dir, name, &st); err != nil || nothing {
+			return err
 		}
 	}
 	key := [2]uint64{uint64(st.Dev), st.Ino}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/linux"
 )
 
 // What marks a removed file, and a directory that hides what lies below it, in
@@ -75,6 +77,26 @@ func (o Owner) xattr(key, v string) string {
 		}
 	}
 	return string(b)
+}
+
+// isNothing reports whether an entry is an empty file with one name, or an empty directory.
+func isNothing(dir int, name string, st *unix.Stat_t) (bool, error) {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return st.Size == 0 && st.Nlink == 1, nil
+	case unix.S_IFDIR:
+		fd, err := linux.OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return false, fmt.Errorf("%q: %w", name, err)
+		}
+		f := os.NewFile(uintptr(fd), name)
+		defer f.Close()
+		if _, err = f.Readdirnames(1); err == io.EOF {
+			return true, nil
+		}
+		return false, err
+	}
+	return false, nil
 }
 
 // marker writes an empty file that says something about another name.

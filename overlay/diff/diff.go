@@ -46,8 +46,12 @@ const opaqueAttr = "trusted.overlay.opaque"
 // below it, mounted, -1 for an empty one. Both descriptors are open for reading.
 // Everything that was copied up counts as changed, whether its content is the
 // same or not: only what was written is looked at.
-func Upper(ctx context.Context, upper, lower int) ([]Change, error) {
-	w := walk{ctx: ctx, overlay: true}
+//
+// places are where something is mounted in the container, such as /etc/hosts: what
+// lies there is covered, so an empty file or directory that the lower tree has not
+// was made to mount on, by nobody in the container.
+func Upper(ctx context.Context, upper, lower int, places map[string]bool) ([]Change, error) {
+	w := walk{ctx: ctx, overlay: true, places: places}
 	err := w.dirs(lower, upper, "/", 0)
 	return w.list, err
 }
@@ -66,6 +70,8 @@ type walk struct {
 	ctx     context.Context // of one walk
 	list    []Change
 	overlay bool // the new tree is an upper directory
+	places  map[string]bool
+	covered int // of places, so many were left out
 	buf     [2][]byte
 }
 
@@ -119,14 +125,22 @@ func (w *walk) entry(old, now int, name, path string, depth int) error {
 			w.add(Deleted, path)
 		}
 		return nil
-	case !had:
+	case !had && w.places[path]:
+		if nothing, err := isNothing(now, name, &b); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		} else if nothing {
+			w.covered++
+			return nil
+		}
+	}
+	if !had {
 		w.add(Added, path)
 		if !isDir(&b) {
 			return nil
 		}
 		return w.into(-1, now, name, path, depth)
 	}
-	at := len(w.list)
+	at, covered := len(w.list), w.covered
 	w.add(Changed, path)
 	differs := w.overlay
 	if !w.overlay {
@@ -141,6 +155,12 @@ func (w *walk) entry(old, now int, name, path string, depth int) error {
 		}
 		if err := w.into(lower, now, name, path, depth); err != nil {
 			return err
+		}
+	}
+	if w.overlay && isDir(&a) && isDir(&b) && w.covered > covered && len(w.list) == at+1 {
+		// Copied up for a place in it, or changed as well?
+		if differs, err = w.differs(old, now, name, &a, &b); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
 		}
 	}
 	if !differs && len(w.list) == at+1 {
@@ -218,6 +238,23 @@ func (w *walk) differs(old, now int, name string, a, b *unix.Stat_t) (bool, erro
 		}
 		same, err := w.sameContent(old, now, name)
 		return !same, err
+	}
+	return false, nil
+}
+
+// isNothing reports whether an entry is an empty file with one name, or an empty directory.
+func isNothing(dir int, name string, st *unix.Stat_t) (bool, error) {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return st.Size == 0 && st.Nlink == 1, nil
+	case unix.S_IFDIR:
+		fd, err := safepath.OpenDirAt(dir, name, unix.O_RDONLY)
+		if err != nil {
+			return false, err
+		}
+		defer linux.Close(fd)
+		names, err := safepath.ReadNames(fd)
+		return len(names) == 0, err
 	}
 	return false, nil
 }
