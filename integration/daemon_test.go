@@ -346,10 +346,7 @@ spec: {containers: [{name: c, image: base, imagePullPolicy: Never, command: ["fa
 // A log is followed beyond the end of a run, and no further than the last one.
 func TestRootKubeLogsFollow(t *testing.T) {
 	d := daemonSetup(t)
-	t.Setenv("MINIRUND_SOCKET", d.socket)
-	group := fmt.Sprintf("/minirun-test-%d-logs", os.Getpid())
-	d.must(d.up("--cgroup-parent", group)...)
-	t.Cleanup(func() { d.removePods(group) })
+	d.upPods("logs")
 	d.must("kube", "create", "-f", d.file("pod.yaml", `
 apiVersion: v1
 kind: Pod

@@ -9,6 +9,8 @@ set -eu
 packages="busybox-static e2fsprogs kmod xz-utils runc procps qemu-user-static criu uidmap systemd dbus erofs-utils xfsprogs passt slirp4netns"
 # Tools that read and write images; the engines that have minirun as their runtime, and what they run.
 packages="$packages skopeo umoci docker-registry podman conmon netavark buildah containerd docker.io crun containernetworking-plugins iptables iproute2 nftables"
+# What speaks to minirund, unless another edition of it is there.
+command -v kubectl >/dev/null || packages="$packages kubernetes-client"
 # The virtual machine is an amd64 one and only used on such hosts.
 [ "$(uname -m)" != x86_64 ] || packages="$packages qemu-system-x86 qemu-system-common"
 

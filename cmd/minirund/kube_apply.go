@@ -199,7 +199,7 @@ func (k *kube) applyOne(d *api.Decoded) error {
 		return err
 	}
 	if r.name == "" {
-		return fmt.Errorf("line %d: %s without a name: generateName is for minirun kube create", d.Line, d.Kind.Kind)
+		return fmt.Errorf("%s without a name: generateName is for minirun kube create", d.Kind.Kind)
 	}
 	var old object
 	if err := k.api.Get(k.ctx, k.path(r), &old); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -93,6 +93,9 @@ func (k *kube) pod(arg string) (*corev1.Pod, ref, error) {
 	if best < 0 {
 		return nil, r, fmt.Errorf("%s has no pods", r)
 	}
+	if len(pods) > 1 && k.c.Command.Name == "logs" {
+		fmt.Fprintf(k.u.err, "Found %d pods, using pod/%s\n", len(pods), pods[best].Name)
+	}
 	x, err := k.kind("pods")
 	return &pods[best], ref{x, pods[best].Name}, err
 }

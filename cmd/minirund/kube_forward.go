@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/minirun/minirun/orchestrate/stream"
 	"github.com/urfave/cli/v2"
 )
 
@@ -26,12 +29,17 @@ func kubePortForward(u *ui) *cli.Command {
 }
 
 func (k *kube) portForward() error {
-	pod, r, err := k.pod(k.c.Args().First())
+	target := k.c.Args().First()
+	pod, r, err := k.pod(target)
 	if err != nil {
 		return err
 	}
-	if pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning {
+	if pod.Status.Phase != corev1.PodRunning {
 		return fmt.Errorf("%s does not run: it is %s", r, pod.Status.Phase)
+	}
+	service, err := k.serviceOf(target)
+	if err != nil {
+		return err
 	}
 	var listeners []net.Listener
 	defer func() {
@@ -48,21 +56,26 @@ func (k *kube) portForward() error {
 		if !ok {
 			port = local
 		}
+		number, to, err := remotePort(pod, service, port)
+		if err != nil {
+			return fmt.Errorf("port %q: %w", a, err)
+		}
+		if local == port {
+			local = strconv.Itoa(int(number))
+		}
 		if local == "" {
 			local = "0"
 		}
-		for _, p := range []string{local, port} {
-			if _, err := strconv.ParseUint(p, 10, 16); err != nil {
-				return k.usage("%q: want [LOCAL:]PORT", a)
-			}
+		if _, err := strconv.ParseUint(local, 10, 16); err != nil {
+			return k.usage("%q: want [LOCAL:]PORT", a)
 		}
 		l, err := net.Listen("tcp", net.JoinHostPort(k.c.String("address"), local))
 		if err != nil {
 			return err
 		}
 		listeners = append(listeners, l)
-		to := net.JoinHostPort(pod.Status.PodIP, port)
-		fmt.Fprintf(k.u.out, "Forwarding from %s -> %s\n", l.Addr(), port)
+		path := withQuery(k.path(r, "portforward"), url.Values{"ports": {strconv.Itoa(int(to))}})
+		fmt.Fprintf(k.u.out, "Forwarding from %s -> %d\n", l.Addr(), to)
 		accept = append(accept, func() {
 			for {
 				c, err := l.Accept()
@@ -70,7 +83,7 @@ func (k *kube) portForward() error {
 					return
 				}
 				wg.Go(func() {
-					if err := forward(ctx, c, to); err != nil && ctx.Err() == nil {
+					if err := k.forward(ctx, c, path); err != nil && ctx.Err() == nil {
 						k.u.warn("%w", err)
 					}
 				})
@@ -88,30 +101,102 @@ func (k *kube) portForward() error {
 	return nil
 }
 
-// forward connects two ends until both are through, or ctx is done.
-func forward(ctx context.Context, c net.Conn, to string) error {
-	defer c.Close()
-	out, err := new(net.Dialer).DialContext(ctx, "tcp", to)
-	if err != nil {
-		return err
+// serviceOf is the service that an argument names, if it is one.
+func (k *kube) serviceOf(arg string) (*corev1.Service, error) {
+	r, err := k.one(arg)
+	if err != nil || r.kind.Resource != "services" {
+		return nil, err
 	}
-	defer out.Close()
-	stop := context.AfterFunc(ctx, func() {
-		c.Close()
-		out.Close()
-	})
-	defer stop()
-	var wg sync.WaitGroup
-	half := func(to, from net.Conn) {
-		io.Copy(to, from)
-		if t, ok := to.(*net.TCPConn); ok {
-			if err := t.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
-				to.Close()
+	s := &corev1.Service{}
+	return s, k.api.Get(k.ctx, k.path(r), s)
+}
+
+// remotePort is the port that is meant by a number or a name: what a user calls it,
+// and where it is in the pod, which is another number if a service says so.
+func remotePort(pod *corev1.Pod, service *corev1.Service, text string) (number, to int32, err error) {
+	n, notNumber := strconv.ParseUint(text, 10, 16)
+	if notNumber == nil && n == 0 {
+		return 0, 0, errors.New("there is no port 0")
+	}
+	if service == nil {
+		if notNumber == nil {
+			return int32(n), int32(n), nil
+		}
+		to, err = namedPort(pod, text)
+		return to, to, err
+	}
+	for _, p := range service.Spec.Ports {
+		if p.Port != int32(n) && (notNumber == nil || p.Name != text) {
+			continue
+		}
+		switch {
+		case p.Protocol != "" && p.Protocol != corev1.ProtocolTCP:
+			return 0, 0, fmt.Errorf("only TCP is forwarded, and port %s of the service is %s", text, p.Protocol)
+		case p.TargetPort.Type == intstr.String:
+			to, err = namedPort(pod, p.TargetPort.StrVal)
+		case p.TargetPort.IntVal != 0 && service.Spec.ClusterIP != corev1.ClusterIPNone:
+			to = p.TargetPort.IntVal
+		default:
+			to = p.Port
+		}
+		return p.Port, to, err
+	}
+	return 0, 0, fmt.Errorf("service %q has no port %s", service.Name, text)
+}
+
+func namedPort(pod *corev1.Pod, name string) (int32, error) {
+	for i := range pod.Spec.Containers {
+		for _, p := range pod.Spec.Containers[i].Ports {
+			if p.Name == name && name != "" {
+				return p.ContainerPort, nil
 			}
 		}
 	}
-	wg.Go(func() { half(out, c) })
-	wg.Go(func() { half(c, out) })
-	wg.Wait()
-	return nil
+	return 0, fmt.Errorf("pod %q has no port called %q", pod.Name, name)
+}
+
+// forward connects two ends until both are through, or ctx is done.
+func (k *kube) forward(ctx context.Context, c net.Conn, path string) error {
+	defer c.Close()
+	ws, err := k.api.Stream(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer ws.Close()
+	stop := context.AfterFunc(ctx, func() {
+		c.Close()
+		ws.Close()
+	})
+	defer stop()
+	go func() {
+		if _, err := io.Copy(ws.Writer(0), c); err != nil {
+			ws.Close() // the client has broken off: so do we
+			return
+		}
+		ws.Write(stream.Close, []byte{0})
+	}()
+	for begun := [2]bool{}; ; {
+		channel, data, err := ws.Read()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		}
+		switch {
+		case channel == stream.Close:
+			if t, ok := c.(*net.TCPConn); ok {
+				t.CloseWrite()
+			}
+		case channel > 1:
+		case !begun[channel]: // the number of the port
+			begun[channel] = true
+		case channel == 1:
+			return errors.New(string(data))
+		default:
+			if _, err := c.Write(data); err != nil {
+				return nil // it is gone
+			}
+		}
+	}
 }

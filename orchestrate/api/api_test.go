@@ -282,6 +282,25 @@ func TestValidate_Immutable(t *testing.T) {
 	}
 }
 
+// What is no YAML is said with its place, which the library does not tell by itself.
+func TestYAMLPlaces(t *testing.T) {
+	for text, want := range map[string]string{
+		"a: b\nmetadata: {name: x\nspec: 1": "line 3, column 5: did not find expected ',' or '}'",
+		"a: b\nc:\n\td: e\n":               "line 3, column 1: found character that cannot start any token",
+		"a: [1, 2\n":                        "line 2, column 1: did not find expected ',' or ']'",
+		"a: \"b\n":                          "line 2, column 1: found unexpected end of stream",
+		"a: b\n  c: d\n":                    "line 2, column 4: mapping values are not allowed in this context",
+		"a: b\n---\nb: *x\n":                "unknown anchor 'x' referenced",
+		"{\"a\": 1,, }":                     "line 1, column 9: did not find expected node content",
+		"a: \x01\n":                         "control characters are not allowed",
+	} {
+		_, err := NewRegistry().Decode([]byte(text))
+		if err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestStatusOf(t *testing.T) {
 	k := NewRegistry().Resource("apps", "v1", "deployments")
 	o := one(t, strings.Replace(deployment, "name: web", "name: Web", 1))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -78,7 +79,7 @@ func documents(data []byte) ([]*node, error) {
 			return out, nil
 		}
 		if err != nil {
-			return nil, yamlError(err)
+			return nil, yamlError(d, err)
 		}
 		b := &builder{left: maxNodes}
 		n, err := b.build(&y, 0)
@@ -91,9 +92,16 @@ func documents(data []byte) ([]*node, error) {
 	}
 }
 
-// yamlError gets the line out of the decoder's text: "yaml: line 3: ...".
-func yamlError(err error) error {
+// yamlError says where the decoder has stopped: its text has a line alone, "yaml: line
+// 3: ...", and of some errors that of the line before.
+func yamlError(d *yaml.Decoder, err error) error {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	if line, column, ok := stoppedAt(d); ok {
+		if rest, ok := strings.CutPrefix(msg, "line "); ok {
+			_, msg, _ = strings.Cut(rest, ": ")
+		}
+		return &SyntaxError{line, column, errors.New(msg)}
+	}
 	if rest, ok := strings.CutPrefix(msg, "line "); ok {
 		n, what, _ := strings.Cut(rest, ": ")
 		if line, e := strconv.Atoi(n); e == nil {
@@ -101,6 +109,33 @@ func yamlError(err error) error {
 		}
 	}
 	return &SyntaxError{Err: errors.New(msg)}
+}
+
+// stoppedAt reads the place of a problem from the decoder, which has no method for
+// it. If it is built otherwise one day, there is no place, and a test says so.
+func stoppedAt(d *yaml.Decoder) (line, column int, ok bool) {
+	v := reflect.ValueOf(d).Elem()
+	for _, name := range []string{"parser", "parser"} {
+		if v = reflect.Indirect(v); v.Kind() != reflect.Struct {
+			return 0, 0, false
+		}
+		if v = v.FieldByName(name); !v.IsValid() {
+			return 0, 0, false
+		}
+	}
+	if v.Kind() != reflect.Struct {
+		return 0, 0, false
+	}
+	problem, mark := v.FieldByName("problem"), v.FieldByName("problem_mark")
+	if problem.Kind() != reflect.String || problem.String() == "" || mark.Kind() != reflect.Struct {
+		return 0, 0, false
+	}
+	l, c := mark.FieldByName("line"), mark.FieldByName("column")
+	if l.Kind() != reflect.Int || c.Kind() != reflect.Int {
+		return 0, 0, false
+	}
+	// Of bytes that are no text at all there is none either.
+	return int(l.Int()) + 1, int(c.Int()) + 1, l.Int() > 0 || c.Int() > 0
 }
 
 type builder struct{ left int }

@@ -49,6 +49,7 @@ func StatusOf(k *Kind, name string, err error) *metav1.Status {
 	var s apierrors.APIStatus
 	if errors.As(err, &s) {
 		st := s.Status()
+		st.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"} // without it, clients show JSON
 		return &st
 	}
 	st := &metav1.Status{

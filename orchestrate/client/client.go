@@ -216,7 +216,7 @@ func (c *Client) Stream(ctx context.Context, path string) (*stream.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	ws, err := stream.Dial(conn, path)
+	ws, err := stream.Dial(conn, path, stream.Protocol)
 	var answer *stream.AnswerError
 	if errors.As(err, &answer) {
 		return nil, statusError(answer.Code, answer.Body)

@@ -42,6 +42,13 @@ func Admission(kinds []store.Kind, r services.Ranges) ([]store.Kind, error) {
 				}
 				return inNamespace(s, k.Name, old, n)
 			}
+		case pods:
+			out[i].Admit = func(s *store.Store, old, n store.Object) error {
+				if p := n.(*corev1.Pod); old == nil && p.Status.Phase == "" {
+					p.Status.Phase = corev1.PodPending
+				}
+				return inNamespace(s, k.Name, old, n)
+			}
 		default:
 			out[i].Admit = func(s *store.Store, old, n store.Object) error { return inNamespace(s, k.Name, old, n) }
 		}

@@ -87,7 +87,8 @@ func (w *worker) start(pod *corev1.Pod, v *view, b *box) error {
 		return nil
 	}
 	// It was made and could not be executed. That counts as a run.
-	message := err.Error()
+	// Its name has the number of the run: the same failure again would be another event.
+	message := strings.TrimPrefix(err.Error(), "container \""+containerID(w.uid, b.Spec.Name, number)+"\": ")
 	r.Failed = &failure{Attempt: number, Sandbox: w.rec.Sandbox, At: time.Now().UTC(), Message: message, Code: 128}
 	if e := w.rec.write(w.dir); e != nil {
 		return e

@@ -35,8 +35,10 @@ func (s *Server) discover(path string) any {
 				l.Groups = append(l.Groups, *s.group(k.Group))
 			}
 		}
-		if g := s.group(metricsGroup); g != nil {
-			l.Groups = append(l.Groups, *g)
+		for _, name := range []string{authenticationGroup, authorizationGroup, metricsGroup} {
+			if g := s.group(name); g != nil {
+				l.Groups = append(l.Groups, *g)
+			}
 		}
 		return l
 	case parts[0] == "apis" && len(parts) == 2:
@@ -51,14 +53,19 @@ func (s *Server) discover(path string) any {
 }
 
 func (s *Server) group(name string) *metav1.APIGroup {
-	if name == metricsGroup && s.Node != nil {
-		v := metav1.GroupVersionForDiscovery{GroupVersion: metricsGroup + "/v1beta1", Version: "v1beta1"}
+	group := func(version string) *metav1.APIGroup {
+		v := metav1.GroupVersionForDiscovery{GroupVersion: name + "/" + version, Version: version}
 		return &metav1.APIGroup{Name: name, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+	}
+	switch {
+	case name == metricsGroup && s.Node != nil:
+		return group("v1beta1")
+	case name == authorizationGroup || name == authenticationGroup:
+		return group("v1")
 	}
 	for _, k := range s.r.Kinds() {
 		if k.Group == name && name != "" {
-			v := metav1.GroupVersionForDiscovery{GroupVersion: k.GroupVersion().String(), Version: k.Version}
-			return &metav1.APIGroup{Name: name, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+			return group(k.Version)
 		}
 	}
 	return nil
@@ -67,6 +74,9 @@ func (s *Server) group(name string) *metav1.APIGroup {
 func (s *Server) resources(group, v string) any {
 	if group == metricsGroup && s.Node != nil && v == "v1beta1" {
 		return metricsResources()
+	}
+	if (group == authorizationGroup || group == authenticationGroup) && v == "v1" {
+		return reviewResources(group)
 	}
 	var l *metav1.APIResourceList
 	for _, k := range s.r.Kinds() {
@@ -96,6 +106,7 @@ func (s *Server) resources(group, v string) any {
 				{Name: "pods/eviction", Group: "policy", Version: "v1", Kind: "Eviction", Verbs: []string{"create"}},
 				{Name: "pods/exec", Kind: "PodExecOptions", Verbs: []string{"create", "get"}},
 				{Name: "pods/log", Kind: "Pod", Verbs: []string{"get"}},
+				{Name: "pods/portforward", Kind: "PodPortForwardOptions", Verbs: []string{"create", "get"}},
 			} {
 				p.Namespaced = true
 				l.APIResources = append(l.APIResources, p)

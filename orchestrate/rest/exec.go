@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -98,21 +96,44 @@ func (s *Server) streams(w http.ResponseWriter, q *request, container *string, r
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return bad("cannot exec into a container in a completed pod; current phase is %s", pod.Status.Phase)
 	}
-	c, err := stream.Accept(w, q.Request)
-	if err != nil {
-		return bad("exec and attach are upgrades to WebSocket with the protocol %s: %v", stream.Protocol, err)
-	}
 	ctx, cancel := context.WithCancel(q.Context())
-	st, done := channels(c, cancel, in, out, errs, tty)
-	code, err := run(ctx, st)
-	text, e := json.Marshal(ending(code, err))
-	if e == nil {
-		c.Write(stream.Error, text)
+	defer cancel()
+	var l *programLink
+	if stream.WantsSPDY(q.Request) {
+		l, err = acceptStreams(w, q, cancel, in, out, errs, tty)
+	} else {
+		l, err = acceptChannels(w, q, cancel, in, out, errs, tty)
 	}
-	cancel()
-	c.Close()
-	done()
+	if err != nil {
+		return err
+	}
+	text, e := json.Marshal(ending(run(ctx, l.Streams)))
+	if e != nil {
+		text = nil
+	}
+	l.finish(text)
 	return errAnswered
+}
+
+// programLink is a connection with the client of a program.
+type programLink struct {
+	Streams
+	finish func(status []byte)
+}
+
+// acceptChannels takes one over WebSocket.
+func acceptChannels(w http.ResponseWriter, q *request, gone func(), in, out, errs, tty bool) (*programLink, error) {
+	c, err := stream.Accept(w, q.Request, stream.Protocol, stream.OldProtocol)
+	if err != nil {
+		return nil, bad("exec and attach are upgrades to WebSocket with the protocol %s, or to %s: %v", stream.Protocol, stream.SPDY, err)
+	}
+	st, done := channels(c, gone, in, out, errs, tty)
+	return &programLink{st, func(status []byte) {
+		c.Write(stream.Error, status)
+		gone()
+		c.Close()
+		done()
+	}}, nil
 }
 
 // ending is how a program ended, as a Status.
@@ -129,57 +150,6 @@ func ending(code int, err error) *metav1.Status {
 	}
 }
 
-// queue is the input that the program has not read yet. Without it a program that
-// reads nothing would keep us from seeing that the client is gone, or its window
-// another one.
-type queue struct {
-	mu     sync.Mutex
-	cond   sync.Cond
-	parts  [][]byte
-	size   int
-	closed bool
-}
-
-const maxQueue = 1 << 20
-
-func (q *queue) put(p []byte) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for q.size > maxQueue && !q.closed {
-		q.cond.Wait()
-	}
-	if !q.closed {
-		q.parts, q.size = append(q.parts, p), q.size+len(p)
-	}
-	q.cond.Broadcast()
-}
-
-func (q *queue) end() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.cond.Broadcast()
-}
-
-// Read is for the program.
-func (q *queue) Read(p []byte) (int, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.parts) == 0 && !q.closed {
-		q.cond.Wait()
-	}
-	if len(q.parts) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, q.parts[0])
-	if q.parts[0] = q.parts[0][n:]; len(q.parts[0]) == 0 {
-		q.parts = q.parts[1:]
-	}
-	q.size -= n
-	q.cond.Broadcast()
-	return n, nil
-}
-
 // channels makes streams of a connection's channels. gone is called when the
 // client is; done, after the connection was closed, waits for the reader.
 func channels(c *stream.Conn, gone func(), in, out, errs, tty bool) (st Streams, done func()) {
@@ -189,8 +159,7 @@ func channels(c *stream.Conn, gone func(), in, out, errs, tty bool) (st Streams,
 	if errs && !tty {
 		st.Stderr = c.Writer(stream.Stderr)
 	}
-	q := &queue{}
-	q.cond.L = &q.mu
+	q := &stream.Queue{}
 	if in {
 		st.Stdin = q
 	}
@@ -203,7 +172,7 @@ func channels(c *stream.Conn, gone func(), in, out, errs, tty bool) (st Streams,
 	go func() {
 		defer close(read)
 		defer gone()
-		defer q.end()
+		defer q.End(nil)
 		if sizes != nil {
 			defer close(sizes)
 		}
@@ -215,27 +184,23 @@ func channels(c *stream.Conn, gone func(), in, out, errs, tty bool) (st Streams,
 			switch channel {
 			case stream.Stdin:
 				if in && len(data) > 0 {
-					q.put(data)
+					q.Put(data)
 				}
 			case stream.Close:
 				if len(data) == 1 && data[0] == stream.Stdin {
-					q.end()
+					q.End(nil)
 				}
 			case stream.Resize:
 				var w WindowSize
 				if sizes == nil || json.Unmarshal(data, &w) != nil {
 					continue
 				}
-				select { // only the newest size matters
-				case <-sizes:
-				default:
-				}
-				sizes <- w
+				newest(sizes, w)
 			}
 		}
 	}()
 	return st, func() {
-		q.end()
+		q.End(nil)
 		<-read
 	}
 }

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"io"
+	"net"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,8 @@ type Node interface {
 	// Attach connects to the program that a container was started with until that
 	// ends, the input does, or ctx is done: then exitCode is 0.
 	Attach(ctx context.Context, namespace, pod string, o *corev1.PodAttachOptions, s Streams) (exitCode int, err error)
+	// Dial connects with a TCP port of a pod, from inside.
+	Dial(ctx context.Context, namespace, pod string, port uint16) (net.Conn, error)
 	// PodMetrics is what the running containers of a pod use; an error of
 	// io/fs.ErrNotExist where there is nothing to measure yet.
 	PodMetrics(namespace, pod string) (PodMetrics, error)

@@ -27,6 +27,8 @@ func podSub(q *request) func(*Server, http.ResponseWriter, *request) error {
 		return (*Server).exec
 	case "attach":
 		return (*Server).attach
+	case "portforward":
+		return (*Server).forward
 	case "eviction":
 		return (*Server).evict
 	case "binding":

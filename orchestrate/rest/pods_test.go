@@ -160,7 +160,7 @@ func (h *host) program(path string, in []byte, size string) (out [3]string, st m
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	ws, err := stream.Dial(c, podsPath+path)
+	ws, err := stream.Dial(c, podsPath+path, stream.Protocol)
 	if err != nil {
 		return out, st, err
 	}
@@ -235,7 +235,7 @@ func TestExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ws, err := stream.Dial(c, podsPath+"/one/exec?command=wait&stdin=true&stdout=true")
+	ws, err := stream.Dial(c, podsPath+"/one/exec?command=wait&stdin=true&stdout=true", stream.Protocol)
 	if err != nil {
 		t.Fatal(err)
 	}

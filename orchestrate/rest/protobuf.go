@@ -7,6 +7,8 @@ import (
 	"mime"
 	"net/http"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -72,6 +74,12 @@ func messageOf(r *api.Registry, version, kind string) (message, error) {
 		return &corev1.Binding{}, nil
 	case "Scale":
 		return &autoscalingv1.Scale{}, nil
+	case "SelfSubjectReview":
+		return &authenticationv1.SelfSubjectReview{}, nil
+	case "SelfSubjectAccessReview":
+		return &authorizationv1.SelfSubjectAccessReview{}, nil
+	case "SelfSubjectRulesReview":
+		return &authorizationv1.SelfSubjectRulesReview{}, nil
 	}
 	k, err := r.Find(version, kind)
 	if err != nil {

@@ -70,6 +70,10 @@ var (
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{Request: r}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := asOther(r.Header); err != nil {
+		s.fail(w, q, err)
+		return
+	}
 	if s.openAPI(w, r) {
 		return
 	}
@@ -81,7 +85,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, doc)
 		return
 	}
-	if s.metrics(w, q) {
+	if s.metrics(w, q) || s.review(w, q) {
 		return
 	}
 	err := s.parse(q)

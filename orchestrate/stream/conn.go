@@ -14,10 +14,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
-// Protocol is the subprotocol.
-const Protocol = "v5.channel.k8s.io"
+// Subprotocols of programs' streams: the older one cannot say that the input ends.
+const (
+	Protocol    = "v5.channel.k8s.io"
+	OldProtocol = "v4.channel.k8s.io"
+)
+
+// Tunnel is a subprotocol without channels: the bytes are a connection of SPDY,
+// which Session speaks.
+const Tunnel = SPDY + "+portforward.k8s.io"
 
 // Channels.
 const (
@@ -47,6 +55,9 @@ const (
 
 // Conn is one end of a connection. Read is for one goroutine, Write for any.
 type Conn struct {
+	// Protocol is what both sides have agreed on.
+	Protocol string
+
 	c      net.Conn
 	r      *bufio.Reader
 	client bool // who is, masks
@@ -76,29 +87,30 @@ func Wanted(r *http.Request) bool {
 	return has(r.Header, "Connection", "upgrade") && has(r.Header, "Upgrade", "websocket")
 }
 
-// Accept answers a request for a WebSocket. An error means that nothing was
-// answered.
-func Accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
+// Accept answers a request for a WebSocket with the first of protocols that it
+// offers. An error means that nothing was answered.
+func Accept(w http.ResponseWriter, r *http.Request, protocols ...string) (*Conn, error) {
 	key := r.Header.Get("Sec-WebSocket-Key")
+	i := slices.IndexFunc(protocols, func(p string) bool { return has(r.Header, "Sec-WebSocket-Protocol", p) })
 	switch {
 	case !Wanted(r):
 		return nil, errors.New("the request does not ask for a WebSocket")
 	case r.Header.Get("Sec-WebSocket-Version") != "13" || key == "":
 		return nil, errors.New("the request asks for a version of WebSocket that is not 13")
-	case !has(r.Header, "Sec-WebSocket-Protocol", Protocol):
-		return nil, fmt.Errorf("the request does not offer the protocol %s", Protocol)
+	case i < 0:
+		return nil, fmt.Errorf("the request does not offer the protocol %s", strings.Join(protocols, " or "))
 	}
 	c, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, err
 	}
 	buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept(key) +
-		"\r\nSec-WebSocket-Protocol: " + Protocol + "\r\n\r\n")
+		"\r\nSec-WebSocket-Protocol: " + protocols[i] + "\r\n\r\n")
 	if err := buf.Flush(); err != nil {
 		c.Close()
 		return nil, err
 	}
-	return &Conn{c: c, r: buf.Reader}, nil
+	return &Conn{c: c, r: buf.Reader, Protocol: protocols[i]}, nil
 }
 
 // AnswerError is an answer that is no WebSocket; its body is the reason.
@@ -112,15 +124,15 @@ func (e *AnswerError) Error() string {
 }
 
 // Dial asks for a WebSocket on a connection, which it closes when that fails.
-func Dial(c net.Conn, path string) (*Conn, error) {
-	ws, err := dial(c, path)
+func Dial(c net.Conn, path, protocol string) (*Conn, error) {
+	ws, err := dial(c, path, protocol)
 	if err != nil {
 		c.Close()
 	}
 	return ws, err
 }
 
-func dial(c net.Conn, path string) (*Conn, error) {
+func dial(c net.Conn, path, protocol string) (*Conn, error) {
 	var raw [16]byte
 	rand.Read(raw[:])
 	key := base64.StdEncoding.EncodeToString(raw[:])
@@ -129,7 +141,7 @@ func dial(c net.Conn, path string) (*Conn, error) {
 		return nil, err
 	}
 	for _, h := range [][2]string{
-		{"Connection", "Upgrade"}, {"Upgrade", "websocket"}, {"Sec-WebSocket-Version", "13"}, {"Sec-WebSocket-Key", key}, {"Sec-WebSocket-Protocol", Protocol},
+		{"Connection", "Upgrade"}, {"Upgrade", "websocket"}, {"Sec-WebSocket-Version", "13"}, {"Sec-WebSocket-Key", key}, {"Sec-WebSocket-Protocol", protocol},
 	} {
 		r.Header.Set(h[0], h[1])
 	}
@@ -149,10 +161,10 @@ func dial(c net.Conn, path string) (*Conn, error) {
 		}
 		return nil, &AnswerError{resp.StatusCode, text}
 	}
-	if resp.Header.Get("Sec-WebSocket-Accept") != accept(key) || resp.Header.Get("Sec-WebSocket-Protocol") != Protocol {
+	if resp.Header.Get("Sec-WebSocket-Accept") != accept(key) || resp.Header.Get("Sec-WebSocket-Protocol") != protocol {
 		return nil, errors.New("the server answers with another protocol")
 	}
-	return &Conn{c: c, r: br, client: true}, nil
+	return &Conn{c: c, r: br, client: true, Protocol: protocol}, nil
 }
 
 // Write sends a message on a channel.
@@ -198,37 +210,46 @@ var errProtocol = errors.New("the other side does not speak the protocol")
 
 // Read gives the next message. The end is io.EOF, however it came.
 func (c *Conn) Read() (channel byte, data []byte, err error) {
+	message, err := c.message()
+	if err != nil {
+		return 0, nil, err
+	}
+	return message[0], message[1:], nil
+}
+
+// message reads the next one that is not empty.
+func (c *Conn) message() ([]byte, error) {
 	var message []byte
 	started := false
 	for {
 		op, final, payload, err := c.next()
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		switch op {
 		case opPing:
 			if err := c.frame(opPong, payload); err != nil {
-				return 0, nil, io.EOF
+				return nil, io.EOF
 			}
 			continue
 		case opPong:
 			continue
 		case opClose:
-			return 0, nil, io.EOF
+			return nil, io.EOF
 		case opText, opBinary:
 			if started {
-				return 0, nil, errProtocol
+				return nil, errProtocol
 			}
 			started = true
 		case opContinue:
 			if !started {
-				return 0, nil, errProtocol
+				return nil, errProtocol
 			}
 		default:
-			return 0, nil, errProtocol
+			return nil, errProtocol
 		}
 		if len(message)+len(payload) > maxMessage {
-			return 0, nil, errProtocol
+			return nil, errProtocol
 		}
 		message = append(message, payload...)
 		if !final {
@@ -238,9 +259,40 @@ func (c *Conn) Read() (channel byte, data []byte, err error) {
 			started = false
 			continue
 		}
-		return message[0], message[1:], nil
+		return message, nil
 	}
 }
+
+// Bytes is the connection without channels: messages are parts of a stream of bytes.
+func (c *Conn) Bytes() io.ReadWriteCloser { return &plain{c: c} }
+
+type plain struct {
+	c    *Conn
+	rest []byte
+}
+
+func (p *plain) Read(b []byte) (n int, err error) {
+	if len(p.rest) == 0 {
+		if p.rest, err = p.c.message(); err != nil {
+			return 0, err
+		}
+	}
+	n = copy(b, p.rest)
+	p.rest = p.rest[n:]
+	return n, nil
+}
+
+func (p *plain) Write(b []byte) (n int, err error) {
+	for part := range slices.Chunk(b, 32<<10) {
+		if err := p.c.frame(opBinary, part); err != nil {
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
+}
+
+func (p *plain) Close() error { return p.c.Close() }
 
 // next reads a frame.
 func (c *Conn) next() (op byte, final bool, data []byte, err error) {
@@ -289,8 +341,9 @@ func (c *Conn) next() (op byte, final bool, data []byte, err error) {
 	return op, final, data, nil
 }
 
-// Close ends the connection.
+// Close ends the connection, also when the other side reads nothing.
 func (c *Conn) Close() error {
+	c.c.SetWriteDeadline(time.Now().Add(time.Second))
 	c.frame(opClose, []byte{3, 232}) // 1000, the normal end
 	c.mu.Lock()
 	defer c.mu.Unlock()

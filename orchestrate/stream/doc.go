@@ -1,5 +1,6 @@
-// Package stream carries the streams of a program over HTTP as Kubernetes does
-// since 1.30: WebSocket (RFC 6455), subprotocol v5.channel.k8s.io. The first byte
-// of each message is its channel. Both ends are here; the WebSocket is as much of
-// one as this protocol needs.
+// Package stream carries the streams of a program, and connections to a pod, over
+// HTTP as Kubernetes does: over WebSocket (RFC 6455), where the first byte of each
+// message is its channel, and over SPDY/3.1, which has streams of its own and which
+// port-forward tunnels through a WebSocket since 1.31. Both ends are here, and as
+// much of either protocol as that needs.
 package stream
