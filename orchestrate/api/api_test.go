@@ -286,7 +286,7 @@ func TestValidate_Immutable(t *testing.T) {
 func TestYAMLPlaces(t *testing.T) {
 	for text, want := range map[string]string{
 		"a: b\nmetadata: {name: x\nspec: 1": "line 3, column 5: did not find expected ',' or '}'",
-		"a: b\nc:\n\td: e\n":               "line 3, column 1: found character that cannot start any token",
+		"a: b\nc:\n\td: e\n":                "line 3, column 1: found character that cannot start any token",
 		"a: [1, 2\n":                        "line 2, column 1: did not find expected ',' or ']'",
 		"a: \"b\n":                          "line 2, column 1: found unexpected end of stream",
 		"a: b\n  c: d\n":                    "line 2, column 4: mapping values are not allowed in this context",
