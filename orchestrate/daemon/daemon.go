@@ -71,9 +71,15 @@ type Options struct {
 }
 
 // RunningError says that another minirund has the socket.
-type RunningError struct{ Socket string }
+type RunningError struct {
+	Socket string
+	Pid    int // 0 if it is not known
+}
 
 func (e *RunningError) Error() string {
+	if e.Pid != 0 {
+		return fmt.Sprintf("minirund is running already: process %d holds %q", e.Pid, e.Socket+".lock")
+	}
 	return fmt.Sprintf("minirund is running already: it holds %q", e.Socket+".lock")
 }
 

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/minirun/minirun/internal/testenv"
 )
 
@@ -107,11 +109,38 @@ func TestRun_OnlyOne(t *testing.T) {
 	o := options(t)
 	get, _ := begin(t, o)
 	var running *RunningError
-	if err := Run(t.Context(), o); !errors.As(err, &running) {
+	if err := Run(t.Context(), o); !errors.As(err, &running) || running.Pid != os.Getpid() {
 		t.Fatalf("a second one: %v", err)
 	}
 	if code, _ := get("/healthz"); code != 200 {
 		t.Errorf("the first one answers %d after that", code)
+	}
+}
+
+// Neither is a child that a killed one was just starting, and that has its lock a
+// little longer.
+func TestLock_Inherited(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	for _, said := range []string{"", "4194304 17\n", "1 1\n", "nonsense"} { // nobody, one that has ended, a number that somebody else has
+		if err := os.WriteFile(socket+".lock", []byte(said), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(socket + ".lock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			time.Sleep(20 * time.Millisecond)
+			f.Close()
+		}()
+		unlock, err := lock(socket)
+		if err != nil {
+			t.Fatalf("%q: %v", said, err)
+		}
+		unlock()
 	}
 }
 

@@ -301,7 +301,7 @@ func (d *Daemon) claim() (release func(), err error) {
 
 // claimPatience is how long a name may stay taken after the end of who had it: a
 // child that it was just starting has its descriptors until it executes a program.
-const claimPatience = time.Second
+const claimPatience = 3 * time.Second
 
 func claimName(name string) (l *net.UnixListener, err error) {
 	for end := time.Now().Add(claimPatience); ; time.Sleep(20 * time.Millisecond) {

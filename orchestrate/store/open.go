@@ -135,6 +135,10 @@ func (s *Store) Close() error {
 	return s.db.Close()
 }
 
+// openPatience is how long the file may stay locked after the end of who had it open: a
+// child that it was just starting has its descriptors until it executes a program.
+const openPatience = 5 * time.Second
+
 // openFile opens a file after a look at it that bbolt does not take.
 func openFile(path string, readOnly bool) (db *bolt.DB, err error) {
 	switch err := look(path); {
@@ -143,7 +147,7 @@ func openFile(path string, readOnly bool) (db *bolt.DB, err error) {
 	case err != nil:
 		return nil, &CorruptError{path, err}
 	}
-	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, ReadOnly: readOnly, FreelistType: bolt.FreelistMapType})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: openPatience, ReadOnly: readOnly, FreelistType: bolt.FreelistMapType})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("open store %q: %w", path, errOpen)
