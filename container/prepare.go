@@ -26,6 +26,31 @@ type Prepared struct {
 	// ConnectInside does it for an ordinary user.
 	ConnectInside func(pid, user, net int) error
 	volumes       volumes
+	share         *overlay.Share // the image's mount, if the monitor is to keep it for others
+}
+
+// Keep is what the container's monitor shall keep open, see [runtime.Monitor]: the mount
+// of the image, for others to share.
+func (p *Prepared) Keep() int {
+	if p.share == nil {
+		return 0
+	}
+	return p.share.Mount
+}
+
+// Announce tells other containers over the same image of the mount that the monitor of
+// this one keeps. It comes after every start; c is nil if that failed.
+func (p *Prepared) Announce(c *runtime.Container) {
+	if p.share == nil {
+		return
+	}
+	if c != nil {
+		if pid, start, fd := c.Keeper(); pid > 0 {
+			p.share.Announce(pid, start, fd)
+		}
+	}
+	p.share.Close()
+	p.share = nil
 }
 
 // RemoveVolumes removes the volumes that were made for the container and have no
@@ -106,6 +131,7 @@ func (i *Images) Prepare(s *runtime.Store, id string, image *unpacked.Image, o *
 // handed to the runtime, whose own errors do the same.
 func (p *Prepared) Cancel() error {
 	defer p.closeRoot()
+	defer p.Announce(nil)
 	return p.Reservation.Cancel()
 }
 
@@ -142,6 +168,7 @@ func (p *Prepared) fill(layers *overlay.Store, key, id string, image *unpacked.I
 		p.RootFD = -1
 		return err
 	}
+	p.share = snapshot.Share()
 	p.volumes.root = p.RootFD
 	if len(placing.UIDMap) > 0 && image.Chain != "" {
 		// Volumes are filled with the owners that files have on disk.

@@ -33,7 +33,11 @@ type image struct {
 	devices []string // likewise, in their order
 	root    []byte   // struct erofs_inode_extended of the root directory
 	xattrs  []byte   // and its attributes, entries only
+	which   string   // tells the file from one that took its place
 }
+
+// dir is the directory of the layer that the image is in.
+func (img *image) dir() string { return img.path[:len(img.path)-len("/image")] }
 
 // Tags of devices: which file of which layer, counted from the bottom, holds the
 // data. The kernel does not look at them when devices are given by name.
@@ -63,6 +67,11 @@ func (s *Store) openImage(c ChainID) (*image, error) {
 		return nil, err
 	}
 	err = img.read(fd, &places{s: s, top: c, fd: -1})
+	if err == nil {
+		var st unix.Stat_t
+		err = os.NewSyscallError("fstat", unix.Fstat(fd, &st))
+		img.which = strconv.FormatUint(st.Ino, 10) + "." + strconv.FormatInt(st.Mtim.Nano(), 10)
+	}
 	linux.Close(fd)
 	if err != nil {
 		return nil, &os.PathError{Op: "read", Path: s.root + "/" + img.path, Err: err}

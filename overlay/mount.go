@@ -84,7 +84,7 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 		}
 	}
 	if sn.image != nil {
-		st.lowerFD, err = sn.mountImage()
+		st.lowerFD, err = sn.mountImage(st.mapped)
 		if err == nil && st.mapped {
 			if err = st.idmap(st.lowerFD); err != nil {
 				linux.Close(st.lowerFD)
@@ -111,35 +111,52 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 // mountedImage is what came of the mount of an image.
 type mountedImage struct {
 	fd  int
+	new bool // nobody has mounted it before, as far as we know
 	err error
 }
 
 // mountEarly begins to mount the snapshot's image.
 func (sn *Snapshot) mountEarly() {
 	sn.early = make(chan mountedImage, 1)
-	go func() {
-		fd, err := sn.s.mountImage(sn.image)
-		sn.early <- mountedImage{fd, err}
-	}()
+	go func() { sn.early <- sn.s.shareImage(sn.image) }()
+}
+
+// shareImage takes the mount of an image from another container, or mounts it.
+func (s *Store) shareImage(img *image) (m mountedImage) {
+	if m.fd = s.sharedMount(img); m.fd < 0 {
+		m.new = true
+		m.fd, m.err = s.mountImage(img)
+	}
+	return m
 }
 
 // mountImage mounts the snapshot's image, unless that was begun.
-func (sn *Snapshot) mountImage() (int, error) {
+func (sn *Snapshot) mountImage(mapped bool) (int, error) {
+	var m mountedImage
 	if sn.early == nil {
-		return sn.s.mountImage(sn.image)
+		m = sn.s.shareImage(sn.image)
+	} else {
+		m = <-sn.early
+		sn.early = nil
 	}
-	m := <-sn.early
-	sn.early = nil
+	if m.err == nil && m.new && sn.closes && !mapped { // which is for one container alone
+		sn.share = sn.s.newShare(sn.image, m.fd)
+	}
 	return m.fd, m.err
 }
 
-// Close gives back what PrepareFor has begun if it was not mounted. The snapshot stays.
+// Close gives back what is open of a snapshot: the mount that PrepareFor has begun, and
+// a Share that nobody wanted. The snapshot stays.
 func (sn *Snapshot) Close() {
-	if sn.early == nil {
-		return
+	if sn.early != nil {
+		if m := <-sn.early; m.err == nil {
+			linux.Close(m.fd)
+		}
+		sn.early = nil
 	}
-	if fd, err := sn.mountImage(); err == nil {
-		linux.Close(fd)
+	if sn.share != nil {
+		sn.share.Close()
+		sn.share = nil
 	}
 }
 

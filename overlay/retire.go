@@ -21,10 +21,10 @@ const maxOwner = unix.PathMax - 1
 // PrepareFor is Prepare of a snapshot that says for whom it is: owner is the caller's
 // word, which [Store.Snapshots] repeats. One that is too long is left out.
 //
-// It begins to mount the image of the layers, in a goroutine: Mount, or Close, takes
-// what comes of it.
+// It begins to mount the image of the layers, in a goroutine; so there is something to
+// be closed, [Snapshot.Close].
 func (s *Store) PrepareFor(key string, parent ChainID, owner string) (*Snapshot, error) {
-	sn := &Snapshot{s: s, key: key}
+	sn := &Snapshot{s: s, key: key, closes: true}
 	if err := sn.prepare(parent, owner, true); err != nil {
 		sn.Close()
 		return nil, err

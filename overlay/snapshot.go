@@ -19,7 +19,9 @@ type Snapshot struct {
 	parent ChainID // the layer that it stands on, "" for none
 	image  *image  // of the chain, nil if it is extracted or was not looked at
 
-	early chan mountedImage // of the image's mount that PrepareFor has begun; nil for none
+	early  chan mountedImage // of the image's mount that PrepareFor has begun; nil for none
+	share  *Share            // see Share
+	closes bool              // whoever has it calls Close
 }
 
 // validKey reports whether key is [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 255

@@ -24,6 +24,15 @@ type Monitor struct {
 	// Remove, if not nil, are the arguments with which this executable removes the
 	// container after its end, in the environment RemoveEnv.
 	Remove, RemoveEnv []string
+	// Keep, if not 0, is a descriptor that the monitor keeps open, as monitor.FDKeep.
+	Keep int
+}
+
+// Keeper is the process that keeps Monitor.Keep open until its end: its number, when it
+// was started, as field 22 of proc_pid_stat(5) has it, and which descriptor it is there.
+// pid is 0 for a container without a monitor.
+func (c *Container) Keeper() (pid int, start uint64, fd int) {
+	return c.Monitor, c.MonitorStart, monitor.FDKeep
 }
 
 // monitoring is the monitor of a container that is being made.
@@ -185,7 +194,10 @@ func (t *creation) launchMonitor(files []int, o initprog.Options) (err error) {
 	all := make([]int, first, sync+1)
 	own := [...]int{
 		monitor.FDDir: dir, monitor.FDOut: ends.out, monitor.FDErr: ends.err, monitor.FDLog: log,
-		monitor.FDCgroup: o.CgroupFD, monitor.FDInput: ends.input, monitor.FDRemover: remover,
+		monitor.FDCgroup: o.CgroupFD, monitor.FDInput: ends.input, monitor.FDRemover: remover, monitor.FDKeep: -1,
+	}
+	if om.Keep != 0 {
+		own[monitor.FDKeep] = om.Keep
 	}
 	for i := range all {
 		all[i] = m.null // nothing else shall get a number that means something

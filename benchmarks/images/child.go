@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -42,7 +43,9 @@ func child(what string, args []string) error {
 	case "mount":
 		return mountTimes(args[0])
 	case "read":
-		return readAll(args[0], overlay.ChainID(args[1]))
+		return readAll(args[0], overlay.ChainID(args[1]), false)
+	case "second":
+		return readAll(args[0], overlay.ChainID(args[1]), true)
 	}
 	return fmt.Errorf("unknown child %q", what)
 }
@@ -166,13 +169,21 @@ func mountTime(s *overlay.Store, top overlay.ChainID, n, i int, m *measured) err
 	return s.RemoveSnapshot(sn.Key())
 }
 
-// readAll reads every file of a chain through a new mount.
-func readAll(dir string, c overlay.ChainID) error {
+// readAll reads every file of a chain through a new mount; second: while another
+// container has the image, and has read it all.
+func readAll(dir string, c overlay.ChainID, second bool) error {
 	s, err := overlay.OpenStore(dir)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	if second {
+		end, err := first(s, c)
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	sn, err := s.Prepare("bench-read", c)
 	if err != nil {
 		return err
@@ -183,10 +194,53 @@ func readAll(dir string, c overlay.ChainID) error {
 		return err
 	}
 	defer unix.Close(fd)
+	m, err := readTree(fd)
+	if err != nil {
+		return err
+	}
+	return report(m)
+}
+
+// first mounts a container's root, reads it all, and announces us as who keeps its image.
+func first(s *overlay.Store, c overlay.ChainID) (end func(), err error) {
+	sn, err := s.PrepareFor("bench-first", c, "/run/minirun/bench")
+	if err != nil {
+		return nil, err
+	}
+	fd, err := sn.Mount()
+	if err != nil {
+		return nil, err
+	}
+	share := sn.Share()
+	end = func() {
+		unix.Close(fd)
+		if share != nil {
+			share.Close()
+		}
+		sn.Close()
+		_ = s.RemoveSnapshot(sn.Key())
+	}
+	if share != nil {
+		stat, err := os.ReadFile("/proc/self/stat")
+		if err != nil {
+			return end, err
+		}
+		start, err := strconv.ParseUint(strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[19], 10, 64)
+		if err != nil {
+			return end, err
+		}
+		share.Announce(os.Getpid(), start, share.Mount)
+	}
+	_, err = readTree(fd)
+	return end, err
+}
+
+// readTree reads every file below a directory.
+func readTree(fd int) (measured, error) {
 	var m measured
 	buf := make([]byte, 128<<10)
 	used, began := cpuOfSelf(), time.Now()
-	err = filepath.WalkDir(fmt.Sprintf("/proc/self/fd/%d/", fd), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(fmt.Sprintf("/proc/self/fd/%d/", fd), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -207,11 +261,8 @@ func readAll(dir string, c overlay.ChainID) error {
 			m.Bytes += int64(n)
 		}
 	})
-	if err != nil {
-		return err
-	}
 	m.Wall, m.CPU = float64(time.Since(began)), float64(cpuOfSelf()-used)
-	return report(m)
+	return m, err
 }
 
 func cpuOfSelf() int64 {

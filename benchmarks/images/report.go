@@ -93,6 +93,7 @@ func (b *bench) report(m *machine) string {
 		{"unpack", "unpack only; the first line is what inflating with klauspost/compress and hashing take, on one processor", "inodes"},
 		{"rm", "remove the image", "inodes left"},
 		{"read", "read all files through a new mount, what unpacking and earlier reads left in memory being there; by turns, 3 times in each round", "files read"},
+		{"second", "the same while another container has the image, and has read it all", "files read"},
 		{"cold", "the same with nothing of the file system cached, as after a boot", "files read"},
 	} {
 		fmt.Fprintf(&s, "\n%s\n", c.head)
@@ -210,6 +211,7 @@ func (b *bench) verdicts() []verdict {
 		judge("first read, cpu, over extracted", "%.2f", ratio(own("read").cpu, b.at("read", "minirun-extract").cpu), 1.3),
 		judge("first read, wall, over extracted", "%.2f", ratio(own("read").wall, b.at("read", "minirun-extract").wall), 1.3),
 		judge("pull and first read, cpu, over extracted", "%.2f", both(own("pull"), own("read"))/both(b.at("pull", "minirun-extract"), b.at("read", "minirun-extract")), 1.3),
+		judge("first read of a second container, cpu, over extracted", "%.2f", ratio(own("second").cpu, b.at("second", "minirun-extract").cpu), 1.3),
 		judge("first read, nothing cached, cpu, over extracted", "%.2f", ratio(own("cold").cpu, b.at("cold", "minirun-extract").cpu), 1.3),
 		judge("first read, nothing cached, wall, over extracted", "%.2f", ratio(own("cold").wall, b.at("cold", "minirun-extract").wall), 1.3))
 	for _, n := range depths {

@@ -91,8 +91,10 @@ type launch struct {
 	store   *runtime.Store
 	options runtime.CreateOptions
 	undo    func() // gives back what prepare made, if Create or Run is not reached
-	image   bool   // made from an image: kept when it ends, as docker does
-	remove  bool   // and --rm was given
+	// announce tells others of the monitor of a container of an image; nil for others.
+	announce func(*runtime.Container)
+	image    bool // made from an image: kept when it ends, as docker does
+	remove   bool // and --rm was given
 
 	removeVolumes func() error // those that have no name
 }

@@ -235,9 +235,12 @@ func (a *app) prepareImage(f *flagSet, l *launch, o *launchOptions, args []strin
 	if i.detach && o.console == "" {
 		if l.options.Monitor, err = a.monitorOf(l, i, id); err != nil {
 			l.undo()
+			return err
 		}
-		return err
+		l.options.Monitor.Keep, l.announce = p.Keep(), p.Announce
+		return nil
 	}
+	p.Announce(nil)
 	if err := a.streams(l, i); err != nil {
 		l.undo()
 		return err

@@ -53,6 +53,9 @@ func (a *app) run(args []string) error {
 
 func (a *app) runDetached(l *launch) error {
 	c, err := l.store.Run(l.options)
+	if l.announce != nil {
+		l.announce(c)
+	}
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ const (
 	FDCgroup         // directory of the container's cgroup
 	FDInput          // the other end of the container's standard input: whoever attaches takes it from here
 	FDRemover        // executable that Remove runs
+	FDKeep           // is kept open, and nothing else
 	fdPidfd          // of the init, once it is known
 	fdFiles
 )

@@ -141,8 +141,9 @@ func (w *worker) create(pod *corev1.Pod, b *box, image *unpacked.Image) (*runtim
 	c, err := n.runtime.Run(runtime.CreateOptions{
 		ID: id, Bundle: p.Bundle, Reservation: p.Reservation, RootFD: p.RootFD,
 		PlanOptions: runtime.PlanOptions{RootMount: true},
-		Monitor:     &runtime.Monitor{Input: b.Spec.Stdin, InputOnce: b.Spec.StdinOnce},
+		Monitor:     &runtime.Monitor{Input: b.Spec.Stdin, InputOnce: b.Spec.StdinOnce, Keep: p.Keep()},
 	})
+	p.Announce(c)
 	linux.Close(p.RootFD) // -1 if it was taken back
 	if err != nil {
 		if e := p.RemoveVolumes(); e != nil {
