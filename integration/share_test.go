@@ -7,9 +7,10 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/minirun/minirun/internal/monitor"
 )
+
+// keptAs is the descriptor as which a monitor keeps its image's mount.
+const keptAs = 7
 
 // Containers over one image have one file system below them, which the monitor of the
 // first keeps for those who come later, and that goes with the last.
@@ -20,7 +21,7 @@ func TestRootShareImage(t *testing.T) {
 	kept := func(id string) uint64 {
 		var fs unix.Statfs_t
 		var st unix.Stat_t
-		path := "/proc/" + strconv.Itoa(h.monitorOf(id)) + "/fd/" + strconv.Itoa(monitor.FDKeep)
+		path := "/proc/" + strconv.Itoa(h.monitorOf(id)) + "/fd/" + strconv.Itoa(keptAs)
 		if err := unix.Statfs(path, &fs); err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
