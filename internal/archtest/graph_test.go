@@ -67,19 +67,20 @@ var graph = []arrows{
 	{"runtime/bundle/internal/gen", "", "", "generates the reader and the writer of config.json"},
 
 	{"orchestrate/rollout", "", "", "pure: from objects and observations to actions; linked into minirund alone, like all of orchestrate"},
+	{"orchestrate/clock", "", "", "durations, when the clock is set"},
 	{"orchestrate/store", "", "", "objects on disk: knows metadata, and nothing of what kinds mean"},
 	{"orchestrate/batch", "orchestrate/rollout", "", "pure: Jobs and CronJobs"},
 	{"orchestrate/api", "orchestrate/batch orchestrate/podlife orchestrate/rollout orchestrate/store", "", "kinds: reading, defaults, validation; touches neither containers nor the network"},
 	{"orchestrate/host", "orchestrate/store", "", "the Node object: looks at this host, and knows nothing of pods"},
 	{"orchestrate/claims", "orchestrate/rollout", "", "pure: which volume is whose"},
 	{"orchestrate/services", "", "", "pure: addresses, ports and endpoints of Services"},
-	{"orchestrate/controller", "orchestrate/batch orchestrate/claims orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
+	{"orchestrate/controller", "orchestrate/batch orchestrate/claims orchestrate/clock orchestrate/rollout orchestrate/services orchestrate/store", "orchestrate/api orchestrate/podlife", "carries out what rollout decides, on the store alone"},
 	{
 		"orchestrate/daemon", "*", "",
 		"minirund as a process: makes the parts and lets them run; the parts do not know each other",
 	},
 	{
-		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/initprog internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/podlife orchestrate/rest orchestrate/store runtime runtime/bundle",
+		"orchestrate/node", "cgroups container imagestore/reference imagestore/unpacked internal/initprog internal/linux internal/monitor internal/netip internal/rtnetlink internal/safepath network network/store orchestrate/clock orchestrate/podlife orchestrate/rest orchestrate/store runtime runtime/bundle",
 		"imagestore/registrytest internal/kfeature orchestrate/api orchestrate/controller", "runs pods as containers: the only one of these that touches the host",
 	},
 	{"orchestrate/rest", "orchestrate/api orchestrate/merge orchestrate/store orchestrate/stream orchestrate/view", "orchestrate/rest/resttest", "the API of Kubernetes over HTTP: the store, and an interface to the node"},
@@ -229,7 +230,7 @@ func findCycle(graph map[string]arrows) string {
 }
 
 // orchestrators are the packages that know Kubernetes' types.
-const orchestrators = "cmd/minirund orchestrate/api orchestrate/batch orchestrate/claims orchestrate/client orchestrate/controller orchestrate/daemon orchestrate/host orchestrate/node orchestrate/podlife orchestrate/proxy orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
+const orchestrators = "cmd/minirund orchestrate/api orchestrate/batch orchestrate/claims orchestrate/client orchestrate/clock orchestrate/controller orchestrate/daemon orchestrate/host orchestrate/node orchestrate/podlife orchestrate/proxy orchestrate/rest orchestrate/rollout orchestrate/services orchestrate/store"
 
 // foreign are the modules of others, and which packages may import them outside
 // of tests. Each has a sentence in docs/architecture.md.

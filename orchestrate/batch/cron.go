@@ -69,6 +69,7 @@ type CronState struct {
 	// Jobs are those that it controls.
 	Jobs []*batchv1.Job
 	Now  time.Time
+	Then rollout.Then
 }
 
 // CronPlan is what is to be done, in this order.
@@ -105,7 +106,7 @@ func CronJob(in CronState) (CronPlan, error) {
 		s.event("Warning", "UnparseableSchedule", "unparseable schedule %q: %v", in.Cron.Spec.Schedule, err)
 		return s.plan, nil // until it is changed
 	}
-	now := in.Now
+	now := in.Now.Round(0) // schedules are of the clock that people see
 	if z := in.Cron.Spec.TimeZone; z != nil {
 		where, err := ParseZone(*z)
 		if err != nil {
@@ -184,8 +185,10 @@ func (s *cronSync) history() {
 			}
 		}
 		slices.SortFunc(over, func(a, b *batchv1.Job) int {
-			if c := a.Status.StartTime.Time.Compare(b.Status.StartTime.Time); a.Status.StartTime != nil && b.Status.StartTime != nil && c != 0 {
-				return c
+			if a.Status.StartTime != nil && b.Status.StartTime != nil {
+				if c := s.Then.At(a.UID, a.Status.StartTime.Time).Compare(s.Then.At(b.UID, b.Status.StartTime.Time)); c != 0 {
+					return c
+				}
 			}
 			return strings.Compare(a.Name, b.Name)
 		})

@@ -34,6 +34,7 @@ type JobState struct {
 	// Pods are those that it controls, in every phase, with the finalizer or not.
 	Pods []*corev1.Pod
 	Now  time.Time
+	Then rollout.Then
 }
 
 // JobPlan is what is to be done, in this order.
@@ -148,7 +149,7 @@ func (s *jobSync) over(c *batchv1.JobCondition) {
 	if c == nil || ttl == nil || s.Job.DeletionTimestamp != nil {
 		return
 	}
-	at := c.LastTransitionTime.Add(time.Duration(*ttl) * time.Second)
+	at := s.Then.At(s.Job.UID, c.LastTransitionTime.Time).Add(time.Duration(*ttl) * time.Second)
 	if s.plan.Remove = !at.After(s.Now); !s.plan.Remove {
 		s.plan.Again = at
 	}
@@ -302,7 +303,7 @@ func (s *jobSync) judge(why string) {
 	}
 	deadline := time.Time{}
 	if spec.ActiveDeadlineSeconds != nil && !s.suspend() && s.status.StartTime != nil {
-		deadline = s.status.StartTime.Add(time.Duration(*spec.ActiveDeadlineSeconds) * time.Second)
+		deadline = s.Then.At(s.Job.UID, s.status.StartTime.Time).Add(time.Duration(*spec.ActiveDeadlineSeconds) * time.Second)
 		s.again(deadline)
 	}
 	rule := -1
@@ -407,13 +408,13 @@ func (s *jobSync) manage() {
 	}
 	var last, success time.Time
 	for _, p := range s.Pods {
-		if p.Status.Phase == corev1.PodSucceeded && endOf(p).After(success) {
-			success = endOf(p)
+		if p.Status.Phase == corev1.PodSucceeded && s.endOf(p).After(success) {
+			success = s.endOf(p)
 		}
 	}
 	inRow := 0
 	for _, p := range s.failed {
-		if at := endOf(p); at.After(success) {
+		if at := s.endOf(p); at.After(success) {
 			if inRow++; at.After(last) {
 				last = at
 			}
@@ -436,6 +437,8 @@ func pause(failures int) time.Duration {
 	}
 	return min(d, lastWait)
 }
+
+func (s *jobSync) endOf(p *corev1.Pod) time.Time { return s.Then.At(p.UID, endOf(p)) }
 
 // endOf is when a pod ended.
 func endOf(p *corev1.Pod) (at time.Time) {
@@ -498,7 +501,7 @@ func (s *jobSync) createIndexed(lack int) {
 	before, last, all, lastOfAll := map[int]int{}, map[int]time.Time{}, 0, time.Time{}
 	for _, p := range s.failed {
 		action, _ := verdict(s.Job, p)
-		i, at := indexOf(p), endOf(p)
+		i, at := indexOf(p), s.endOf(p)
 		n := failures(p)
 		if action != batchv1.PodFailurePolicyActionIgnore {
 			n++

@@ -47,7 +47,7 @@ func (c *Controller) daemonSet(ref store.Ref) (again time.Time, err error) {
 	if err != nil {
 		return again, err
 	}
-	state := rollout.DaemonState{Set: set, Pods: mine, Revisions: have, Taken: taken, Now: c.now()}
+	state := rollout.DaemonState{Set: set, Pods: mine, Revisions: have, Taken: taken, Now: c.now(), Then: c.then}
 	state.Hold = state.Now.Before(c.waits[ref].until)
 	there, err := list[*corev1.Node](c.s, nodes, "")
 	if err != nil {

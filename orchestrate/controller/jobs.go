@@ -53,7 +53,7 @@ func (c *Controller) job(ref store.Ref) (again time.Time, err error) {
 			mine = append(mine, p.(*corev1.Pod))
 		}
 	}
-	plan, err := batch.Job(batch.JobState{Job: job, Pods: mine, Now: c.now()})
+	plan, err := batch.Job(batch.JobState{Job: job, Pods: mine, Now: c.now(), Then: c.then})
 	if err != nil {
 		return again, err
 	}
@@ -149,7 +149,7 @@ func (c *Controller) cronJob(ref store.Ref) (again time.Time, err error) {
 		return again, err
 	}
 	cron := obj.(*batchv1.CronJob)
-	state := batch.CronState{Cron: cron, Now: c.now()}
+	state := batch.CronState{Cron: cron, Now: c.now(), Then: c.then}
 	for _, r := range c.s.Owned(cron.UID) {
 		if r.Kind != jobs {
 			continue

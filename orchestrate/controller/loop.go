@@ -16,6 +16,7 @@ import (
 
 	"github.com/minirun/minirun/orchestrate/batch"
 	"github.com/minirun/minirun/orchestrate/claims"
+	"github.com/minirun/minirun/orchestrate/clock"
 	"github.com/minirun/minirun/orchestrate/rollout"
 	"github.com/minirun/minirun/orchestrate/store"
 )
@@ -56,6 +57,8 @@ type Controller struct {
 	// waits hold back daemons that end by themselves.
 	waits map[store.Ref]wait
 	now   func() time.Time
+	// then tells when times of objects were, whatever the clock was set to.
+	then rollout.Then
 	// volumes is the directory of volumes that are made for claims.
 	volumes  string
 	sweeping sync.Mutex
@@ -86,7 +89,7 @@ func New(o Options) (*Controller, error) {
 		o.Now = time.Now
 	}
 	return &Controller{
-		now: o.Now, volumes: o.Volumes, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
+		now: o.Now, then: clock.New(o.Now).Then, volumes: o.Volumes, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
 		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{}, waits: map[store.Ref]wait{},
 	}, nil
 }
@@ -409,7 +412,8 @@ func (c *Controller) forget() {
 	}
 	c.forgot = now
 	old, err := c.s.List(events, store.Selector{Match: func(o store.Object) bool {
-		return now.Sub(o.(*corev1.Event).LastTimestamp.Time) > keepEvents
+		// Of one in the future the clock was set back since: else it might stay for decades.
+		return now.Sub(o.(*corev1.Event).LastTimestamp.Time).Abs() > keepEvents
 	}}, 0, "")
 	for _, o := range old.Items {
 		_, e := c.s.Delete(events, o.GetNamespace(), o.GetName(), store.DeleteOptions{})

@@ -84,7 +84,7 @@ func (c *Controller) statefulSet(ref store.Ref) (again time.Time, err error) {
 		return again, err
 	}
 	plan, err := rollout.StatefulSet(rollout.StatefulState{
-		Set: set, Pods: mine, Revisions: have, Taken: taken, Now: c.now(),
+		Set: set, Pods: mine, Revisions: have, Taken: taken, Now: c.now(), Then: c.then,
 		Claim: func(name string) *corev1.PersistentVolumeClaim {
 			if obj, err := c.s.Get(claimKind, ref.Namespace, name); err == nil {
 				return obj.(*corev1.PersistentVolumeClaim)

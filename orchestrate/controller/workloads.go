@@ -99,7 +99,7 @@ func (c *Controller) deployment(ref store.Ref) (again time.Time, err error) {
 	for _, s := range sets {
 		mine[s.UID] = true
 	}
-	state := rollout.DeploymentState{Deployment: d, Sets: sets, Now: c.now()}
+	state := rollout.DeploymentState{Deployment: d, Sets: sets, Now: c.now(), Then: c.then}
 	every, err := list[*corev1.Pod](c.s, pods, ref.Namespace)
 	if err != nil {
 		return again, err
@@ -179,7 +179,7 @@ func (c *Controller) replicaSet(ref store.Ref) (again time.Time, err error) {
 	if err != nil {
 		return again, err
 	}
-	plan, err := rollout.ReplicaSet(rollout.SetState{Set: set, Pods: mine, Failure: c.failures[set.UID], Now: c.now()})
+	plan, err := rollout.ReplicaSet(rollout.SetState{Set: set, Pods: mine, Failure: c.failures[set.UID], Now: c.now(), Then: c.then})
 	if err != nil {
 		return again, err
 	}

@@ -204,7 +204,8 @@ type serverCertificate struct {
 func (s *serverCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pair != nil && time.Until(s.pair.Leaf.NotAfter) > serverRenewal {
+	// One that begins in the future was made before the clock was set back.
+	if s.pair != nil && time.Until(s.pair.Leaf.NotAfter) > serverRenewal && time.Until(s.pair.Leaf.NotBefore) < 0 {
 		return s.pair, nil
 	}
 	names := []string{"localhost"}

@@ -261,4 +261,10 @@ func TestServerCertificate(t *testing.T) {
 	if two, err := s.get(nil); err != nil || two == one {
 		t.Errorf("an old certificate stays: %v", err)
 	}
+	// It was made while the clock was ahead.
+	three, _ := s.get(nil)
+	s.pair.Leaf.NotBefore = time.Now().Add(time.Hour)
+	if four, err := s.get(nil); err != nil || four == three || four.Leaf.NotBefore.After(time.Now()) {
+		t.Errorf("a certificate of the future stays: %v", err)
+	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/minirun/minirun/cgroups"
 	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/orchestrate/clock"
 	"github.com/minirun/minirun/orchestrate/podlife"
 	"github.com/minirun/minirun/orchestrate/store"
 	"github.com/minirun/minirun/runtime"
@@ -89,6 +90,7 @@ type Node struct {
 	capacity    corev1.ResourceList
 	hostIPs     []netip.Addr
 	samples     samples
+	times       *clock.Memory
 	fetches     fetches
 
 	binding sync.Mutex    // held while a pod is admitted and bound
@@ -169,7 +171,7 @@ func New(o Options) (*Node, error) {
 	n := &Node{
 		o: o, log: o.Log, images: &container.Images{Dir: o.Images}, podsDir: filepath.Join(o.Root, "pods"),
 		starts: make(chan struct{}, o.Parallel), events: make(chan event, 16384),
-		workers: map[types.UID]*worker{}, byName: map[string]*worker{},
+		workers: map[types.UID]*worker{}, byName: map[string]*worker{}, times: clock.New(nil),
 	}
 	if err := os.MkdirAll(n.podsDir, 0o711); err != nil {
 		return nil, err

@@ -92,12 +92,12 @@ func TestDecide(t *testing.T) {
 		{"deleted and over", "sidecar:s=0 main:m=0", deleted, "remove"},
 		{"deleted before it began", "main:m=none", func(v *view) { deleted(v); v.Up = false }, "remove"},
 		{"its time is over", "main:m=up", func(v *view) {
-			one, start := int64(1), metav1.NewTime(noon.Add(-time.Minute))
-			v.Initialized, v.Pod.Spec.ActiveDeadlineSeconds, v.Pod.Status.StartTime = true, &one, &start
+			one := int64(1)
+			v.Initialized, v.Pod.Spec.ActiveDeadlineSeconds, v.Begun = true, &one, noon.Add(-time.Minute)
 		}, "stop m"},
 		{"its time will be over", "main:m=up", func(v *view) {
-			ten, start := int64(10), metav1.NewTime(noon)
-			v.Initialized, v.Pod.Spec.ActiveDeadlineSeconds, v.Pod.Status.StartTime = true, &ten, &start
+			ten := int64(10)
+			v.Initialized, v.Pod.Spec.ActiveDeadlineSeconds, v.Begun = true, &ten, noon
 		}, "+10s"},
 	} {
 		d := decide(world(tt.world, tt.change))

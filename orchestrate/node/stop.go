@@ -19,19 +19,29 @@ import (
 const defaultGrace = 30 * time.Second
 
 // graceOf is how long a container of a pod has for its end, from now on.
-func graceOf(pod *corev1.Pod, now time.Time) time.Duration {
+func (n *Node) graceOf(pod *corev1.Pod, now time.Time) time.Duration {
 	grace := defaultGrace
 	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
 		grace = time.Duration(*g) * time.Second
 	}
-	if d := pod.DeletionTimestamp; d != nil {
+	if pod.DeletionTimestamp != nil {
 		if g := pod.DeletionGracePeriodSeconds; g != nil {
 			grace = time.Duration(*g) * time.Second
 		}
-		// The time is that of the end. It has whole seconds.
-		grace = min(grace, max(d.Sub(now)+time.Second, 0))
+		grace = min(grace, max(n.endOfGrace(pod).Sub(now), 0))
 	}
 	return grace
+}
+
+// endOfGrace is when the time of a pod that was deleted is over, whatever the clock
+// was set to since.
+func (n *Node) endOfGrace(pod *corev1.Pod) time.Time {
+	grace := time.Duration(0)
+	if g := pod.DeletionGracePeriodSeconds; g != nil {
+		grace = time.Duration(*g) * time.Second
+	}
+	// The time that it has is that of the end. It has whole seconds.
+	return n.times.Then(pod.UID, pod.DeletionTimestamp.Add(-grace)).Add(grace + time.Second)
 }
 
 // stop ends a container, in a goroutine: its hook, the connections that are still
@@ -50,7 +60,7 @@ func (w *worker) stop(pod *corev1.Pod, v *view, b *box, why string) {
 	hurry := l.hurry
 	w.mu.Unlock()
 	w.normal(pod, b.Spec, "Killing", "%s", why)
-	grace := graceOf(pod, time.Now())
+	grace := w.n.graceOf(pod, time.Now())
 	if b.Doomed != "" && pod.DeletionTimestamp == nil {
 		p := b.Spec.LivenessProbe
 		if !b.Started { // it has not come to that one

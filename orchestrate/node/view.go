@@ -23,6 +23,8 @@ type view struct {
 	Initialized bool // the containers were reached in it
 	IPs         []netip.Addr
 	HostIPs     []netip.Addr
+	// Begun is when the pod was, whatever the clock was set to since.
+	Begun time.Time
 	// Trouble keeps the sandbox or the volumes from being made, until Retry.
 	Trouble string
 	Retry   time.Time
@@ -86,9 +88,8 @@ func (a *attempt) over() time.Time {
 
 // see notes an end that was found: it was in the past, whatever the clock was then.
 func (a *attempt) see() *attempt {
-	if a.Seen = time.Now(); a.Finished.Before(a.Seen) {
-		a.Seen = a.Finished
-	}
+	now := time.Now()
+	a.Seen = now.Add(-max(now.Sub(a.Finished), 0))
 	return a
 }
 
@@ -139,11 +140,11 @@ func (v *view) ended(b *box) bool {
 
 // deadline is when the pod has to end; zero: never.
 func (v *view) deadline() time.Time {
-	s, start := v.Pod.Spec.ActiveDeadlineSeconds, v.Pod.Status.StartTime
-	if s == nil || start == nil {
+	s := v.Pod.Spec.ActiveDeadlineSeconds
+	if s == nil || v.Begun.IsZero() {
 		return time.Time{}
 	}
-	return start.Add(time.Duration(*s) * time.Second)
+	return v.Begun.Add(time.Duration(*s) * time.Second)
 }
 
 // outcome is the phase of a pod that has come to its end, or is to; empty: it has

@@ -279,11 +279,10 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 // hurry ends the patience with containers when the pod has no time left, which may
 // be earlier than it was at first. It tells when that is.
 func (w *worker) hurry(pod *corev1.Pod) time.Time {
-	d := pod.DeletionTimestamp
-	if d == nil {
+	if pod.DeletionTimestamp == nil {
 		return time.Time{}
 	}
-	at := d.Add(time.Second) // it has whole seconds
+	at := w.n.endOfGrace(pod)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	waits := false
@@ -312,6 +311,9 @@ func (w *worker) view(pod *corev1.Pod) *view {
 		if a, err := netip.ParseAddr(text); err == nil {
 			v.IPs = append(v.IPs, a)
 		}
+	}
+	if t := pod.Status.StartTime; t != nil {
+		v.Begun = w.n.times.Then(w.uid, t.Time)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -92,7 +92,7 @@ func (s *sync) failed() string {
 		most = int32(n)
 	}
 	for _, p := range s.pods {
-		if !controlledBy(p, s.target.UID) || PodAvailable(p, s.d.Spec.MinReadySeconds, s.now.Time) {
+		if !controlledBy(p, s.target.UID) || s.then.available(p, s.d.Spec.MinReadySeconds, s.now.Time) {
 			continue
 		}
 		if n := restarts(p); n > most {

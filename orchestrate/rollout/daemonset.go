@@ -28,6 +28,7 @@ type DaemonState struct {
 	// Hold is true while a pod that failed is not replaced yet.
 	Hold bool
 	Now  time.Time
+	Then Then
 }
 
 // DaemonPlan is what is to be done, in this order.
@@ -92,7 +93,7 @@ func (s *daemon) surge() (bool, error) {
 func (s *daemon) hashOf(p *corev1.Pod) string { return p.Labels[appsv1.ControllerRevisionHashLabelKey] }
 
 func (s *daemon) available(p *corev1.Pod) bool {
-	return Active(p) && PodAvailable(p, s.Set.Spec.MinReadySeconds, s.Now)
+	return Active(p) && s.Then.available(p, s.Set.Spec.MinReadySeconds, s.Now)
 }
 
 // count brings the numbers into the status.
@@ -110,7 +111,7 @@ func (s *daemon) count(run bool) {
 			oldest = p
 		}
 		if PodReady(p) && !s.available(p) {
-			if at := readySince(p).Add(time.Duration(s.Set.Spec.MinReadySeconds) * time.Second); at.After(s.Now) && (s.plan.Again.IsZero() || at.Before(s.plan.Again)) {
+			if at := s.Then.readySince(p).Add(time.Duration(s.Set.Spec.MinReadySeconds) * time.Second); at.After(s.Now) && (s.plan.Again.IsZero() || at.Before(s.plan.Again)) {
 				s.plan.Again = at
 			}
 		}

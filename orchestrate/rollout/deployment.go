@@ -22,6 +22,7 @@ type DeploymentState struct {
 	// Taken tells whether a set of that name exists that is not among Sets.
 	Taken func(name string) bool
 	Now   time.Time
+	Then  Then
 }
 
 // DeploymentPlan is what is to be done, in this order: the sets, the
@@ -87,13 +88,14 @@ type sync struct {
 	pods   []*corev1.Pod
 	taken  func(string) bool
 	now    metav1.Time
+	then   Then
 	plan   DeploymentPlan
 }
 
 // Deployment is one sync.
 func Deployment(in DeploymentState) (DeploymentPlan, error) {
 	s := &sync{
-		d: in.Deployment, status: *in.Deployment.Status.DeepCopy(), pods: in.Pods, taken: in.Taken,
+		d: in.Deployment, status: *in.Deployment.Status.DeepCopy(), pods: in.Pods, taken: in.Taken, then: in.Then,
 		// What is stored has seconds, so this does not change by being stored.
 		now: metav1.NewTime(in.Now).Rfc3339Copy(),
 	}

@@ -103,12 +103,31 @@ func readySince(p *corev1.Pod) time.Time {
 	return time.Time{}
 }
 
+// Then tells when a time of an object was, if the clock was set since; see package
+// clock. Without one, nobody sets the clock.
+type Then func(uid types.UID, t time.Time) time.Time
+
+// At is when the time t of the object was.
+func (f Then) At(uid types.UID, t time.Time) time.Time {
+	if f == nil {
+		return t
+	}
+	return f(uid, t)
+}
+
+// readySince is that of a pod.
+func (f Then) readySince(p *corev1.Pod) time.Time { return f.At(p.UID, readySince(p)) }
+
 // PodAvailable tells whether the pod has been ready for long enough.
 func PodAvailable(p *corev1.Pod, minReadySeconds int32, now time.Time) bool {
+	return Then(nil).available(p, minReadySeconds, now)
+}
+
+func (f Then) available(p *corev1.Pod, minReadySeconds int32, now time.Time) bool {
 	if !PodReady(p) {
 		return false
 	}
-	since := readySince(p)
+	since := f.readySince(p)
 	return minReadySeconds == 0 || !since.IsZero() && !since.Add(time.Duration(minReadySeconds)*time.Second).After(now)
 }
 

@@ -26,6 +26,7 @@ type SetState struct {
 	// earlier plan have not been seen yet; see Expectations.
 	Waiting bool
 	Now     time.Time
+	Then    Then
 }
 
 // Failure is why pods could not be created or deleted.
@@ -91,12 +92,12 @@ func ReplicaSet(in SetState) (SetPlan, error) {
 			continue
 		}
 		st.ReadyReplicas++
-		if PodAvailable(p, set.Spec.MinReadySeconds, in.Now) {
+		if in.Then.available(p, set.Spec.MinReadySeconds, in.Now) {
 			st.AvailableReplicas++
 			continue
 		}
 		// It becomes available by waiting: nothing will tell us.
-		if at := readySince(p).Add(time.Duration(set.Spec.MinReadySeconds) * time.Second); plan.Again.IsZero() || at.Before(plan.Again) {
+		if at := in.Then.readySince(p).Add(time.Duration(set.Spec.MinReadySeconds) * time.Second); plan.Again.IsZero() || at.Before(plan.Again) {
 			plan.Again = at
 		}
 	}

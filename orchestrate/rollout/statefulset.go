@@ -22,6 +22,7 @@ type StatefulState struct {
 	// Revisions.
 	Taken func(name string) bool
 	Now   time.Time
+	Then  Then
 }
 
 // StatefulPlan is what is to be done, in this order.
@@ -129,7 +130,7 @@ func (s *stateful) revision(p *corev1.Pod) string {
 
 // available tells whether a pod is there, works, and stays.
 func (s *stateful) available(p *corev1.Pod) bool {
-	return p != nil && Active(p) && p.Status.Phase == corev1.PodRunning && PodAvailable(p, s.Set.Spec.MinReadySeconds, s.Now)
+	return p != nil && Active(p) && p.Status.Phase == corev1.PodRunning && s.Then.available(p, s.Set.Spec.MinReadySeconds, s.Now)
 }
 
 // count brings the numbers into the status.
@@ -144,9 +145,9 @@ func (s *stateful) count() {
 		st.Replicas++
 		if p.Status.Phase == corev1.PodRunning && PodReady(p) {
 			st.ReadyReplicas++
-			if PodAvailable(p, s.Set.Spec.MinReadySeconds, s.Now) {
+			if s.Then.available(p, s.Set.Spec.MinReadySeconds, s.Now) {
 				st.AvailableReplicas++
-			} else if at := readySince(p).Add(time.Duration(s.Set.Spec.MinReadySeconds) * time.Second); s.plan.Again.IsZero() || at.Before(s.plan.Again) {
+			} else if at := s.Then.readySince(p).Add(time.Duration(s.Set.Spec.MinReadySeconds) * time.Second); s.plan.Again.IsZero() || at.Before(s.plan.Again) {
 				s.plan.Again = at // nothing else will tell us
 			}
 		}

@@ -129,11 +129,11 @@ func (s *sync) progress() {
 		}
 		s.removeCondition(appsv1.DeploymentProgressing)
 		s.status.Conditions = append(s.status.Conditions, c)
-	case had != nil && (had.Reason == reasonDeadline || had.LastUpdateTime.Add(s.deadline()).Before(s.now.Time)):
+	case had != nil && (had.Reason == reasonDeadline || s.then.At(s.d.UID, had.LastUpdateTime.Time).Add(s.deadline()).Before(s.now.Time)):
 		s.setCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, reasonDeadline, timedOut(name))
 	}
 	if c := condition(&s.status, appsv1.DeploymentProgressing); c != nil && c.Reason != reasonDeadline && c.Reason != reasonAvailable {
-		s.plan.Again = c.LastUpdateTime.Add(s.deadline() + time.Second)
+		s.plan.Again = s.then.At(s.d.UID, c.LastUpdateTime.Time).Add(s.deadline() + time.Second)
 	}
 }
 
