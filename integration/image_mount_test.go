@@ -84,7 +84,7 @@ func TestRootImageMount(t *testing.T) {
 	}
 	// The image can go, and its layers stay.
 	h.must("delete", "--force", id)
-	if r := h.do("image", "rm", "two"); r.Code == 0 || !strings.Contains(r.Stderr, "in use by image-mount") {
+	if r := h.do("image", "rm", "two"); r.Code == 0 || !strings.Contains(r.Stderr, "in use by image mount\nhint: it is mounted: minirun image unmount two\n") {
 		t.Errorf("rm: %+v", r)
 	}
 	h.must("image", "rm", "--force", "two")
@@ -122,6 +122,17 @@ func TestRootImageMount(t *testing.T) {
 			t.Errorf("%q: %+v, want %q", tt.args, r, tt.want)
 		}
 	}
+	// A container's name does not make a mounted image of it.
+	id = "image-mount." + h.id()
+	h.must("create", "--image", "base", id)
+	if got := h.mounted(); len(got) != 0 {
+		t.Errorf("mounted: %q", got)
+	}
+	h.clean("with the container " + id)
+	if r := h.do("image", "rm", "base"); r.Code == 0 || !strings.Contains(r.Stderr, "in use by "+id+"\n") {
+		t.Errorf("rm of the image of %s: %+v", id, r)
+	}
+	h.must("delete", "--force", id)
 	// One that an administrator has unmounted is noticed.
 	h.must("image", "mount", "base", dir)
 	if err := unix.Unmount(dir, 0); err != nil {

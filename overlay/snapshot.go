@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -25,9 +26,14 @@ type Snapshot struct {
 }
 
 // validKey reports whether key is [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 255
-// bytes: the IDs that the runtime accepts.
+// bytes: the IDs that the runtime accepts. An @ before that is for those who make
+// snapshots that no container can have.
 func validKey(key string) bool {
-	if key == "" || len(key) > 255 || key[0] == '.' {
+	if len(key) > 255 {
+		return false
+	}
+	key = strings.TrimPrefix(key, "@")
+	if key == "" || key[0] == '.' {
 		return false
 	}
 	for i := 0; i < len(key); i++ {

@@ -33,7 +33,7 @@ func TestValidDigest(t *testing.T) {
 
 func TestBadNames(t *testing.T) {
 	s := openTemp(t)
-	for _, key := range []string{"", ".", "..", ".x", "a/b", "../x", "a b", "ü", "a\n", "a\x00", strings.Repeat("x", 256)} {
+	for _, key := range []string{"", ".", "..", ".x", "a/b", "../x", "a b", "ü", "a\n", "a\x00", strings.Repeat("x", 256), "@" + strings.Repeat("x", 255), "@", "@.x", "@@x", "a@b"} {
 		_, e1 := s.Prepare(key, "")
 		_, e2 := s.Snapshot(key)
 		for i, err := range []error{e1, e2, s.RemoveSnapshot(key)} {

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/minirun/minirun/container"
+	"github.com/minirun/minirun/container/inventory"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/overlay"
@@ -19,13 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A mounted image is a snapshot with a name of its own kind, whose upper
+// A mounted image is a snapshot with a name that no container's can be, whose upper
 // directory nobody uses, and a file that says what is mounted where. As for every
 // snapshot, the layers below it are kept as long as it is there. It is made
 // before the mount and removed after it, under a lock: one without a mount is what
 // somebody has left who was killed, or a boot, and goes with the next command.
 const (
-	mountKey    = "image-mount." // and a random number
+	mountKey    = inventory.MountKey // and a random number
 	mountRecord = "mount"
 )
 

@@ -16,9 +16,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/minirun/minirun/container/inventory"
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
 	"github.com/minirun/minirun/imagestore/registry"
@@ -134,6 +136,8 @@ func hints(err error) []string {
 		return []string{"minirun image list shows the images that there are"}
 	case errors.As(err, &ambiguous):
 		return []string{"give the full name, or more digits of the ID"}
+	case errors.As(err, &inUse) && !slices.ContainsFunc(inUse.Containers, func(s string) bool { return s != inventory.MountUser }):
+		return []string{"it is mounted: minirun image unmount " + printable(inUse.Ref)}
 	case errors.As(err, &inUse):
 		return []string{"delete these containers first, or remove the image with --force: they go on, and their layers stay until they are gone"}
 	case errors.As(err, &platform) && platform.Elsewhere:

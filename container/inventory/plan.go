@@ -265,7 +265,7 @@ func (p *Plan) layers(stores Stores, layers *overlay.Store) error {
 	lost := map[string]*LostContainer{}
 	for _, s := range snapshots {
 		if lost[s.Key] = stores.lost(s); lost[s.Key] == nil {
-			below(s.Parent, "container "+ContainerOf(s.Key))
+			below(s.Parent, userOf(s.Key))
 		}
 	}
 	for _, s := range staged {
@@ -279,7 +279,7 @@ func (p *Plan) layers(stores Stores, layers *overlay.Store) error {
 	}
 	for _, s := range snapshots {
 		// Only the container's record knows when it goes.
-		i := Item{Kind: Snapshot, Name: s.Key, Disk: p.disk.parts["overlay/snapshots/"+s.Key], Keep: true, Why: []string{"container " + ContainerOf(s.Key)}}
+		i := Item{Kind: Snapshot, Name: s.Key, Disk: p.disk.parts["overlay/snapshots/"+s.Key], Keep: true, Why: []string{userOf(s.Key)}}
 		if l := lost[s.Key]; l != nil {
 			wanted, err := stores.wanted(s, l)
 			if err != nil {
@@ -313,6 +313,20 @@ func (p *Plan) layers(stores Stores, layers *overlay.Store) error {
 	return nil
 }
 
+// MountKey begins the keys of snapshots of mounted images. IDs of containers have no @.
+const MountKey = "@image-mount."
+
+// MountUser stands for a mounted image where others are containers.
+const MountUser = "image mount"
+
+// userOf says for whom a snapshot is there.
+func userOf(key string) string {
+	if strings.HasPrefix(key, MountKey) {
+		return MountUser
+	}
+	return "container " + ContainerOf(key)
+}
+
 // ContainerOf is the ID of the container that a snapshot was made for: its key
 // has a random word behind it.
 func ContainerOf(key string) string {
@@ -341,6 +355,10 @@ func Users(s Stores, img *imagestore.Image, others []*imagestore.Image) ([]strin
 	var ids []string
 	for _, sn := range snapshots {
 		if sn.Parent == top && s.lost(sn) == nil {
+			if strings.HasPrefix(sn.Key, MountKey) {
+				ids = append(ids, MountUser)
+				continue
+			}
 			ids = append(ids, ContainerOf(sn.Key))
 		}
 	}
