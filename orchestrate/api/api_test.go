@@ -163,6 +163,35 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// Who is killed last for lack of memory is said by classes that exist without objects.
+func TestDefault_SystemPriority(t *testing.T) {
+	for class, want := range map[string]int32{"system-node-critical": 2000001000, "system-cluster-critical": 2000000000, "mine": 0} {
+		p := one(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {priorityClassName: "+class+", containers: [{name: c, image: i}]}").Object.(*corev1.Pod)
+		Default(p)
+		if got := p.Spec.Priority; (got == nil) != (want == 0) || got != nil && *got != want {
+			t.Errorf("%s: %v", class, got)
+		}
+	}
+}
+
+// Only init containers have a restart policy of their own, and only one.
+func TestValidate_ContainerRestartPolicy(t *testing.T) {
+	for text, want := range map[string]string{
+		"initContainers: [{name: i, image: i, restartPolicy: Always}]":                                       "",
+		"initContainers: [{name: i, image: i, restartPolicy: Never}]":                                        "spec.initContainers[0].restartPolicy",
+		"initContainers: [{name: i, image: i}, {name: j, image: i}, {name: k, image: i, restartPolicy: Oh}]": "spec.initContainers[2].restartPolicy",
+	} {
+		for c, more := range map[string]string{"{name: c, image: i}": "", "{name: c, image: i, restartPolicy: Always}": "spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers"} {
+			o := one(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: n}\nspec: {"+text+", containers: ["+c+"]}")
+			Default(o.Object)
+			err := Validate(o.Kind, o.Object, nil)
+			if (err == nil) != (want+more == "") || err != nil && (!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), more)) {
+				t.Errorf("%s, %s: %v", text, c, err)
+			}
+		}
+	}
+}
+
 func TestDefault(t *testing.T) {
 	o := one(t, deployment)
 	d := o.Object.(*appsv1.Deployment)

@@ -81,6 +81,12 @@ func Default(obj store.Object) {
 		defaultJob(&o.Spec.JobTemplate.Spec)
 	case *corev1.Pod:
 		defaultPod(&o.Spec)
+		switch o.Spec.PriorityClassName {
+		case "system-node-critical":
+			ptr(&o.Spec.Priority, int32(2000001000))
+		case "system-cluster-critical":
+			ptr(&o.Spec.Priority, int32(2000000000))
+		}
 		set(&o.Status.Phase, corev1.PodPending)
 	case *corev1.Service:
 		set(&o.Spec.Type, corev1.ServiceTypeClusterIP)

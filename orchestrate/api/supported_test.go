@@ -32,7 +32,9 @@ apiVersion: v1
 kind: Pod
 metadata: {name: p}
 spec:
+  schedulerName: mine
   tolerations: [{operator: Exists}]
+  schedulingGates: []
   ephemeralContainers: []
   runtimeClassName: kata
   containers:
@@ -51,11 +53,11 @@ spec:
 	for _, w := range append(wrong, idle...) {
 		paths = append(paths, w.Path)
 	}
-	want := []string{"spec.runtimeClassName", "spec.containers[0].securityContext.windowsOptions", "spec.volumes[0].nfs", "spec.tolerations"}
+	want := []string{"spec.runtimeClassName", "spec.containers[0].securityContext.windowsOptions", "spec.volumes[0].nfs", "spec.schedulerName"}
 	if !reflect.DeepEqual(paths, want) {
 		t.Errorf("%q, want %q", paths, want)
 	}
-	if wrong[0].Line != 8 || wrong[0].Column != 3 {
+	if wrong[0].Line != 10 || wrong[0].Column != 3 {
 		t.Errorf("line %d, column %d", wrong[0].Line, wrong[0].Column)
 	}
 }

@@ -44,12 +44,16 @@ func (v *validator) pod(s *corev1.PodSpec, p *field.Path) {
 	}
 	names := map[string]bool{}
 	for i := range s.InitContainers {
-		v.container(&s.InitContainers[i], p.Child("initContainers").Index(i), names, volumes)
+		at := p.Child("initContainers").Index(i)
+		v.container(&s.InitContainers[i], at, names, volumes)
+		if r := s.InitContainers[i].RestartPolicy; r != nil {
+			v.oneOf(at.Child("restartPolicy"), string(*r), string(corev1.ContainerRestartPolicyAlways))
+		}
 	}
 	for i := range s.Containers {
 		v.container(&s.Containers[i], p.Child("containers").Index(i), names, volumes)
-		if s.Containers[i].RestartPolicy != nil && *s.Containers[i].RestartPolicy != corev1.ContainerRestartPolicyAlways {
-			v.all = append(v.all, field.Forbidden(p.Child("containers").Index(i).Child("restartPolicy"), "may not be set for containers"))
+		if s.Containers[i].RestartPolicy != nil {
+			v.all = append(v.all, field.Forbidden(p.Child("containers").Index(i).Child("restartPolicy"), "may not be set for non-init containers"))
 		}
 	}
 }

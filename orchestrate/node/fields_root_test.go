@@ -133,3 +133,52 @@ func TestRootPodSizeLimit(t *testing.T) {
 	}
 	b.until("small", "it has failed, too", phase(corev1.PodFailed))
 }
+
+// What a container writes to its root, to its log and to volumes counts, for itself and
+// for its pod.
+func TestRootPodStorageLimits(t *testing.T) {
+	b := newBench(t)
+	b.stop(syscall.SIGTERM)
+	b.c.Measure = 20 * time.Millisecond
+	b.run("", 0)
+	const limit = `resources: {limits: {ephemeral-storage: 1Mi}}`
+	tests := map[string]struct{ container, message string }{
+		"root":   {`command: [sh, -c, "dd if=/dev/urandom of=/file bs=1k count=3000; sleep 1000"], ` + limit, `Container c exceeded its local ephemeral storage limit "1Mi". `},
+		"log":    {`command: [sh, -c, "head -c 3000000 /dev/urandom; sleep 1000"], ` + limit, `Container c exceeded its local ephemeral storage limit "1Mi". `},
+		"volume": {`command: [sh, -c, "dd if=/dev/urandom of=/v/file bs=1k count=3000; sleep 1000"], volumeMounts: [{name: v, mountPath: /v}], ` + limit, `Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. `},
+		"little": {`command: [sh, -c, "dd if=/dev/urandom of=/v/file bs=1k count=300; dd if=/dev/urandom of=/file bs=1k count=300; touch /v/done; sleep 1000"], volumeMounts: [{name: v, mountPath: /v}], ` + limit, ""},
+		"free":   {`command: [sh, -c, "dd if=/dev/urandom of=/file bs=1k count=3000; touch /v/done; sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]`, ""},
+	}
+	for name, tt := range tests {
+		other := limit
+		if name == "free" {
+			other = "resources: {}"
+		}
+		b.runPod(name, `
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: v, emptyDir: {}}]
+  containers:
+  - {name: c, image: "base:1", `+tt.container+`}
+  - {name: other, image: "base:1", command: [sleep, "1000"], `+other+`}
+`)
+	}
+	for name, tt := range tests {
+		if tt.message == "" {
+			continue
+		}
+		p := b.until(name, "it has failed", phase(corev1.PodFailed))
+		if p.Status.Reason != "Evicted" || p.Status.Message != tt.message {
+			t.Errorf("%s: %s %q", name, p.Status.Reason, p.Status.Message)
+		}
+	}
+	for _, name := range []string{"little", "free"} {
+		p := b.until(name, "it runs", ready)
+		b.eventually(name+" has written", func() bool {
+			_, err := os.Stat(filepath.Join(b.c.Dir, "node/pods", string(p.UID), volumesDir, "v/done"))
+			return err == nil
+		})
+		if p := b.pod(name); !ready(p) {
+			t.Errorf("%s: %+v", name, p.Status)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,72 +11,160 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/runtime"
 )
 
-// What containers write to a volume on disk is measured, as a kubelet does it, and
-// a pod that has written more than sizeLimit is evicted: it fails, at once. A
-// volume in memory needs none of this, its file system has the size.
+// What containers write to disk is measured, as a kubelet does it, and a pod that has
+// written more than its limits allow is evicted: it fails, at once. A volume in memory
+// needs none of this, its file system has the size.
 
-// DefaultMeasureEvery is how often volumes with a limit are measured.
+// DefaultMeasureEvery is how often what has a limit is measured.
 const DefaultMeasureEvery = 10 * time.Second
 
 // measureShare: measuring takes at most one part in so many of the time.
 const measureShare = 20
 
-// measured are the volumes of a pod whose size is looked at.
-func measured(s *corev1.PodSpec) (list []*corev1.Volume) {
-	for i := range s.Volumes {
-		e := s.Volumes[i].EmptyDir
-		if e != nil && e.Medium == corev1.StorageMediumDefault && e.SizeLimit != nil && e.SizeLimit.Sign() > 0 {
-			list = append(list, &s.Volumes[i])
-		}
-	}
-	return list
+// onDisk tells whether a volume is a directory that goes with the pod.
+func onDisk(v *corev1.Volume) bool {
+	return v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault
 }
 
-// beginMeasuring has the volumes of the pod measured as long as it has a sandbox.
+// storageLimit is how much a container, or a pod in all, may write; 0 if that does not
+// matter.
+func storageLimit(limits corev1.ResourceList) int64 {
+	q := limits[corev1.ResourceEphemeralStorage]
+	return q.Value()
+}
+
+func podStorageLimit(s *corev1.PodSpec) resource.Quantity {
+	return podResources(s, func(r *corev1.ResourceRequirements) corev1.ResourceList { return r.Limits })[corev1.ResourceEphemeralStorage]
+}
+
+// measured tells whether anything of a pod has a limit on disk.
+func measured(s *corev1.PodSpec) bool {
+	for i := range s.Volumes {
+		if e := s.Volumes[i].EmptyDir; onDisk(&s.Volumes[i]) && e.SizeLimit != nil && e.SizeLimit.Sign() > 0 {
+			return true
+		}
+	}
+	limit := podStorageLimit(s)
+	return limit.Sign() > 0
+}
+
+// beginMeasuring has what the pod writes measured as long as it has a sandbox.
 func (w *worker) beginMeasuring(pod *corev1.Pod) {
-	list := measured(&pod.Spec)
-	if w.measuring || len(list) == 0 || w.rec.Evicted != "" {
+	if w.measuring || w.rec.Evicted != "" || !measured(&pod.Spec) {
 		return
 	}
 	w.measuring = true
 	w.spawn(func() {
 		for wait := w.n.o.MeasureEvery; pause(w.ctx, wait); {
 			began := time.Now()
-			for _, v := range list {
-				text := w.exceeded(w.ctx, v)
-				if text != "" {
-					w.evict.CompareAndSwap(nil, &text)
-					w.poke()
-					return
-				}
+			if text := w.exceeded(w.ctx, &pod.Spec); text != "" {
+				w.evict.CompareAndSwap(nil, &text)
+				w.poke()
+				return
 			}
 			wait = max(w.n.o.MeasureEvery, measureShare*time.Since(began))
 		}
 	})
 }
 
-// exceeded tells how a volume has more than it may; empty: it has not.
-func (w *worker) exceeded(ctx context.Context, v *corev1.Volume) string {
-	limit := v.EmptyDir.SizeLimit
-	used, err := diskUsage(ctx, filepath.Join(w.dir, volumesDir, v.Name), limit.Value())
-	switch {
-	case errors.Is(err, errDeep):
-		return fmt.Sprintf("Usage of EmptyDir volume %q cannot be measured: %v", v.Name, err)
-	case err != nil:
-		if ctx.Err() == nil && !errors.Is(err, unix.ENOENT) {
-			w.n.log.Warn("measure a volume", "pod", w.String(), "volume", v.Name, "error", err)
+// exceeded tells how a pod has written more than it may; empty: it has not.
+func (w *worker) exceeded(ctx context.Context, s *corev1.PodSpec) string {
+	total := podStorageLimit(s)
+	sum := int64(0)
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			c := &list[i]
+			limit := storageLimit(c.Resources.Limits)
+			if limit == 0 && total.IsZero() {
+				continue
+			}
+			used, err := w.writtenBy(ctx, c.Name, cmp.Or(limit, total.Value()))
+			if errors.Is(err, errDeep) {
+				return fmt.Sprintf("Local ephemeral storage of container %s cannot be measured: %v", c.Name, err)
+			}
+			if limit > 0 && used > limit {
+				q := c.Resources.Limits[corev1.ResourceEphemeralStorage]
+				return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, q.String())
+			}
+			sum += used
 		}
-		return ""
-	case used > limit.Value():
-		return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit.String())
+	}
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		if !onDisk(v) {
+			continue
+		}
+		limit := v.EmptyDir.SizeLimit
+		if (limit == nil || limit.Sign() <= 0) && total.IsZero() {
+			continue
+		}
+		bound := total.Value()
+		if limit != nil && limit.Sign() > 0 {
+			bound = limit.Value()
+		}
+		used, err := w.usage(ctx, filepath.Join(w.dir, volumesDir, v.Name), bound)
+		switch {
+		case errors.Is(err, errDeep):
+			return fmt.Sprintf("Usage of EmptyDir volume %q cannot be measured: %v", v.Name, err)
+		case limit != nil && limit.Sign() > 0 && used > bound:
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit.String())
+		}
+		sum += used
+	}
+	if total.Sign() > 0 && sum > total.Value() {
+		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", total.String())
 	}
 	return ""
+}
+
+// writtenBy is what a container has written to its root and its log.
+func (w *worker) writtenBy(ctx context.Context, name string, limit int64) (int64, error) {
+	w.mu.Lock()
+	var c *runtime.Container
+	if l := w.boxes[name]; l != nil {
+		c = l.c
+	}
+	w.mu.Unlock()
+	if c == nil {
+		return 0, nil
+	}
+	used, err := w.usage(ctx, c.Dir(), limit)
+	_, key, ok := container.SnapshotOf(c)
+	if err != nil || !ok {
+		return used, err
+	}
+	layers, err := w.n.images.Layers()
+	if err != nil {
+		return used, nil //nolint:nilerr // looked at again soon
+	}
+	defer layers.Close()
+	sn, err := layers.Snapshot(key)
+	if err != nil {
+		return used, nil //nolint:nilerr // it is gone
+	}
+	root, err := w.usage(ctx, sn.UpperDir(), limit)
+	return used + root, err
+}
+
+// usage is diskUsage for what may go meanwhile. The only error is errDeep.
+func (w *worker) usage(ctx context.Context, path string, limit int64) (int64, error) {
+	used, err := diskUsage(ctx, path, limit)
+	if err != nil && !errors.Is(err, errDeep) {
+		if ctx.Err() == nil && !errors.Is(err, unix.ENOENT) {
+			w.n.log.Warn("measure what a pod has written", "pod", w.String(), "path", path, "error", err)
+		}
+		err = nil
+	}
+	return used, err
 }
 
 // noteEviction records that the pod is evicted, so that it stays so.

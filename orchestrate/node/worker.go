@@ -482,7 +482,7 @@ func (w *worker) unscheduled(pod *corev1.Pod, reason, message string) error {
 	n := pod.DeepCopy()
 	v := &view{Pod: pod, Now: time.Now()}
 	setCondition(&n.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message}, v)
-	n.Status.Phase = corev1.PodPending
+	n.Status.Phase, n.Status.QOSClass = corev1.PodPending, qosClass(&pod.Spec)
 	if equality.Semantic.DeepEqual(n.Status, pod.Status) {
 		return nil
 	}
