@@ -142,14 +142,20 @@ func (w *worker) httpGet(ctx context.Context, spec *corev1.Container, g *corev1.
 	if err != nil {
 		return "", err
 	}
-	req.Header.Set("User-Agent", "kube-probe/1.34")
-	req.Header.Set("Accept", "*/*")
 	for _, h := range g.HTTPHeaders {
 		if strings.EqualFold(h.Name, "Host") {
 			req.Host = h.Value
 		} else {
 			req.Header.Add(h.Name, h.Value)
 		}
+	}
+	if _, ok := req.Header["User-Agent"]; !ok {
+		req.Header.Set("User-Agent", "kube-probe/1.34")
+	}
+	if _, ok := req.Header["Accept"]; !ok {
+		req.Header.Set("Accept", "*/*")
+	} else if req.Header.Get("Accept") == "" {
+		req.Header.Del("Accept")
 	}
 	client := newClient()
 	defer client.CloseIdleConnections()
@@ -162,6 +168,11 @@ func (w *worker) httpGet(ctx context.Context, spec *corev1.Container, g *corev1.
 	}
 	defer resp.Body.Close()
 	if _, err := io.CopyN(io.Discard, resp.Body, maxProbeOutput); err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	// With TLS, a server can take the end of our patience for the end of the request, and
+	// complete its answer before the connection is closed.
+	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	if !podlife.HTTPOK(resp.StatusCode) {
