@@ -40,6 +40,7 @@ func (h *imageHost) faultCommands(t *testing.T) []faultCommand {
 	if err := json.Unmarshal([]byte(h.must("image", "inspect", "filling")), &pushed); err != nil || len(pushed) != 1 {
 		t.Fatalf("inspect: %v", err)
 	}
+	place := t.TempDir()
 	noUnpack := func() {
 		_ = h.do("image", "rm", "small")
 		h.load(&imageBlobs{name: "small", layers: [][]byte{imageLayer(t, imageEntry{name: "small", data: strings.Repeat("small", 9000), mode: 0o644})}}, "--no-unpack")
@@ -76,7 +77,7 @@ func (h *imageHost) faultCommands(t *testing.T) []faultCommand {
 			},
 		},
 		{
-			name: "volume fill", step: 37, page: 5, args: []string{"run", "--rm", "--image", "filling", "-v", "named:/data", filled, "true"},
+			name: "volume fill", step: 25, page: 5, args: []string{"run", "--rm", "--image", "filling", "-v", "named:/data", filled, "true"},
 			after: func() { h.converge("volume fill", filled) },
 			undo:  func() { h.must("volume", "prune", "--all") },
 			more: func(what string) {
@@ -97,6 +98,10 @@ func (h *imageHost) faultCommands(t *testing.T) []faultCommand {
 					t.Errorf("%s: verify: %+v", what, r)
 				}
 			},
+		},
+		{
+			name: "mount", step: 7, page: 1, args: []string{"image", "mount", "filling", place},
+			after: func() { h.must("image", "unmount", "--all") }, undo: func() {},
 		},
 		{
 			name: "push", step: 11, page: 1, args: []string{"push", "--progress", "none", "filling", src.Host() + "/pushed/app:v1"},
