@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -97,7 +98,7 @@ func execPipes(ctx context.Context, c *runtime.Container, command []string, s re
 	}
 	theirs = nil
 	if err != nil {
-		return 0, execError(err)
+		return 0, execError(c, err)
 	}
 	if input != nil {
 		go func() { // ends with the client's stream
@@ -118,11 +119,15 @@ func execPipes(ctx context.Context, c *runtime.Container, command []string, s re
 	return runtime.ExitCode(status), err
 }
 
-// execError: a program that is not there has an exit status in every shell.
-func execError(err error) error {
+// execError is the error of a program that could not be started, without the name
+// that the container has here: users know it by another one.
+func execError(c *runtime.Container, err error) error {
 	var status *runtime.StatusError
 	if errors.As(err, &status) {
 		return apierrors.NewBadRequest(err.Error())
+	}
+	if text, ok := strings.CutPrefix(err.Error(), "container \""+c.ID+"\": "); ok {
+		return errors.New(text)
 	}
 	return err
 }
@@ -195,7 +200,7 @@ func execTerminal(ctx context.Context, c *runtime.Container, command []string, s
 	})
 	linux.Close(pair[1])
 	if err != nil {
-		return 0, execError(err)
+		return 0, execError(c, err)
 	}
 	master, err := receiveTerminal(pair[0])
 	if err != nil {

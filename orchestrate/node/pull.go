@@ -77,7 +77,8 @@ func pullBy(exe, images string) func(context.Context, Pull) error {
 			if text == "" {
 				text = err.Error()
 			}
-			return errors.New(strings.TrimPrefix(text, "minirun: "))
+			// Its hints are lines of their own; events and statuses are one.
+			return errors.New(strings.ReplaceAll(strings.TrimPrefix(text, "minirun: "), "\nhint: ", "; "))
 		}
 		return nil
 	}
