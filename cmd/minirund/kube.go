@@ -113,7 +113,19 @@ func (k *kube) kind(name string) (*api.Kind, error) {
 			return x, nil
 		}
 	}
-	return nil, &hinted{fmt.Errorf("there is no kind of objects called %q", name), "minirun kube api-resources lists them"}
+	text := fmt.Sprintf("there is no kind of objects called %q", name)
+	best, meant := 2+len(plain)/4, ""
+	for _, x := range k.registry.Kinds() {
+		for _, n := range append([]string{x.Resource, x.Singular}, x.Short...) {
+			if d := api.Distance(plain, n); d < best && d < len(n) {
+				best, meant = d, n
+			}
+		}
+	}
+	if meant != "" {
+		text += fmt.Sprintf(", did you mean %q", meant)
+	}
+	return nil, &hinted{errors.New(text), "minirun kube api-resources lists them"}
 }
 
 // all are the kinds that "all" stands for.
@@ -147,8 +159,11 @@ func (k *kube) refs(args []string) ([]ref, error) {
 	if len(args) > 0 && strings.Contains(args[0], "/") {
 		for _, a := range args {
 			kind, name, ok := strings.Cut(a, "/")
-			if !ok || name == "" {
+			switch {
+			case !ok:
 				return nil, k.usage("%q: when one argument is KIND/NAME, all are", a)
+			case name == "":
+				return nil, k.usage("%q: there is no name behind the slash", a)
 			}
 			x, err := k.kind(kind)
 			if err != nil {
@@ -393,10 +408,14 @@ func kubeArguments(app *cli.App, args []string) []string {
 			rest = append(rest, a)
 		case len(a) > 2 && a[1] != '-' && a[2] != '=' && takesValue(cmd.Flags, a[:2]): // -ojson
 			flags = append(flags, a[:2], a[2:])
+		case a == "--help" || a == "-h":
+			return append(slices.Clone(args[:at]), a)
 		default:
 			flags = append(flags, a)
-			if takesValue(cmd.Flags, a) && i+1 < len(args) {
-				i++
+			if takesValue(cmd.Flags, a) {
+				if i++; i == len(args) { // the library says what is missing, as long as nothing follows
+					return append(slices.Clone(args[:at]), flags...)
+				}
 				flags = append(flags, args[i])
 			}
 		}
