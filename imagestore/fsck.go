@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
@@ -205,18 +206,40 @@ func (c *checker) index() error {
 	}
 	if c.o.Repair {
 		x, lost := c.salvage()
+		f.Repaired = fmt.Sprintf("written again with %d images, %s", len(x.Manifests), lost)
 		if statErr == nil {
-			if err := os.Link(c.s.path(indexFile), c.s.path(indexFile+".damaged")); err != nil && !errors.Is(err, fs.ErrExist) {
+			kept, err := c.keepIndex()
+			if err != nil {
 				return err
 			}
+			f.Repaired += "; the old one is " + kept
 		}
 		if err := c.s.writeIndex(x, false); err != nil {
 			return err
 		}
-		f.Repaired = fmt.Sprintf("written again with %d images, %s; the old one is %s.damaged", len(x.Manifests), lost, indexFile)
 	}
 	c.add(f)
 	return nil
+}
+
+// keepIndex gives the damaged index a second name, and returns that. Names of others
+// that were damaged before are taken; one that a killed repair has given is its own.
+func (c *checker) keepIndex() (name string, err error) {
+	damaged, err := os.Lstat(c.s.path(indexFile))
+	if err != nil {
+		return "", err
+	}
+	for n := 1; ; n++ {
+		if name = indexFile + ".damaged"; n > 1 {
+			name += "." + strconv.Itoa(n)
+		}
+		if err = os.Link(c.s.path(indexFile), c.s.path(name)); !errors.Is(err, fs.ErrExist) {
+			return name, err
+		}
+		if st, err := os.Lstat(c.s.path(name)); err == nil && os.SameFile(st, damaged) {
+			return name, nil
+		}
+	}
 }
 
 // salvage makes an index of what can be read of the damaged one, or else of the

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -197,6 +198,30 @@ func TestRootImageUnpackOnDemand(t *testing.T) {
 
 // The image that is built in is made on first use; what that says does not
 // mingle with the container's output.
+// An image that is damaged where nothing was unpacked yet: one error, with the way out.
+func TestRootImageUnpackDamaged(t *testing.T) {
+	h := imageSetup(t)
+	h.load(&imageBlobs{name: "base", layers: [][]byte{imageRootfs(t)}}, "--no-unpack")
+	var list []struct{ Layers []struct{ Digest string } }
+	if err := json.Unmarshal([]byte(h.must("image", "inspect", "base")), &list); err != nil || len(list) != 1 || len(list[0].Layers) != 1 {
+		t.Fatalf("inspect: %v, %v", list, err)
+	}
+	blob := filepath.Join(h.store, "blobs", strings.Replace(list[0].Layers[0].Digest, ":", "/", 1))
+	b := []byte(readFile(t, blob))
+	b[len(b)/2] ^= 1
+	writeFile(t, blob, string(b))
+	r := h.do("run", "--rm", "--image", "base", h.id(), "true")
+	if r.Code != 1 || strings.Count(r.Stderr, "minirun:") != 1 || !strings.Contains(r.Stderr, "hint: what is stored is damaged: minirun image fsck --repair") {
+		t.Errorf("run: %+v", r)
+	}
+	if r := h.do("image", "fsck", "--repair"); r.Code != 1 || !strings.Contains(r.Stdout, "is missing (load or pull it again, or remove it)") {
+		t.Errorf("fsck: %+v", r)
+	}
+	h.load(&imageBlobs{name: "base", layers: [][]byte{imageRootfs(t)}})
+	h.must("run", "--rm", "--image", "base", h.id(), "true")
+	h.sound("at the end")
+}
+
 func TestRootImageDemo(t *testing.T) {
 	h := imageSetup(t)
 	r := h.do("explain", "--image", "minirun/demo")

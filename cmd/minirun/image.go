@@ -345,11 +345,7 @@ func (a *app) pullImage(ref string) error {
 	if err != nil {
 		return err
 	}
-	var ended *siblingError
-	if err = a.runSibling("image", "pull", "--", ref); errors.As(err, &ended) {
-		return exitStatus(1)
-	}
-	return err
+	return a.runSibling("image", "pull", "--", ref)
 }
 
 // isID tells what can only be an ID and no name. The first digits of one are a

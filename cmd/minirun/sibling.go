@@ -47,7 +47,7 @@ func (a *app) sibling() error {
 }
 
 // runSibling has minirund do something first. What it prints goes to standard
-// error: standard output is the container's.
+// error: standard output is the container's. Its errors are not repeated.
 func (a *app) runSibling(args ...string) error {
 	path, err := siblingPath()
 	if err != nil {
@@ -75,17 +75,12 @@ func (a *app) runSibling(args ...string) error {
 			break
 		}
 	}
-	if err == nil && status.ExitStatus() != 0 { // it has said why
-		err = &siblingError{args[0] + " " + args[1], status.ExitStatus()}
+	switch {
+	case err != nil:
+	case status.Signaled():
+		err = fmt.Errorf("%s %s %s was killed: %s", siblingName, args[0], args[1], unix.SignalName(status.Signal()))
+	case status.ExitStatus() != 0:
+		err = exitStatus(1) // it has said why
 	}
 	return err
-}
-
-type siblingError struct {
-	command string
-	status  int
-}
-
-func (e *siblingError) Error() string {
-	return fmt.Sprintf("%s %s ended with status %d", siblingName, e.command, e.status)
 }

@@ -454,7 +454,7 @@ func TestRootLoad_UnpacksAndReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fails(t, store, nil, "image", "unpack", "x")
-	if !strings.Contains(got, `unpack image "x": layer 2 (`+string(one.Layers[1].Digest)+`)`) || !strings.Contains(got, "hint: the stored image is damaged") {
+	if !strings.Contains(got, `unpack image "x": layer 2 (`+string(one.Layers[1].Digest)+`)`) || !strings.Contains(got, "hint: what is stored is damaged: minirun image fsck --repair") {
 		t.Errorf("unpack of a damaged layer: %s", got)
 	}
 	if got := fails(t, store, nil, "image", "verify", "x"); !strings.Contains(got, string(one.Layers[1].Digest)) {

@@ -155,7 +155,7 @@ func hints(err error) []string {
 	case errors.As(err, &pull) && isDamaged(err):
 		return []string{"the registry, or something on the way, sent what it should not; nothing of it was kept"}
 	case isDamaged(err):
-		return []string{"the stored image is damaged: remove it and load it again"}
+		return []string{"what is stored is damaged: minirun image fsck --repair takes that out, then load or pull the image again"}
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
 		return []string{"the store belongs to root: run as root, or name a store of your own with --store"}
 	}

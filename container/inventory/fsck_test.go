@@ -279,3 +279,34 @@ func TestRootFsck_LinkedArchive(t *testing.T) {
 		}
 	}
 }
+
+// Each index.json that was damaged stays under a name of its own, also when a repair
+// is done again that was killed.
+func TestFsck_DamagedAgain(t *testing.T) {
+	s, _ := newStores(t)
+	index := filepath.Join(s.Images.Root(), "index.json")
+	for n, name := range []string{"index.json.damaged", "index.json.damaged.2", "index.json.damaged.3"} {
+		content := fmt.Sprintf("damaged %d", n)
+		if err := os.WriteFile(index, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n == 1 { // by one that did not come to its end
+			if err := os.Link(index, filepath.Join(s.Images.Root(), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lines, damage := fsck(t, s, true)
+		if text := strings.Join(lines, "\n"); damage > 0 || !strings.HasSuffix(text, "; the old one is "+name) {
+			t.Errorf("%d damaged: %s", damage, text)
+		}
+		if b, err := os.ReadFile(filepath.Join(s.Images.Root(), name)); string(b) != content {
+			t.Errorf("%s is %q, %v, want %q", name, b, err, content)
+		}
+	}
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
+	if lines, _ := fsck(t, s, true); strings.Contains(strings.Join(lines, "\n"), "the old one") {
+		t.Errorf("one that was missing: %q", lines)
+	}
+}
