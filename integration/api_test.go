@@ -164,12 +164,7 @@ func (a supervisorAPI) touch(kind, name, mark string) {
 // until waits for an object to be as it should, and is it.
 func (a supervisorAPI) until(kind, name, what string, ok func(*apiObject) bool) *apiObject {
 	a.t.Helper()
-	return a.untilWithin(20*time.Second, kind, name, what, ok)
-}
-
-func (a supervisorAPI) untilWithin(limit time.Duration, kind, name, what string, ok func(*apiObject) bool) *apiObject {
-	a.t.Helper()
-	deadline := time.Now().Add(testenv.Timeout(limit))
+	deadline := time.Now().Add(testenv.Timeout(20 * time.Second))
 	for {
 		o := a.get(kind, name)
 		if ok(o) {

@@ -36,7 +36,9 @@ const (
 	powerDisk   = "/disk"
 	powerExpect = "MINIRUN_TEST_POWER_EXPECT" // in the guest: what must be there
 	powerSeed   = "MINIRUN_TEST_POWER_SEED"   // and for its choices; "" to check only
+	powerFacts  = "MINIRUN_TEST_POWER_FACTS"  // what minirund ran, see rebootBefore
 	powerWord   = "power:"                    // before a line for the host
+	rebootWord  = "reboot:"                   // the same, of minirund
 )
 
 // errPower ends a guest.
@@ -46,6 +48,8 @@ var errPower = errors.New("the power is cut")
 // what its kernel and the disk had not written. The next one checks the store, and goes
 // on: what a command had said to be done is there, nothing is damaged, every image
 // works, and what was interrupted goes with gc. make hammer-images-vm cuts it 100 times.
+// Beside that a minirund runs pods, and the next guest's has to make the best of it:
+// what is wanted runs again, and what had ended is as it was; see rebootAfter.
 func TestRootPowerCut(t *testing.T) {
 	if dir, ok := os.LookupEnv(powerDevice); ok {
 		powerFleetGuest(t, dir)
@@ -83,15 +87,18 @@ func TestRootPowerCut(t *testing.T) {
 	if out, err := exec.Command("/sbin/mkfs.ext4", "-q", "-F", disk.Path).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
 	}
-	state := powerState{}
+	state, facts := powerState{}, ""
 	during := map[string]int{}
 	for n := range cuts + 1 {
-		g := &powerRun{t: t, state: state, r: r}
+		g := &powerRun{t: t, state: state, facts: facts, r: r}
 		if n < cuts {
 			g.seed = strconv.FormatUint(r.Uint64(), 10)
 			g.cutAt = 1 + r.IntN(5)
 		}
 		what := g.run(disk)
+		if facts = g.facts; facts == "" && !t.Failed() {
+			t.Error("the guest has said nothing of minirund")
+		}
 		if t.Failed() {
 			t.Fatalf("guest %d, %s", n, what)
 		}
@@ -115,6 +122,7 @@ type powerState map[string]string
 type powerRun struct {
 	t     *testing.T
 	state powerState
+	facts string // of minirund
 	r     *rand.Rand
 	seed  string
 	cutAt int // after so many operations have begun
@@ -145,7 +153,7 @@ func (g *powerRun) run(disk *vm.Disk) string {
 	var log, errs bytes.Buffer
 	status, err := vm.Run(ctx, vm.Options{
 		Command: []string{exe, "-test.run", "^TestRootPowerCut$", "-test.timeout", "20m"}, Disks: []*vm.Disk{disk}, ReadOnly: []string{bin, filepath.Dir(exe)},
-		Env:     []string{powerExpect + "=" + string(expect), powerSeed + "=" + g.seed, "MINIRUN_BIN_DIR=" + bin, "MINIRUN_TEST_EXCLUSIVE=1", "MINIRUN_TEST_SLOW=20"},
+		Env:     []string{powerExpect + "=" + string(expect), powerSeed + "=" + g.seed, powerFacts + "=" + g.facts, "MINIRUN_BIN_DIR=" + bin, "MINIRUN_TEST_EXCLUSIVE=1", "MINIRUN_TEST_SLOW=20"},
 		Timeout: testenv.Timeout(10 * time.Minute), Stdout: g, Stderr: &errs, Log: &log,
 	})
 	g.mu.Lock()
@@ -170,6 +178,9 @@ func (g *powerRun) Write(b []byte) (int, error) {
 		}
 		g.rest = rest
 		g.text.Write(append(line, '\n'))
+		if rest, ok := strings.CutPrefix(string(line), rebootWord); ok {
+			g.facts = rest
+		}
 		f := strings.Fields(string(line))
 		if len(f) < 3 || f[0] != powerWord {
 			continue
@@ -211,9 +222,13 @@ func powerGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	have := x.checkPower(want, func(name string) { fmt.Println(powerWord, "check", name+"=no") })
+	if facts := os.Getenv(powerFacts); facts != "" && !t.Failed() {
+		rebootAfter(t, powerDisk, facts)
+	}
 	if t.Failed() || os.Getenv(powerSeed) == "" {
 		return
 	}
+	fmt.Println(rebootWord + rebootBefore(t, powerDisk))
 	seed, err := strconv.ParseUint(os.Getenv(powerSeed), 10, 64)
 	if err != nil {
 		t.Fatal(err)
