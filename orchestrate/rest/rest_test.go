@@ -397,7 +397,9 @@ func TestDiscovery(t *testing.T) {
 	if n != len(api.Kinds()) {
 		t.Errorf("%d of %d kinds are announced", n, len(api.Kinds()))
 	}
-	c.do("GET", "/api/v2", "", 404)
+	if st := c.do("GET", "/api/v2", "", 404); st["details"] == nil {
+		t.Errorf("no details, which clients read: %v", st)
+	}
 	c.do("GET", "/apis/example.com", "", 404)
 	c.do("POST", "/version", "{}", 405)
 }

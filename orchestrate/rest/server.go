@@ -54,6 +54,7 @@ func (p *problem) Status() metav1.Status {
 	return metav1.Status{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
 		Status:   metav1.StatusFailure, Code: p.code, Reason: p.reason, Message: p.text,
+		Details: &metav1.StatusDetails{}, // kubectl debug reads it without looking
 	}
 }
 
