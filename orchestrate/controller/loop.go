@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,9 @@ type Controller struct {
 	again  map[store.Ref]time.Time
 	retry  map[store.Ref]time.Duration
 	forgot time.Time // when old events were last deleted
+	// forgetting is held by who deletes them.
+	forgetting sync.Mutex
+	mostEvents int
 	// failures are what kept a set from getting its pods.
 	failures map[types.UID]*rollout.Failure
 	// members are the pods that a Service chose when it was last looked at.
@@ -89,7 +93,7 @@ func New(o Options) (*Controller, error) {
 		o.Now = time.Now
 	}
 	return &Controller{
-		now: o.Now, then: clock.New(o.Now).Then, volumes: o.Volumes, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
+		mostEvents: mostEvents, now: o.Now, then: clock.New(o.Now).Then, volumes: o.Volumes, s: o.Store, log: o.Log, queued: map[store.Ref]bool{}, again: map[store.Ref]time.Time{}, retry: map[store.Ref]time.Duration{},
 		failures: map[types.UID]*rollout.Failure{}, members: map[store.Ref]map[types.UID]bool{}, waits: map[store.Ref]wait{},
 	}, nil
 }
@@ -235,6 +239,9 @@ func (c *Controller) add(ref store.Ref) {
 // affected finds what a change is of interest to.
 func (c *Controller) affected(e store.Event) {
 	obj := e.Object
+	if e.Kind == events && e.Type != store.Deleted {
+		c.forget()
+	}
 	if e.Type == store.Deleted {
 		c.orphaned(obj.GetUID())
 		delete(c.failures, obj.GetUID())
@@ -400,24 +407,44 @@ func (c *Controller) sync(ref store.Ref) {
 	}
 }
 
-// keepEvents is how long events stay.
-const keepEvents = time.Hour
+// keepEvents is how long events stay, and mostEvents how many: all are in memory.
+const (
+	keepEvents = time.Hour
+	mostEvents = 8000
+)
 
-// forget deletes old events, once a minute at most and only when there are new
-// ones.
+// forget deletes old events, once a minute at most and only when there are new ones,
+// whoever has written those. It takes as many syncs of the disk as there are.
 func (c *Controller) forget() {
 	now := c.now()
 	if now.Sub(c.forgot) < time.Minute {
 		return
 	}
 	c.forgot = now
-	old, err := c.s.List(events, store.Selector{Match: func(o store.Object) bool {
+	go func() {
+		if c.forgetting.TryLock() {
+			c.forgetBefore(now)
+			c.forgetting.Unlock()
+		}
+	}()
+}
+
+func (c *Controller) forgetBefore(now time.Time) {
+	all, err := c.s.List(events, store.Selector{}, 0, "")
+	last := func(o store.Object) time.Time { return o.(*corev1.Event).LastTimestamp.Time }
+	slices.SortFunc(all.Items, func(a, b store.Object) int { return last(a).Compare(last(b)) })
+	for i, o := range all.Items {
 		// Of one in the future the clock was set back since: else it might stay for decades.
-		return now.Sub(o.(*corev1.Event).LastTimestamp.Time).Abs() > keepEvents
-	}}, 0, "")
-	for _, o := range old.Items {
+		if now.Sub(last(o)).Abs() <= keepEvents && len(all.Items)-i <= c.mostEvents {
+			continue
+		}
 		_, e := c.s.Delete(events, o.GetNamespace(), o.GetName(), store.DeleteOptions{})
-		err = errors.Join(err, e)
+		if errors.Is(e, store.ErrClosed) {
+			return
+		}
+		if !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
 	}
 	if err != nil {
 		c.log.Warn("old events stay", "error", err)
@@ -437,7 +464,6 @@ func versionOf(kind string) string {
 
 // record tells people what happened. The same again is counted.
 func (c *Controller) record(obj store.Object, kind string, e rollout.Event) {
-	c.forget()
 	now := metav1.NewTime(c.now()).Rfc3339Copy()
 	name := fmt.Sprintf("%s.%s", obj.GetName(), fingerprint(string(obj.GetUID()), e.Reason, e.Message))
 	if old, err := c.s.Get(events, obj.GetNamespace(), name); err == nil {
