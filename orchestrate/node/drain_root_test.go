@@ -91,8 +91,12 @@ func TestDrainOf(t *testing.T) {
 		annotation  string
 		grace, want time.Duration
 	}{
-		{"", 30 * time.Second, 5 * time.Second}, {"", 4 * time.Second, 2 * time.Second}, {"", 0, 0},
-		{"0", 30 * time.Second, 0}, {"20", 30 * time.Second, 20 * time.Second}, {"40", 30 * time.Second, 30 * time.Second},
+		{"", 30 * time.Second, 5 * time.Second},
+		{"", 4 * time.Second, 2 * time.Second},
+		{"", 0, 0},
+		{"0", 30 * time.Second, 0},
+		{"20", 30 * time.Second, 20 * time.Second},
+		{"40", 30 * time.Second, 30 * time.Second},
 	} {
 		pod := &corev1.Pod{}
 		if tt.annotation != "" {
