@@ -182,6 +182,7 @@ func (w *worker) take(pod *corev1.Pod, name string, number int32, c *runtime.Con
 	w.endRest(c)
 	a := w.endOf(name, c, -1)
 	a.Number, a.Sandbox, a.ID = number, atoi(c.Annotations[podSandbox]), c.ID
+	a.Asked = c.Annotations[podImage]
 	a.Image, a.ImageID, a.Started = c.Annotations[container.ImageName], c.Annotations[container.ImageManifest], c.Created
 	if a.Unknown {
 		// A minirund before us was told by the kernel, and has said so.

@@ -159,6 +159,8 @@ func (d *decision) keep(v *view, b *box) {
 	case a.Running:
 		if b.Doomed != "" {
 			d.stop(b, b.Doomed)
+		} else if b.changed(a) && v.policy(b) == corev1.RestartPolicyAlways {
+			d.stop(b, fmt.Sprintf("Container %s definition changed, will be restarted", b.Spec.Name))
 		}
 	case v.again(b, a):
 		if at := v.restartAt(b, a); v.Now.Before(at) {
@@ -171,8 +173,8 @@ func (d *decision) keep(v *view, b *box) {
 
 // restartAt is when an attempt that ended is followed by another one.
 func (v *view) restartAt(b *box, a *attempt) time.Time {
-	if a.Sandbox != v.Sandbox {
-		return a.over() // the sandbox went, and took it along
+	if a.Sandbox != v.Sandbox || b.changed(a) {
+		return a.over() // the sandbox went, and took it along, or it is another program now
 	}
 	return v.Backoff.At(b.Restarts, a.over())
 }

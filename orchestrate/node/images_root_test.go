@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -147,4 +148,65 @@ func write(t *testing.T, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Who gives a pod another image has its container started again from that, at once,
+// whatever was waited for with the one before.
+func TestRootPodImageChange(t *testing.T) {
+	b := newBench(t)
+	b.stop(syscall.SIGTERM)
+	b.c.PullBackoff = time.Hour
+	b.run("", 0)
+	b.host(testenv.Binary(t), "--store", b.c.Images, "image", "tag", "base:1", "base:2")
+	b.host(testenv.Binary(t), "--store", b.c.Images, "image", "tag", "base:1", "base:3")
+	set := func(name, image string) {
+		t.Helper()
+		b.eventually("the image of "+name+" is set", func() bool { // its status is written meanwhile
+			var pod map[string]any
+			if !b.get("/api/v1/namespaces/default/pods/"+name, &pod) {
+				return false
+			}
+			pod["spec"].(map[string]any)["containers"].([]any)[0].(map[string]any)["image"] = image
+			raw, err := json.Marshal(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, code := b.do(http.MethodPut, "/api/v1/namespaces/default/pods/"+name, raw)
+			if code != http.StatusOK && code != http.StatusConflict {
+				t.Fatalf("%d: %s", code, out)
+			}
+			return code == http.StatusOK
+		})
+	}
+	runs := func(name, image string, restarts int32) *corev1.Pod {
+		t.Helper()
+		return b.until(name, "it runs from "+image, func(p *corev1.Pod) bool {
+			s := state(p, "c")
+			return ready(p) && strings.HasSuffix(s.Image, image) && s.RestartCount == restarts
+		})
+	}
+	for name, w := range map[string]struct{ image, reason string }{"missing": {"127.0.0.1:5000/nothing:1", "ImagePullBackOff"}, "wrong": {"Not/A:Name:at:all", "InvalidImageName"}} {
+		b.runPod(name, `
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: "`+w.image+`", command: [sleep, "1000"]}]
+`)
+		b.until(name, "it waits", waits(w.reason))
+		set(name, "base:1")
+		runs(name, "base:1", 0)
+	}
+	b.runPod("p", `
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: "base:1", command: [sleep, "1000"]}]
+`)
+	runs("p", "base:1", 0)
+	set("p", "base:2")
+	p := runs("p", "base:2", 1)
+	if got := b.reasons("p"); !strings.Contains(got, "Killing: Container c definition changed, will be restarted") || state(p, "c").LastTerminationState.Terminated == nil {
+		t.Errorf("events %s, status %+v", got, p.Status)
+	}
+	// Also one that was changed while nobody looked.
+	set("p", "base:3")
+	b.stop(syscall.SIGKILL)
+	b.run("", 0)
+	runs("p", "base:3", 2)
 }

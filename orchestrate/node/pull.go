@@ -97,6 +97,7 @@ const (
 // pulling is what is known of the image of a container's next attempt.
 type pulling struct {
 	attempt int32 // the one that the rest is about
+	ref     string
 	state   imageState
 	image   *unpacked.Image
 	wait    time.Duration // back-off of the next failure
@@ -122,6 +123,9 @@ func (n *Node) findImage(ref string) (image *unpacked.Image, packed bool, err er
 func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 	c := b.Spec
 	l := w.live(c.Name)
+	w.mu.Lock()
+	l.pull.ref = c.Image
+	w.mu.Unlock()
 	if _, err := reference.Parse(c.Image); err != nil && !reference.LooksLikeID(c.Image) {
 		w.wait(b, lastPull, "InvalidImageName", fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err))
 		w.warning(pod, c, "InspectFailed", "Failed to apply default image tag %q: %v", c.Image, err)
@@ -142,7 +146,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 	}
 	if image != nil && !packed && policy != corev1.PullAlways {
 		w.mu.Lock()
-		l.pull.attempt, l.pull.state, l.pull.image, l.waiting = b.Next, imageHere, image, nil
+		l.pull.attempt, l.pull.ref, l.pull.state, l.pull.image, l.waiting = b.Next, c.Image, imageHere, image, nil
 		w.mu.Unlock()
 		w.normal(pod, c, "Pulled", "Container image %q already present on machine", c.Image)
 		return
@@ -155,7 +159,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 		w.normal(pod, c, "Pulling", "Pulling image %q", c.Image)
 	}
 	w.mu.Lock()
-	l.pull.attempt, l.pull.state = b.Next, imagePulling
+	l.pull.attempt, l.pull.ref, l.pull.state = b.Next, c.Image, imagePulling
 	if l.waiting == nil || l.waiting.Reason == "ImagePullBackOff" {
 		l.waiting = nil
 	}
@@ -176,6 +180,9 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 		took := time.Since(began).Round(time.Millisecond)
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		if l.pull.ref != c.Image {
+			return // another one is wanted now
+		}
 		l.pull.attempt = next
 		if err == nil {
 			l.pull.state, l.pull.image, l.pull.wait, l.waiting = imageHere, image, 0, nil
@@ -198,7 +205,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, b *box) {
 		w.after(time.Second, func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			if l.waiting != nil && l.waiting.Reason == "ErrImagePull" {
+			if l.waiting != nil && l.waiting.Reason == "ErrImagePull" && l.pull.ref == c.Image {
 				l.waiting = &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %v", c.Image, err)}
 				w.normal(pod, c, "BackOff", "Back-off pulling image %q", c.Image)
 				w.warning(pod, c, "Failed", "Error: ImagePullBackOff")

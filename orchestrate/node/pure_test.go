@@ -52,6 +52,12 @@ func world(text string, change func(*view)) *view {
 func TestDecide(t *testing.T) {
 	deleted := func(v *view) { now := metav1.NewTime(noon); v.Pod.DeletionTimestamp = &now }
 	initialized := func(v *view) { v.Initialized = true }
+	asked := func(v *view, image string) {
+		v.Initialized = true
+		for _, b := range v.Boxes {
+			b.Spec.Image, b.Last.Asked = "new", image
+		}
+	}
 	policy := func(p corev1.RestartPolicy) func(*view) {
 		return func(v *view) { v.Initialized = true; v.Pod.Spec.RestartPolicy = p }
 	}
@@ -87,6 +93,10 @@ func TestDecide(t *testing.T) {
 		{"and is gone", "main:m=0", func(v *view) { v.Pod.Spec.RestartPolicy = corev1.RestartPolicyNever; v.Made, v.Up = false, false }, ""},
 		{"doomed", "main:m=up", func(v *view) { v.Initialized = true; v.Boxes[0].Doomed = "why" }, "stop m"},
 		{"doomed and on its way", "main:m=up", func(v *view) { v.Initialized = true; v.Boxes[0].Doomed, v.Boxes[0].Stopping = "why", true }, ""},
+		{"another image", "sidecar:s=up init:i=0 main:m=up", func(v *view) { asked(v, "old") }, "stop s, stop m"},
+		{"the same image", "sidecar:s=up init:i=0 main:m=up", func(v *view) { asked(v, "new") }, ""},
+		{"another image, and it is not started again", "main:m=up", func(v *view) { asked(v, "old"); v.Pod.Spec.RestartPolicy = corev1.RestartPolicyNever }, ""},
+		{"another image, and it had ended", "main:m=1", func(v *view) { asked(v, "old"); v.Boxes[0].Restarts = podlife.Restarts{Wait: time.Hour, Last: noon} }, "start m"},
 		{"deleted", "sidecar:s=up main:m=up main:n=up", deleted, "stop m, stop n"},
 		{"deleted, the sidecars", "sidecar:s=up main:m=0 main:n=1", deleted, "stop s"},
 		{"deleted and over", "sidecar:s=0 main:m=0", deleted, "remove"},

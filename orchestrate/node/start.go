@@ -67,7 +67,10 @@ func (w *worker) start(pod *corev1.Pod, v *view, b *box) error {
 	}
 	r := w.rec.container(b.Spec.Name)
 	if b.Last != nil { // a restart, by its own will
-		if b.Last.Sandbox == w.rec.Sandbox {
+		switch {
+		case b.changed(b.Last):
+			r.Wait, r.Last = 0, time.Time{}
+		case b.Last.Sandbox == w.rec.Sandbox:
 			again := w.n.o.Backoff.Restarted(r.restarts(), b.Last.over(), began)
 			r.Wait, r.Last = again.Wait, again.Last
 		}
@@ -165,7 +168,7 @@ func (w *worker) runs(pod *corev1.Pod, spec *corev1.Container, c *runtime.Contai
 	number := attemptOf(c)
 	a := &attempt{
 		Number: number, Sandbox: atoi(c.Annotations[podSandbox]), ID: c.ID, Image: c.Annotations[container.ImageName], ImageID: c.Annotations[container.ImageManifest],
-		Started: c.Created, Running: true,
+		Asked: c.Annotations[podImage], Started: c.Created, Running: true,
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.mu.Lock()

@@ -63,10 +63,12 @@ type box struct {
 
 // attempt is one run of a container.
 type attempt struct {
-	Number            int32
-	Sandbox           int
-	ID                string
-	Image, ImageID    string
+	Number         int32
+	Sandbox        int
+	ID             string
+	Image, ImageID string
+	// Asked is the image that the pod asked for then; empty: not known.
+	Asked             string
 	Started, Finished time.Time
 	// Seen is when its end was noticed, by the clock that this process waits by. What
 	// Finished says was another process's clock, or one that was set since.
@@ -111,6 +113,12 @@ func (b *box) in(sandbox int) *attempt {
 }
 
 func (b *box) running() bool { return b.Last != nil && b.Last.Running }
+
+// changed tells whether an attempt was made with another image than the one that the
+// pod asks for now.
+func (b *box) changed(a *attempt) bool {
+	return b.Kind != initContainer && a.Asked != "" && a.Asked != b.Spec.Image
+}
 
 // policy is the restart policy of a container.
 func (v *view) policy(b *box) corev1.RestartPolicy {

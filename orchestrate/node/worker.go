@@ -321,6 +321,9 @@ func (w *worker) view(pod *corev1.Pod) *view {
 	add := func(c *corev1.Container, k kind) {
 		l := w.liveLocked(c.Name)
 		r := w.rec.container(c.Name)
+		if l.pull.ref != "" && l.pull.ref != c.Image { // what was known is about another image
+			l.pull, l.waiting, l.retry = pulling{}, nil, time.Time{}
+		}
 		b := &box{
 			Spec: c, Kind: k, Next: r.Next, Restarts: r.restarts(), Waiting: l.waiting, Retry: l.retry,
 			Started: l.started, Ready: l.ready, Doomed: l.doomed, Stopping: l.stopping,
