@@ -235,6 +235,9 @@ func rebootAfter(t *testing.T, disk, text string) {
 			}
 			if p.Status.Phase == "Running" {
 				live++
+				if at := p.condition("Ready").LastTransitionTime; at == was.condition("Ready").LastTransitionTime {
+					t.Errorf("pod %s was ready all the time, with an address of before: %+v", p.Metadata.Name, p.Status.Conditions)
+				}
 			}
 		}
 	}

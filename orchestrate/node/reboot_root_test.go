@@ -56,16 +56,25 @@ func TestRootPodReboot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	exits, _ := filepath.Glob(filepath.Join(b.c.Dir, "node/containers", string(p.UID)+"_c_*", "exit"))
+	var exits []string
+	b.eventually("its end is recorded", func() bool { // else it might be after this
+		exits, _ = filepath.Glob(filepath.Join(b.c.Dir, "node/containers", string(p.UID)+"_c_*", "exit"))
+		return len(exits) == 1
+	})
 	for _, file := range exits { // there was no time to write it
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
 	}
+	was := b.services()
 	b.run("", 0)
 	now := b.until("web", "it runs again", func(p *corev1.Pod) bool { return ready(p) && state(p, "c").RestartCount == 1 })
 	if s := state(now, "c").LastTerminationState.Terminated; s == nil || s.Reason != "ContainerStatusUnknown" || s.ExitCode != 137 {
 		t.Errorf("last state %+v", s)
+	}
+	// Until then nobody is led to the address that it had.
+	if got := strings.TrimPrefix(b.services(), was); !strings.HasPrefix(strings.ReplaceAll(got, "forget done\n", ""), "remove web\nforget web\nready(1) web\n") {
+		t.Errorf("services were told %q", got)
 	}
 	if _, out := b.exec("web", "c", "cat", "/v/f"); out != "init\nmain\ninit\nmain\n" {
 		t.Errorf("what ran: %q", out)

@@ -356,7 +356,11 @@ func (w *worker) view(pod *corev1.Pod) *view {
 func (w *worker) act(pod *corev1.Pod, v *view, a action) (gone bool, err error) {
 	switch a.Verb {
 	case makeSandbox:
-		w.sandbox(pod)
+		if saysReady(pod) {
+			err = w.leave(pod, v)
+		} else {
+			w.sandbox(pod)
+		}
 	case initialized:
 		w.rec.Initialized = w.rec.Sandbox
 		err = w.rec.write(w.dir)
@@ -377,6 +381,29 @@ func (w *worker) act(pod *corev1.Pod, v *view, a action) (gone bool, err error) 
 		gone, err = w.remove(pod, v)
 	}
 	return gone, err
+}
+
+// saysReady tells whether connections are led to a pod by what its status says.
+func saysReady(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// leave sees to it that nobody is led to the addresses of a sandbox that is gone, after
+// a reboot above all: they may be another pod's soon. Then the status says so, which
+// endpoints are made from, and the next look makes the sandbox.
+func (w *worker) leave(pod *corev1.Pod, v *view) error {
+	if err := w.unroute(pod); err != nil {
+		return err
+	}
+	if err := w.n.o.Services.Forget(pod); err != nil {
+		w.n.log.Warn("connections of a pod", "pod", w.String(), "error", err)
+	}
+	return w.report(v)
 }
 
 // sandbox makes the sandbox, and notes what keeps it from being made.
