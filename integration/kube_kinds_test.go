@@ -213,8 +213,9 @@ func TestRootKubeKinds(t *testing.T) {
 		return strings.Contains(out, "db-0 ") && strings.Contains(out, "db-1 ") && strings.Contains(out, "agent-")
 	})
 
-	// A terminal, with its size, and the program's status.
-	x := onTerminal(t, 33, 77, d.command("kube", "exec", "-n", "team", "-it", "db-0", "--", "sh", "-c", "stty size; read x; echo got-$x; exit 5")...)
+	// A terminal, with its size, which comes when the program runs already, and the
+	// program's status.
+	x := onTerminal(t, 33, 77, d.command("kube", "exec", "-n", "team", "-it", "db-0", "--", "sh", "-c", "until stty size 2>/dev/null | grep '33 77'; do sleep 0.01; done; read x; echo got-$x; exit 5")...)
 	x.expect("33 77")
 	x.send("it\n")
 	x.expect("got-it")
@@ -224,20 +225,37 @@ func TestRootKubeKinds(t *testing.T) {
 	refused("minirun: unable to start container process: exec: \"/no/such\": stat /no/such: no such file or directory\n", "exec", "-n", "team", "db-0", "--", "/no/such")
 
 	// Who watches sees a pod come and go.
-	watch := testenv.Command(t, d.command("kube", "get", "pods", "-n", "team", "-w", "--field-selector", "metadata.name=one")...)
+	watch := testenv.Command(t, d.command("kube", "get", "pods", "-n", "team", "-w")...)
 	watch.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	seen := d.lines(watch)
-	kube("run", "one", "--image", "base", "--image-pull-policy", "Never", "--restart", "Never", "--", "true")
-	for _, state := range []string{" Pending ", " Completed "} {
-		for line, ok := <-seen; !strings.Contains(line, state); line, ok = <-seen {
-			if !ok {
-				t.Fatalf("the watch has ended before %q", state)
-			}
-			if fields := strings.Fields(line); fields[0] != "NAME" && len(fields) != 5 && fields[2] != "Completed" {
-				t.Errorf("a column is empty: %q", line)
+	late := time.After(testenv.Timeout(50 * time.Second))
+	until := func(name, state string) {
+		t.Helper()
+		for {
+			select {
+			case line, ok := <-seen:
+				if !ok {
+					t.Fatalf("the watch has ended before %s was %s", name, state)
+				}
+				fields := strings.Fields(line)
+				if len(fields) == 0 || fields[0] != name {
+					continue
+				}
+				if len(fields) < 5 {
+					t.Errorf("a column is empty: %q", line)
+				}
+				if slices.Contains(fields, state) {
+					return
+				}
+			case <-late:
+				t.Fatalf("the watch does not say that %s is %s", name, state)
 			}
 		}
 	}
+	until("db-0", "Running") // it has what there was, and misses nothing from now on
+	kube("run", "one", "--image", "base", "--image-pull-policy", "Never", "--restart", "Never", "--", "true")
+	until("one", "Pending")
+	until("one", "Completed")
 	watch.Process.Signal(unix.SIGINT)
 	for range seen {
 	}
