@@ -176,6 +176,9 @@ func left(f *os.File) (n int) {
 	return n
 }
 
+// firstSize is how long a command waits for the size of its client's terminal.
+const firstSize = 100 * time.Millisecond
+
 // execTerminal runs a command with a terminal of its own.
 func execTerminal(ctx context.Context, c *runtime.Container, command []string, s rest.Streams) (int, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -190,10 +193,20 @@ func execTerminal(ctx context.Context, c *runtime.Container, command []string, s
 	}
 	defer null.Close()
 	fd := int(null.Fd())
+	var size *specs.Box
+	select { // clients send it first, and the program may ask for it at once
+	case z, ok := <-s.Resize:
+		if ok {
+			size = &specs.Box{Height: uint(z.Height), Width: uint(z.Width)}
+		}
+	case <-time.After(firstSize):
+	case <-ctx.Done():
+	}
 	p, err := c.Exec(runtime.ExecOptions{
 		Stdio: [3]int{fd, fd, fd}, Console: func() int { return pair[1] },
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			n := execProcess(p, command, true)
+			n.ConsoleSize = size
 			n.Env = append(n.Env[:len(n.Env):len(n.Env)], "TERM=xterm")
 			return n, nil
 		},
