@@ -189,6 +189,9 @@ func rebootAfter(t *testing.T, disk, text string) {
 	a.until(apiDeployments, "web", "it is available", func(o *apiObject) bool {
 		return o.Status.AvailableReplicas == 2 && len(d.began("order")) == order+3
 	})
+	for _, p := range append(a.labelled("web"), a.labelled("db")...) {
+		a.until(apiPods, p.Metadata.Name, "it runs again", func(o *apiObject) bool { return o.is("Ready") && o.container().RestartCount > 0 })
+	}
 	a.until(apiJobs, "half", "it is complete", func(o *apiObject) bool { return o.is("Complete") })
 	a.until(apiPods, "runs", "it has failed", func(o *apiObject) bool { return o.Status.Phase == "Failed" })
 	if o := a.get(apiJobs, "half"); o.Status.Succeeded != 2 || o.Status.Failed != 0 {
