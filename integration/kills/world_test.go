@@ -52,6 +52,9 @@ type attempt struct {
 
 // over is the earliest time at which the attempt can have ended.
 func (a *attempt) over() time.Time {
+	if a.init != 0 && a.victim != a.init { // killed was one that had not come to run, and that another was made for
+		return a.toldAt
+	}
 	if a.killed.IsZero() || !a.toldAt.IsZero() && a.toldAt.Before(a.killed) {
 		return a.toldAt
 	}
