@@ -654,6 +654,11 @@ func (t *creation) await(word uint64) error {
 func (t *creation) awaitExec() error {
 	_, err := t.record()
 	if err == errInitDied { //nolint:errorlint // end of file is what we want
+		if t.monitor != nil {
+			// It is not our child: if it is gone, nobody can tell whether it was killed
+			// before or after, and who is told that it has not run may run it again.
+			return hasExecuted(t.c.Pid, -1)
+		}
 		return hasExecuted(t.c.Pid, t.pidfd)
 	}
 	if err == nil {

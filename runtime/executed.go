@@ -23,7 +23,8 @@ var errNotExecuted = errors.New("container init was killed before it executed th
 // user's program. Nothing is a process that ends or has ended, and keeps the name
 // of the program that it ran. One that was reaped meanwhile has no name any more.
 // Then a kernel of 6.15 or later knows how it ended: only SIGKILL ends an init
-// from outside. Older ones do not, and we believe that it ran.
+// from outside. Older ones do not, and we believe that it ran. So do we with a pidfd
+// of -1, for those who would run it again.
 func hasExecuted(pid, pidfd int) error {
 	proc := "/proc/" + strconv.Itoa(pid)
 	var b [1]byte

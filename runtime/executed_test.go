@@ -55,6 +55,9 @@ func TestHasExecuted(t *testing.T) {
 			if err := hasExecuted(pid, pidfd); (err == nil) != (how == "exited" || !known) {
 				t.Errorf("%s, %s, reaped: %v (exit status known to the kernel: %v)", name, how, err, known)
 			}
+			if err := hasExecuted(pid, -1); err != nil {
+				t.Errorf("%s, %s, reaped, and nobody to ask: %v", name, how, err)
+			}
 			if known && ws != cmd.ProcessState.Sys() {
 				t.Errorf("%s: PidfdExit says %#x, wait4 %#x", how, ws, cmd.ProcessState.Sys())
 			}
