@@ -18,7 +18,7 @@ import (
 // leaves nothing, and the ID can be used again.
 func (b *ociBox) converge(what string) {
 	b.t.Helper()
-	stop := reapContainers()
+	stop := reapContainers(b.t)
 	defer stop()
 	for _, args := range [][]string{{"list"}, {"list", "-f", "json"}} {
 		if r := testenv.Run(b.t, args...); r.Code != 0 {
@@ -205,7 +205,7 @@ func TestRootHammer(t *testing.T) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[string]int{}
-	stop := reapContainers()
+	stop := reapContainers(t)
 	for w := range 6 {
 		wg.Add(1)
 		go func() {

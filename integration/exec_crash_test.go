@@ -34,7 +34,7 @@ func (b *execBox) record() (names []string) {
 // the same process, alone, and open for the next exec.
 func (b *execBox) unaffected(what string, pid int, before []string) {
 	b.t.Helper()
-	stop := reapContainers() // what exec has started is ours when minirun is dead
+	stop := reapContainers(b.t) // what exec has started is ours when minirun is dead
 	eventually(b.t, what+": only the container's own processes are left", func() bool {
 		return slices.Equal(b.psPids(), []int{pid, b.child})
 	})

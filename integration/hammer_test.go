@@ -37,7 +37,7 @@ func TestRootHammerLives(t *testing.T) {
 	rounds := hammerRounds(t)
 	seed := rand.Uint64()
 	t.Logf("%d rounds, seed %d", rounds, seed)
-	stop := reapContainers()
+	stop := reapContainers(t)
 	defer stop()
 	next := make(chan int)
 	var wg sync.WaitGroup

@@ -136,7 +136,7 @@ func TestRootHooks(t *testing.T) {
 			b.must("run", "--bundle", b.bundle, "--detach")
 			wantKinds("run --detach", hookKinds[:5]...)
 			pid = b.pid()
-			stop := reapContainers()
+			stop := reapContainers(t)
 			b.must("delete", "--force")
 			stop()
 		}

@@ -16,7 +16,7 @@ import (
 // any more, belongs to no container: that is for gc.
 func (h *imageHost) converge(what, id string) {
 	h.t.Helper()
-	stop := reapContainers()
+	stop := reapContainers(h.t)
 	r := h.do("delete", "--force", id)
 	stop()
 	if r.Code != 0 || r.Stderr != "" {

@@ -133,7 +133,7 @@ func TestRootImageFaultFull(t *testing.T) {
 	// Containers go before their disk does.
 	defer func() {
 		imageResize(t, disk, "size=64m")
-		defer reapContainers()()
+		defer reapContainers(t)()
 		for _, id := range strings.Fields(h.must("list", "--quiet")) {
 			h.must("delete", "--force", id)
 		}

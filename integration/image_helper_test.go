@@ -36,7 +36,7 @@ func imageSetup(t *testing.T) *imageHost {
 	testenv.Supervisor(t)
 	h := &imageHost{t: t, root: testenv.StateRoot(t), store: filepath.Join(t.TempDir(), "store")}
 	t.Cleanup(func() {
-		stop := reapContainers()
+		stop := reapContainers(t)
 		for _, id := range strings.Fields(h.must("list", "--quiet")) {
 			h.must("delete", "--force", id)
 		}

@@ -143,7 +143,7 @@ func TestRootImageCreateStart(t *testing.T) {
 	}
 	h.clean("refused to delete")
 	func() {
-		defer reapContainers()()
+		defer reapContainers(t)()
 		h.must("delete", "--force", id)
 	}()
 	h.must("delete", other)
@@ -214,7 +214,7 @@ func TestRootImageRemoveInUse(t *testing.T) {
 		t.Errorf("after gc: %q", got)
 	}
 	func() {
-		defer reapContainers()()
+		defer reapContainers(t)()
 		h.must("delete", "--force", id)
 	}()
 	h.must("image", "gc")
@@ -239,7 +239,7 @@ func TestRootImageStoreGone(t *testing.T) {
 	}
 	h.must("delete", stopped)
 	func() {
-		defer reapContainers()()
+		defer reapContainers(t)()
 		h.must("delete", "--force", running)
 	}()
 	if _, err := os.Lstat(h.store); err == nil {
@@ -336,7 +336,7 @@ func TestRootImageRunSignals(t *testing.T) {
 		if s := h.status(id); s != "running" {
 			t.Errorf("its minirun killed, the container is %q", s)
 		}
-		stop := reapContainers()
+		stop := reapContainers(t)
 		h.must("delete", "--force", id)
 		stop()
 		h.clean(sig.String())

@@ -113,7 +113,7 @@ func TestRootMountsLive(t *testing.T) {
 		if r := b.mounts("add", list[0], list[3]); r.Code != 0 {
 			t.Errorf("%s: add again: %+v", tt.name, r)
 		}
-		stop := reapContainers()
+		stop := reapContainers(t)
 		b.must("delete", "--force") // with mounts that nobody has removed
 		stop()
 		b.gone()
@@ -257,7 +257,7 @@ func TestRootAttackMountsLive(t *testing.T) {
 		if swaps < 100 {
 			t.Errorf("%s: %d swaps in %d rounds: that is no race", name, swaps, rounds)
 		}
-		stopReap := reapContainers()
+		stopReap := reapContainers(t)
 		b.must("delete", "--force")
 		stopReap()
 		b.gone()
@@ -385,7 +385,7 @@ func TestRootMountsLiveCrash(t *testing.T) {
 		t.Errorf("only %d operations", points)
 	}
 	pid := b.pid()
-	stop := reapContainers()
+	stop := reapContainers(t)
 	b.must("delete", "--force")
 	stop()
 	b.gone()

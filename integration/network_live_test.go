@@ -229,7 +229,7 @@ func TestRootNetworkConnect_WhileDeleted(t *testing.T) {
 		if i%2 == 1 {
 			id = h.background("", "--network", "bridge")
 		}
-		stop := reapContainers()
+		stop := reapContainers(t)
 		var done sync.WaitGroup
 		for _, args := range [][]string{{"network", "connect", "web", id}, {"delete", "--force", id}} {
 			argv := append(slices.Clone(enter), h.command(args...)...)

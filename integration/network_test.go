@@ -392,7 +392,7 @@ func TestRootNetwork_Crash(t *testing.T) {
 			if !reached && code != 0 {
 				t.Fatalf("%s: exit status %d under trace", what, code)
 			}
-			stop := reapContainers()
+			stop := reapContainers(t)
 			if r := h.do("delete", "--force", id); r.Code != 0 || r.Stderr != "" {
 				t.Errorf("%s: delete --force: %+v", what, r)
 			}

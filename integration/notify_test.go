@@ -197,7 +197,7 @@ func TestRootNotify(t *testing.T) {
 			m.empty(what)
 			if how != "run" {
 				b.wantStatus("running")
-				stop := reapContainers()
+				stop := reapContainers(t)
 				b.must("delete", "--force")
 				stop()
 			}

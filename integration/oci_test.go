@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -55,7 +56,7 @@ func reapAll() {
 // reapContainers reaps children of ours in the background, but for minirun, until
 // the returned function is called. A pid namespace does not end before processes
 // that exec has put in it, and that are our children, are reaped.
-func reapContainers() (stop func()) {
+func reapContainers(t testing.TB) (stop func()) {
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -75,7 +76,9 @@ func reapContainers() (stop func()) {
 			}
 		}
 	}()
-	return func() { close(done); <-stopped }
+	stop = sync.OnceFunc(func() { close(done); <-stopped })
+	t.Cleanup(stop) // a test that has failed must not take the children of the next one
+	return stop
 }
 
 // newBox makes a bundle and an ID. Nothing is created yet.
@@ -94,7 +97,7 @@ func newBox(t testing.TB, mutate ...func(*specs.Spec)) *ociBox {
 	}
 	testenv.StateRoot(t) // before the cleanup below, so that it goes after it
 	t.Cleanup(func() {
-		defer reapContainers()()
+		defer reapContainers(t)()
 		if r := testenv.Run(t, "delete", "--force", b.id); r.Code != 0 {
 			t.Errorf("delete --force at the end of the test: %+v", r)
 		}

@@ -382,7 +382,7 @@ func TestRootHammerPaused(t *testing.T) {
 		{"kill", b.id, "KILL"},
 		{"delete", "--force", b.id},
 	}
-	stop := reapContainers()
+	stop := reapContainers(t)
 	end := time.Now().Add(2 * time.Second)
 	var mu sync.Mutex
 	seen := map[string]int{}

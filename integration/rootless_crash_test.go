@@ -2,6 +2,7 @@ package integration
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -14,16 +15,21 @@ import (
 func TestRootCrashRootless(t *testing.T) {
 	setup(t)
 	group := userCgroup(t, cgroupMounts()[0])
+	leaf := group + "/leaf"
 	for _, tt := range []struct {
-		name string
-		step int
-		maps []specs.LinuxIDMapping
-	}{{"own id", 3, nil}, {"newuidmap", 9, []specs.LinuxIDMapping{{ContainerID: 0, HostID: userID, Size: 1}, {ContainerID: 1, HostID: userFirst, Size: 1000}}}} {
+		name, cgroup string
+		step         int
+		maps         []specs.LinuxIDMapping
+	}{
+		{"own id", leaf, 3, nil},
+		{"newuidmap", leaf, 9, []specs.LinuxIDMapping{{ContainerID: 0, HostID: userID, Size: 1}, {ContainerID: 1, HostID: userFirst, Size: 1000}}},
+		{"no cgroup", "", 1, nil}, // nothing but the record leads to the init
+	} {
 		u := newUserBox(t, tt.maps)
-		u.cgroup = group + "/leaf"
+		u.cgroup = tt.cgroup
 		converge := func(what string) {
 			t.Helper()
-			stop := reapContainers()
+			stop := reapContainers(t)
 			defer stop()
 			if r := u.do("delete", "--force", u.id); r.Code != 0 || r.Stderr != "" {
 				t.Fatalf("%s: delete --force: %+v", what, r)
@@ -34,6 +40,7 @@ func TestRootCrashRootless(t *testing.T) {
 			if _, err := os.Stat(group + "/minirun-" + u.id); err == nil {
 				t.Fatalf("%s: the cgroup is left", what)
 			}
+			eventually(t, what+": the container's init has ended", func() bool { return len(initsOf(u.id)) == 0 })
 		}
 		for _, verb := range []string{"create", "delete"} {
 			points := 0
@@ -64,4 +71,15 @@ func TestRootCrashRootless(t *testing.T) {
 			}
 		}
 	}
+}
+
+// initsOf are the processes that are a container's init and wait for start.
+func initsOf(id string) (pids []string) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, l := range lines {
+		if args, _ := os.ReadFile(l); string(args) == "minirun:init\x00"+id+"\x00" {
+			pids = append(pids, filepath.Base(filepath.Dir(l)))
+		}
+	}
+	return pids
 }

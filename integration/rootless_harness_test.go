@@ -71,7 +71,7 @@ func newUserBox(t testing.TB, maps []specs.LinuxIDMapping, mutate ...func(*specs
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		defer reapContainers()()
+		defer reapContainers(t)()
 		if r := u.do("delete", "--force", u.id); r.Code != 0 {
 			t.Errorf("delete --force at the end of the test: %+v", r)
 		}

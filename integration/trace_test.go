@@ -44,11 +44,21 @@ func tracedCommand(t *testing.T, target whom, n int, from []uint64, argv []strin
 	}
 	done := make(chan result)
 	var stderr string
+	// A test that is in a network namespace of its own is there with its thread alone.
+	net, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer net.Close()
 	go func() {
 		// The tracer is a thread. It ends with the goroutine, and what it still
 		// traces is then let go.
 		runtime.LockOSThread()
 		var r result
+		if r.err = unix.Setns(int(net.Fd()), unix.CLONE_NEWNET); r.err != nil {
+			done <- r
+			return
+		}
 		r.code, r.reached, r.err = tracer{target: target, n: n, from: from, stderr: &stderr}.run(argv)
 		done <- r
 	}()

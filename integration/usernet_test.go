@@ -454,7 +454,7 @@ func TestRootCrashUsernet(t *testing.T) {
 		if !reached && code != 0 {
 			t.Fatalf("%s: exit status %d under trace", what, code)
 		}
-		stop := reapContainers()
+		stop := reapContainers(t)
 		if reached {
 			eventually(t, what+": no process of the network is left", func() bool {
 				return len(usernetProcesses(t)) == 0 || strings.Contains(u.do("state", u.id).Stdout, `"created"`)

@@ -96,7 +96,7 @@ func TestRootNamespacesNew(t *testing.T) {
 				t.Errorf("%v: %s namespace of exec is %s, of init %s", set, n.file, exec, init)
 			}
 		}
-		stop := reapContainers()
+		stop := reapContainers(t)
 		b.must("delete", "--force")
 		stop()
 		b.gone()
@@ -185,7 +185,7 @@ func join(t *testing.T, first *ociBox, pid int, kinds []specs.LinuxNamespaceType
 			t.Errorf("hostname in a joined uts namespace: %q", got)
 		}
 	}
-	stop := reapContainers()
+	stop := reapContainers(t)
 	b.must("delete", "--force")
 	stop()
 	b.gone()

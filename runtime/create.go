@@ -329,7 +329,15 @@ func (t *creation) open() error {
 		if err := t.completeMonitor(); err != nil {
 			return err
 		}
-		return renameState(t.dir)
+		if err := renameState(t.dir); err != nil {
+			return err
+		}
+		if t.plan.process.alone { // until now its end was ours: no record led to it
+			if err := t.answer(); err != nil && !errors.Is(err, errInitDied) {
+				return err
+			}
+		}
+		return nil
 	}
 	if err := renameState(t.dir); err != nil {
 		return err

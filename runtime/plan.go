@@ -256,7 +256,7 @@ func (p *Plan) build(root int, o *PlanOptions) error {
 // planProcess works out the part of the plan that becomes the user's process.
 func (p *Plan) planProcess(pr *specs.Process, profile *specs.LinuxSeccomp, root int, g gate) error {
 	userns := p.Set.All()&unix.CLONE_NEWUSER != 0
-	p.process = &process{spec: pr, linux: p.Spec.Linux, gate: g, listen: initprog.FD(p.fds.listen), denied: userns || p.caller.rootless}
+	p.process = &process{spec: pr, linux: p.Spec.Linux, gate: g, listen: initprog.FD(p.fds.listen), denied: userns || p.caller.rootless, alone: p.caller.rootless}
 	if pr.Cwd == "" {
 		pr.Cwd = "/"
 	}

@@ -35,6 +35,7 @@ type process struct {
 	denied  bool           // setgroups may be denied in the user namespace; then there are none to be set
 	file    string         // a hook's: executed in place of args[0]
 	mortal  bool           // a hook's: ends when we do
+	alone   bool           // gateStart: there may be no cgroup, and only the record leads to it
 	exec    bool           // it is added to a running container
 	linux   *specs.Linux   // of the container
 	path    initprog.Value // slot with the address of the executable's path, once found
@@ -376,11 +377,14 @@ func (s *waitGate) Why() string { return "" }
 
 func (s *waitGate) Emit(b *initprog.Builder) {
 	b.Object("")
-	if s.p.gate == gateReady {
+	if s.p.gate == gateReady || s.p.alone {
 		s.p.inner.emitHandshake(b, namespaces.Ready)
+	} else {
+		b.WriteWords(initprog.Sync(), b.Words(0, namespaces.Ready), 2)
+	}
+	if s.p.gate == gateReady {
 		return
 	}
-	b.WriteWords(initprog.Sync(), b.Words(0, namespaces.Ready), 2)
 	// From here on failures go to whoever says start. The descriptor of the
 	// connection closes with execve: end of file tells that it worked.
 	if s.p.inner != nil {
