@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -19,9 +20,11 @@ func kubeGet(u *ui) *cli.Command {
 		Name: "get", Usage: "list objects, or print them", ArgsUsage: "KIND[,KIND...] [NAME...] | KIND/NAME...",
 		Flags: []cli.Flag{
 			namespaceFlag(), allNamespacesFlag(), selectorFlag(), fieldSelectorFlag(),
-			outputFlag("`FORMAT` is wide, yaml, json, name or jsonpath=TEMPLATE"),
+			outputFlag("`FORMAT` is wide, yaml, json, name, jsonpath=TEMPLATE or custom-columns=TITLE:PATH,..."),
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` is table or json: an array of objects"},
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on with what changes"},
+			&cli.StringFlag{Name: "sort-by", Usage: "in the order of what stands at `PATH`, as in .metadata.creationTimestamp"},
+			&cli.StringSliceFlag{Name: "label-columns", Aliases: []string{"L"}, Usage: "a column with the value of `LABEL`. Repeatable, or with commas"},
 			&cli.BoolFlag{Name: "show-labels", Usage: "a column with the labels"},
 			&cli.BoolFlag{Name: "no-headers", Usage: "no line with the names of the columns"},
 			&cli.BoolFlag{Name: "ignore-not-found", Usage: "an object that does not exist is no error"},
@@ -42,17 +45,28 @@ func (k *kube) get() error {
 		return k.usage("unknown format %q, want table or json", f)
 	}
 	template, isPath := strings.CutPrefix(output, "jsonpath=")
-	if !isPath && !slices.Contains([]string{"", "wide", "yaml", "json", "name", "array"}, output) {
-		return k.usage("unknown output %q, want wide, yaml, json, name or jsonpath=TEMPLATE", output)
+	own, isOwn := strings.CutPrefix(output, "custom-columns=")
+	if !isPath && !isOwn && !slices.Contains([]string{"", "wide", "yaml", "json", "name", "array"}, output) {
+		return k.usage("unknown output %q, want wide, yaml, json, name, jsonpath=TEMPLATE or custom-columns=TITLE:PATH,...", output)
+	}
+	var columns []view.Column
+	if isOwn {
+		if columns, err = view.ParseColumns(own); err != nil {
+			return k.usage("--output: %v", err)
+		}
+	}
+	by, err := k.sortBy()
+	if err != nil {
+		return err
 	}
 	if k.c.Bool("watch") {
-		if len(refs) != 1 || output != "" && output != "wide" {
-			return k.usage("--watch is for one kind or one object, as a table")
+		if len(refs) != 1 || output != "" && output != "wide" || by != nil {
+			return k.usage("--watch is for one kind or one object, as a table that is not sorted")
 		}
 		return k.watchTable(refs[0])
 	}
 	if output == "" || output == "wide" {
-		return k.tables(refs)
+		return k.tables(refs, by)
 	}
 	single := len(refs) == 1 && refs[0].name != ""
 	items, err := k.objects(refs)
@@ -62,7 +76,48 @@ func (k *kube) get() error {
 	if single && len(items) == 0 { // --ignore-not-found
 		return nil
 	}
+	if by != nil && !single {
+		if err := view.SortBy(*by, items, func(o object) any { return map[string]any(o) }); err != nil {
+			return fmt.Errorf("--sort-by: %w", err)
+		}
+	}
+	if isOwn {
+		return errors.Join(k.columns(items, columns), err)
+	}
 	return errors.Join(k.print(items, single, output, template), err)
+}
+
+// sortBy reads that flag; nil if there is none.
+func (k *kube) sortBy() (*view.Path, error) {
+	s := k.c.String("sort-by")
+	if s == "" {
+		return nil, nil
+	}
+	p, err := view.ParsePath(s)
+	if err != nil {
+		return nil, k.usage("--sort-by: %v", err)
+	}
+	return &p, nil
+}
+
+// columns prints objects in columns of the user's.
+func (k *kube) columns(items []object, columns []view.Column) error {
+	var lines [][]string
+	if !k.c.Bool("no-headers") {
+		var head []string
+		for _, c := range columns {
+			head = append(head, c.Title)
+		}
+		lines = append(lines, head)
+	}
+	for _, o := range items {
+		line, err := view.Line(columns, map[string]any(o))
+		if err != nil {
+			return err
+		}
+		lines = append(lines, line)
+	}
+	return (&view.Rows{W: k.u.out}).Lines(lines...)
 }
 
 // objects gets all that was named.
@@ -152,21 +207,30 @@ func rowMeta(row *metav1.TableRow) (string, map[string]string) {
 }
 
 func (k *kube) rows(x *api.Kind) *view.Rows {
+	var labels []string
+	for _, l := range k.c.StringSlice("label-columns") {
+		labels = append(labels, strings.Split(l, ",")...)
+	}
 	return &view.Rows{
 		W: k.u.out, Wide: k.c.String("output") == "wide", NoHeaders: k.c.Bool("no-headers"), Labels: k.c.Bool("show-labels"), Namespace: k.namespace == "" && x.Namespaced,
+		Label: labels,
 	}
 }
 
-// tables prints a table for each kind.
-func (k *kube) tables(refs []ref) error {
+// tables prints a table for each kind, sorted if there is something to sort by.
+func (k *kube) tables(refs []ref, by *view.Path) error {
 	several := slices.ContainsFunc(refs, func(r ref) bool { return r.kind != refs[0].kind })
 	var kinds []*api.Kind
 	tables := map[*api.Kind]*metav1.Table{}
-	q := k.chosen()
+	q, whole := k.chosen(), url.Values{}
+	if by != nil {
+		q.Set("includeObject", "Object")
+		whole.Set("includeObject", "Object")
+	}
 	err := k.forEach(refs, func(r ref) error {
 		path := withQuery(collection(r.kind, k.namespace), q)
 		if r.name != "" {
-			path = k.path(r)
+			path = withQuery(k.path(r), whole)
 		}
 		var t metav1.Table
 		if err := k.api.Into(k.ctx, client.Request{Method: "GET", Path: path, Accept: client.AsTable}, &t); err != nil {
@@ -185,6 +249,11 @@ func (k *kube) tables(refs []ref) error {
 		if len(t.Rows) == 0 {
 			continue
 		}
+		if by != nil {
+			if err := sortRows(*by, t.Rows); err != nil {
+				return err
+			}
+		}
 		if shown++; shown > 1 {
 			fmt.Fprintln(k.u.out)
 		}
@@ -200,6 +269,18 @@ func (k *kube) tables(refs []ref) error {
 		k.nothing(refs[0].kind)
 	}
 	return err
+}
+
+func sortRows(by view.Path, rows []metav1.TableRow) error {
+	err := view.SortBy(by, rows, func(row metav1.TableRow) any {
+		var doc any
+		json.Unmarshal(row.Object.Raw, &doc)
+		return doc
+	})
+	if err != nil {
+		return fmt.Errorf("--sort-by: %w", err)
+	}
+	return nil
 }
 
 func (k *kube) nothing(x *api.Kind) {

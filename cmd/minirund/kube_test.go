@@ -29,6 +29,7 @@ import (
 type kubeHost struct {
 	t      testing.TB
 	socket string
+	server *rest.Server
 	s      *store.Store
 	ctx    context.Context
 }
@@ -47,6 +48,7 @@ func newKubeHost(t testing.TB, controllers bool) *kubeHost {
 	}
 	server := rest.New(s, r)
 	server.Node = &resttest.Node{}
+	h.server = server
 	srv := httptest.NewUnstartedServer(server)
 	srv.Listener.Close()
 	srv.Listener = l

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -51,14 +52,19 @@ func selectable(k *api.Kind, name string) bool {
 	switch name {
 	case "metadata.name", "metadata.namespace":
 		return true
-	case "spec.nodeName", "spec.restartPolicy", "status.podIP":
+	case "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.podIP":
 		return k.Resource == "pods"
+	case "spec.unschedulable":
+		return k.Resource == "nodes"
 	case "status.phase":
 		return k.Resource == "pods" || k.Resource == "namespaces"
 	case "type":
 		return k.Resource == "secrets" || k.Resource == "events"
-	case "reason", "involvedObject.kind", "involvedObject.name", "involvedObject.namespace", "involvedObject.uid":
+	case "reason", "reportingComponent", "involvedObject.kind", "involvedObject.name", "involvedObject.namespace", "involvedObject.uid",
+		"involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath":
 		return k.Resource == "events"
+	case "status.successful":
+		return k.Resource == "jobs"
 	case "spec.type", "spec.clusterIP":
 		return k.Resource == "services"
 	}
@@ -84,12 +90,22 @@ func values(obj store.Object, names []string) fields.Set {
 				return set
 			}
 		}
+		path, otherwise := name, ""
+		switch name {
+		case "spec.hostNetwork", "spec.unschedulable":
+			otherwise = "false"
+		case "status.successful":
+			path, otherwise = "status.succeeded", "0"
+		}
 		var at any = doc
-		for part := range strings.SplitSeq(name, ".") {
+		for part := range strings.SplitSeq(path, ".") {
 			m, _ := at.(map[string]any)
 			at = m[part]
 		}
-		set[name], _ = at.(string)
+		if at == nil {
+			at = otherwise
+		}
+		set[name] = fmt.Sprint(at)
 	}
 	return set
 }

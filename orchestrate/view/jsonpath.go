@@ -8,9 +8,9 @@ import (
 )
 
 // JSONPath prints parts of a document as kubectl's -o jsonpath does: text, fields
-// in braces ({.metadata.name}, {.items[*].metadata.name}, [0], [-1], [1:3], quoted
-// names, filters like [?(@.type=="Ready")]), {range ...}{end} and strings
-// ({"\n"}). There are no unions and no recursive descent.
+// in braces ({.metadata.name}, {.items[*].metadata.name}, [0], [-1], [1:3], [::2],
+// [0,2], quoted names, filters like [?(@.type=="Ready")], ..name for all of that
+// name), {range ...}{end} and strings ({"\n"}).
 func JSONPath(template string, doc any) (string, error) {
 	if !strings.Contains(template, "{") {
 		template = "{" + "." + strings.TrimPrefix(template, ".") + "}"
@@ -170,7 +170,13 @@ func find(query string, root, at any) ([]any, error) {
 		var next []any
 		switch {
 		case strings.HasPrefix(s, ".."):
-			return nil, fmt.Errorf("recursive descent (..) is not supported")
+			for _, f := range found {
+				next = below(next, f)
+			}
+			s = s[2:]
+			if s != "" && s[0] != '[' {
+				s = "." + s
+			}
 		case s == ".":
 			return found, nil
 		case s[0] == '[':
@@ -178,14 +184,16 @@ func find(query string, root, at any) ([]any, error) {
 			if end < 0 {
 				return nil, fmt.Errorf("a bracket is not closed")
 			}
-			inner := strings.TrimSpace(s[1:end])
+			union := split(s[1:end])
 			s = s[end+1:]
-			for _, f := range found {
-				got, err := subscript(inner, root, f)
-				if err != nil {
-					return nil, err
+			for _, inner := range union {
+				for _, f := range found {
+					got, err := subscript(inner, root, f)
+					if err != nil {
+						return nil, err
+					}
+					next = append(next, got...)
 				}
-				next = append(next, got...)
 			}
 		default:
 			if s[0] == '.' {
@@ -258,6 +266,43 @@ func bracket(s string) int {
 	return -1
 }
 
+// below adds a value and all in it that has values itself, as .. finds them.
+func below(out []any, v any) []any {
+	children := member(v, "*")
+	if len(children) == 0 {
+		return out
+	}
+	out = append(out, v)
+	for _, c := range children {
+		out = below(out, c)
+	}
+	return out
+}
+
+// split separates what a subscript has between commas; those within quotes,
+// brackets and filters separate nothing.
+func split(s string) (out []string) {
+	depth, quote, from := 0, byte(0), 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case c == '(' || c == '[':
+			depth++
+		case c == ')' || c == ']':
+			depth--
+		case c == ',' && depth == 0:
+			out = append(out, strings.TrimSpace(s[from:i]))
+			from = i + 1
+		}
+	}
+	return append(out, strings.TrimSpace(s[from:]))
+}
+
 func subscript(inner string, root, v any) ([]any, error) {
 	switch {
 	case inner == "*":
@@ -266,13 +311,17 @@ func subscript(inner string, root, v any) ([]any, error) {
 		return filter(inner[2:len(inner)-1], root, v)
 	case inner != "" && (inner[0] == '"' || inner[0] == '\''):
 		name, err := unquote(inner)
-		return member(v, name), err
+		if got := member(v, name); err != nil || len(got) > 0 || name == "" {
+			return got, err
+		}
+		return find("."+name, root, v) // what kubectl takes for a path
 	}
 	l, ok := v.([]any)
 	if !ok {
 		return nil, nil
 	}
 	from, to, isSlice := strings.Cut(inner, ":")
+	to, by, _ := strings.Cut(to, ":")
 	number := func(s string, otherwise int) (int, error) {
 		if s == "" {
 			return otherwise, nil
@@ -304,7 +353,17 @@ func subscript(inner string, root, v any) ([]any, error) {
 		return nil, err
 	}
 	a, b = min(max(a, 0), len(l)), min(max(b, 0), len(l))
-	return l[min(a, b):b], nil
+	step := 1
+	if by != "" {
+		if step, err = strconv.Atoi(by); err != nil || step < 1 {
+			return nil, fmt.Errorf("[%s] is no subscript", inner)
+		}
+	}
+	var out []any
+	for i := a; i < b; i += step {
+		out = append(out, l[i])
+	}
+	return out, nil
 }
 
 func filter(cond string, root, v any) (out []any, err error) {

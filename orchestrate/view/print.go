@@ -20,8 +20,10 @@ type Rows struct {
 	Wide, NoHeaders bool
 	// Prefix stands before each name, as in pod/web.
 	Prefix string
-	// Extra are columns in front and behind that come from the object's metadata.
+	// Extra are columns in front and behind that come from the object's metadata;
+	// Label has one for each label.
 	Namespace, Labels bool
+	Label             []string
 
 	columns []metav1.TableColumnDefinition
 	widths  []int
@@ -57,6 +59,9 @@ func (r *Rows) Print(t *metav1.Table, meta func(row *metav1.TableRow) (namespace
 				head = append(head, strings.ToUpper(c.Name))
 			}
 		}
+		for _, l := range r.Label {
+			head = append(head, strings.ToUpper(l[strings.LastIndexByte(l, '/')+1:]))
+		}
 		if r.Labels {
 			head = append(head, "LABELS")
 		}
@@ -82,6 +87,9 @@ func (r *Rows) Print(t *metav1.Table, meta func(row *metav1.TableRow) (namespace
 				text = r.Prefix + text
 			}
 			line = append(line, text)
+		}
+		for _, l := range r.Label {
+			line = append(line, Clean(labels[l]))
 		}
 		if r.Labels {
 			var list []string

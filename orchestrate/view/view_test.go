@@ -97,12 +97,14 @@ func TestJSONPath(t *testing.T) {
 		"{.a.n}": "3", "a.n": "3", ".a.n": "3", "{.a['b.c']}": "dot", `{.a.b\.c}`: "dot", "{.a.l[0]}": "1", "{.a.l[-1]}": "3", "{.a.l[1:]}": "2 3", "{.a.l[*]}": "1 2 3",
 		"{.items[*].name}": "x y", `{range .items[*]}{.name}={.v}{"\n"}{end}`: "x=1\ny=5\n", `{.items[?(@.name=="y")].v}`: "5", "{.items[?(@.v>2)].name}": "y",
 		"{.items[?(@.ok)].name}": "x", "{.none}": "", "{.none.below}": "", "text {.a.n} more": "text 3 more", "{$.a.n}": "3", "{.a.l}": "[1,2,3]", "{range .items[*]}{$.a.n}{end}": "33",
+		"{.a.l[0,2]}": "1 3", "{.a.l[::2]}": "1 3", "{.a.l[0:3:2]}": "1 3", "{.items[*]['name', 'v']}": "x y 1 5", "{..name}": "x y", "{..l[0]}": "1", "{.items..v}": "1 5", "{$..v}": "1 5",
+		"{.a['l']}": "[1,2,3]", "{.items['none']}": "", `{.items[?(@.name=="x,y")].v}`: "",
 	} {
 		if got, err := JSONPath(template, doc); err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", template, got, err, want)
 		}
 	}
-	for _, template := range []string{"{.a", "{range .items[*]}", "{end}", "{.a.l[9]}", "{.a.l[x]}", "{..name}", "{.a.l[]}", "{.a[0", `{"x}`} {
+	for _, template := range []string{"{.a", "{range .items[*]}", "{end}", "{.a.l[9]}", "{.a.l[x]}", "{.a.l[::0]}", "{.a.l[0,x]}", "{.a.l[]}", "{.a[0", `{"x}`} {
 		if got, err := JSONPath(template, doc); err == nil {
 			t.Errorf("%s: %q, want an error", template, got)
 		}
