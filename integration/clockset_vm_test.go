@@ -24,51 +24,18 @@ func setClock(t *testing.T, to time.Time) {
 	t.Logf("the clock says %s", to.UTC().Format(time.RFC3339))
 }
 
-// What is there while the clock is set. The fields of seconds are less than the jumps
-// ahead, and those of the last part are waited for after a jump into the past.
-const (
-	clockObjects = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      volumes: [{name: v, hostPath: {path: DIR}}]
-      containers:
-      - name: c
-        image: base
-        imagePullPolicy: Never
-        command: [sh, -c, "mkdir /www; echo here > /www/index.html; echo began; exec httpd -f -p 8080 -h /www"]
-        volumeMounts: [{name: v, mountPath: /v}]
-        readinessProbe: {periodSeconds: 1, failureThreshold: 1, exec: {command: [sh, -c, "echo >> /v/probes"]}, timeoutSeconds: 60}
-        livenessProbe: {periodSeconds: 1, failureThreshold: 1, tcpSocket: {port: 8080}, timeoutSeconds: 60}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: stuck}
-spec:
-  progressDeadlineSeconds: 3000
-  selector: {matchLabels: {app: stuck}}
-  template:
-    metadata: {labels: {app: stuck}}
-    spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: missing, imagePullPolicy: Never}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: bounded}
-spec:
-  activeDeadlineSeconds: 3000
-  terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: base, imagePullPolicy: Never, command: [sleep, "10000"]}]
+// clockObjects are there while the clock is set. Their fields of seconds are less than
+// the jumps ahead, and those of clockWaits are waited for after a jump into the past.
+// Directory v is on the host.
+func clockObjects(v string) string {
+	return serviceYAML("web") +
+		workloadYAML("Deployment", "web", "", podSpec(hostDir(v), `
+          command: [sh, -c, "mkdir /www; echo here > /www/index.html; echo began; exec httpd -f -p 8080 -h /www"],
+          volumeMounts: [{name: v, mountPath: /v}],
+          readinessProbe: {periodSeconds: 1, failureThreshold: 1, exec: {command: [sh, -c, "echo >> /v/probes"]}, timeoutSeconds: 60},
+          livenessProbe: {periodSeconds: 1, failureThreshold: 1, tcpSocket: {port: 8080}, timeoutSeconds: 60}`)) +
+		workloadYAML("Deployment", "stuck", "progressDeadlineSeconds: 3000", strings.Replace(podSpec("", `command: ["true"]`), "image: base", "image: missing", 1)) +
+		podYAML("bounded", podSpec("activeDeadlineSeconds: 3000", `command: [sleep, "10000"]`)) + `
 ---
 apiVersion: v1
 kind: Pod
@@ -76,75 +43,37 @@ metadata: {name: polite, finalizers: [example.com/hold]}
 spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: 3000
-  volumes: [{name: v, hostPath: {path: DIR}}]
+  volumes: [{name: v, hostPath: {path: ` + v + `}}]
   containers:
   - name: c
     image: base
     imagePullPolicy: Never
     command: [sh, -c, "trap 'touch /v/term; while ! [ -e /v/go ]; do sleep 0.1; done; exit 7' TERM; touch /v/trap; while :; do sleep 0.1; done"]
     volumeMounts: [{name: v, mountPath: /v}]
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: kept}
-spec:
-  ttlSecondsAfterFinished: 3000
-  template: {spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy: Never, command: ["true"]}]}}
----
-apiVersion: batch/v1
-kind: CronJob
-metadata: {name: hourly}
-spec:
-  schedule: "0 * * * *"
-  successfulJobsHistoryLimit: 10
-  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy: Never, command: ["true"]}]}}}}
+` +
+		jobYAML("kept", "ttlSecondsAfterFinished: 3000", podSpec("restartPolicy: Never", `command: ["true"]`)) +
+		cronJobYAML("hourly", `schedule: "0 * * * *", successfulJobsHistoryLimit: 10`) +
+		cronJobYAML("strict", `schedule: "0 0 * * *", startingDeadlineSeconds: 100`)
+}
+
+// cronJobYAML has Jobs that are done at once.
+func cronJobYAML(name, fields string) string {
+	return fmt.Sprintf(`
 ---
 apiVersion: batch/v1
 kind: CronJob
-metadata: {name: strict}
-spec:
-  schedule: "0 0 * * *"
-  startingDeadlineSeconds: 100
-  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy: Never, command: ["true"]}]}}}}
-`
-	clockWaits = `
-apiVersion: batch/v1
-kind: Job
-metadata: {name: limited}
-spec:
-  activeDeadlineSeconds: 6
-  template: {spec: {restartPolicy: Never, terminationGracePeriodSeconds: 0, containers: [{name: c, image: base, imagePullPolicy: Never, command: [sleep, "10000"]}]}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: again}
-spec:
-  backoffLimit: 6
-  template: {spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy: Never, command: ["false"]}]}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: short}
-spec:
-  ttlSecondsAfterFinished: 6
-  template: {spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy: Never, command: ["true"]}]}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: ends}
-spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: base, imagePullPolicy: Never, command: ["false"]}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: slow}
-spec:
-  minReadySeconds: 6
-  selector: {matchLabels: {app: slow}}
-  template:
-    metadata: {labels: {app: slow}}
-    spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: base, imagePullPolicy: Never, command: [sleep, "10000"]}]}
-`
-)
+metadata: {name: %s}
+spec: {%s, jobTemplate: {spec: {template: {spec: %s}}}}
+`, name, fields, podSpec("restartPolicy: Never", `command: ["true"]`))
+}
+
+func clockWaits() string {
+	return jobYAML("limited", "activeDeadlineSeconds: 6", podSpec("restartPolicy: Never", `command: [sleep, "10000"]`)) +
+		jobYAML("again", "backoffLimit: 6", podSpec("restartPolicy: Never", `command: ["false"]`)) +
+		jobYAML("short", "ttlSecondsAfterFinished: 6", podSpec("restartPolicy: Never", `command: ["true"]`)) +
+		podYAML("ends", podSpec("", `command: ["false"]`)) +
+		workloadYAML("Deployment", "slow", "minReadySeconds: 6", podSpec("", `command: [sleep, "10000"]`))
+}
 
 // The clock is set ahead and back, by an hour, by 400 days and to 1970, while pods run:
 // none of them is started again or cut off, no wait becomes decades, CronJobs run what
@@ -163,7 +92,8 @@ func TestVMClockSet(t *testing.T) {
 	d.must(up...)
 	t.Cleanup(func() {
 		a.do(http.MethodPatch, apiPods+"/polite", "application/merge-patch+json", `{"metadata":{"finalizers":null}}`)
-		d.noPods(group)
+		d.do("kube", "delete", "cronjobs,jobs,deployments,services", "--all", "--wait=false")
+		d.removePods(group)
 		d.must("down", "--socket", d.socket)
 		d.must("network", "rm", "pods")
 	})
@@ -171,7 +101,7 @@ func TestVMClockSet(t *testing.T) {
 	if err := os.Mkdir(v, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	d.must("kube", "apply", "-f", d.file("objects.yaml", strings.ReplaceAll(clockObjects, "DIR", v)))
+	d.must("kube", "apply", "-f", d.file("objects.yaml", clockObjects(v)))
 	a.until(apiDeployments, "web", "it is available", func(o *apiObject) bool { return o.Status.AvailableReplicas == 1 })
 	a.until(apiJobs, "kept", "it is complete", func(o *apiObject) bool { return o.is("Complete") })
 	a.until(apiPods, "bounded", "it runs", func(o *apiObject) bool { return o.is("Ready") })
@@ -284,7 +214,7 @@ spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy
 	ran(when, first, second)
 
 	// Into the past, while there are waits.
-	d.must("kube", "apply", "-f", d.file("waits.yaml", clockWaits))
+	d.must("kube", "apply", "-f", d.file("waits.yaml", clockWaits()))
 	a.until(apiJobs, "limited", "it has begun", func(o *apiObject) bool { return o.Status.Active == 1 || o.is("Failed") }) // on a slow machine its time is over already
 	a.until(apiJobs, "again", "it has failed once", func(o *apiObject) bool { return o.Status.Failed > 0 })
 	a.until(apiJobs, "short", "it is complete", func(o *apiObject) bool { return o == nil || o.is("Complete") })
@@ -313,20 +243,4 @@ spec: {restartPolicy: Never, containers: [{name: c, image: base, imagePullPolicy
 	d.ended(pid)
 	d.must(up...)
 	same(when + " and with another minirund")
-}
-
-// noPods deletes everything, and waits for the end of the groups of pods.
-func (d *daemonHost) noPods(group string) {
-	d.t.Helper()
-	d.do("kube", "delete", "cronjobs,jobs,deployments,statefulsets,services", "--all", "--wait=false")
-	d.do("kube", "delete", "pod", "--all", "--grace-period", "0", "--force", "--wait=false")
-	eventually(d.t, "the pods' cgroups are gone", func() bool { // a forced deletion waits for nobody
-		gone := true
-		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-			if err := os.Remove(mount + group); err != nil && !os.IsNotExist(err) {
-				gone = false
-			}
-		}
-		return gone
-	})
 }

@@ -139,6 +139,27 @@ func TestRootUpForeground(t *testing.T) {
 	}
 }
 
+// upPods starts minirund with a control group of the test's own, which is gone at
+// its end, as are the pods. It gives the command line, for those who start it again.
+func (d *daemonHost) upPods(name string, args ...string) (up []string) {
+	d.t.Helper()
+	d.t.Setenv("MINIRUND_SOCKET", d.socket)
+	group := fmt.Sprintf("/minirun-test-%d-%s", os.Getpid(), name)
+	up = d.up(append([]string{"--cgroup-parent", group}, args...)...)
+	d.must(up...)
+	d.t.Cleanup(func() {
+		if d.do("kube", "get", "pods").Code != 0 {
+			d.do(up...)
+		}
+		if d.t.Failed() {
+			d.t.Log(d.do("kube", "describe", "pod").Stdout)
+		}
+		d.do("kube", "delete", "deploy,rs,sts,ds,job,cronjob", "--all", "--cascade", "orphan")
+		d.removePods(group)
+	})
+	return up
+}
+
 // removePods removes all pods, and the cgroup that theirs are below.
 func (d *daemonHost) removePods(group string) {
 	d.t.Helper()
@@ -236,27 +257,15 @@ func (d *daemonHost) file(name, text string) string {
 // left when there are no services.
 func TestRootUpNoDefaultRoute(t *testing.T) {
 	d := daemonSetup(t)
-	t.Setenv("MINIRUND_SOCKET", d.socket)
 	rules := func() string {
 		return d.ip("rule", "show", "pref", "33000") + d.ip("route", "show", "table", "all", "type", "unicast", "proto", "static")
 	}
 	before := rules()
-	group := fmt.Sprintf("/minirun-test-%d-up", os.Getpid())
-	up := d.up("--cgroup-parent", group)
-	d.must(up...)
+	up := d.upPods("up")
 	kube := func(args ...string) string {
 		t.Helper()
 		return d.must(append([]string{"kube"}, args...)...)
 	}
-	t.Cleanup(func() {
-		if d.do("kube", "get", "pods").Code != 0 {
-			d.do(up...)
-		}
-		if t.Failed() {
-			t.Log(d.do("kube", "describe", "pod").Stdout)
-		}
-		d.removePods(group)
-	})
 	kube("apply", "-f", d.file("web.yaml", `
 apiVersion: v1
 kind: Pod

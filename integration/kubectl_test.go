@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -19,26 +18,6 @@ import (
 
 	"github.com/minirun/minirun/internal/testenv"
 )
-
-// upPods starts minirund with a control group of the test's own, which is gone at
-// its end, as are the pods.
-func (d *daemonHost) upPods(name string, args ...string) {
-	d.t.Helper()
-	d.t.Setenv("MINIRUND_SOCKET", d.socket)
-	group := fmt.Sprintf("/minirun-test-%d-%s", os.Getpid(), name)
-	up := d.up(append([]string{"--cgroup-parent", group}, args...)...)
-	d.must(up...)
-	d.t.Cleanup(func() {
-		if d.do("kube", "get", "pods").Code != 0 {
-			d.do(up...)
-		}
-		if d.t.Failed() {
-			d.t.Log(d.do("kube", "describe", "pod").Stdout)
-		}
-		d.do("kube", "delete", "deploy,rs,sts,ds,job,cronjob", "--all", "--cascade", "orphan")
-		d.removePods(group)
-	})
-}
 
 // forwarded starts a command that forwards a port, and gives the address that it
 // says, and what ends it.
@@ -74,19 +53,31 @@ func (d *daemonHost) forwarded(cmd *exec.Cmd) (address string, end func()) {
 	return "", nil
 }
 
+// echoes are the fields of a container that has a port called echo.
+func echoes(command string) string {
+	return "command: " + command + ", ports: [{name: echo, containerPort: 8080}], readinessProbe: {tcpSocket: {port: echo}, timeoutSeconds: 30}"
+}
+
+// dial makes a connection whose reads and writes do not last forever.
+func dial(address string) (*net.TCPConn, error) {
+	limit := testenv.Timeout(20 * time.Second)
+	c, err := net.DialTimeout("tcp", address, limit)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), c.SetDeadline(time.Now().Add(limit))
+}
+
 // exchange sends a text, says that this is all, and gives what comes back.
 func exchange(address, text string) (string, error) {
-	c, err := net.DialTimeout("tcp", address, testenv.Timeout(20*time.Second))
+	c, err := dial(address)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(testenv.Timeout(20 * time.Second))); err != nil {
-		return "", err
-	}
 	go func() {
 		io.WriteString(c, text)
-		c.(*net.TCPConn).CloseWrite()
+		c.CloseWrite()
 	}()
 	b, err := io.ReadAll(c)
 	return string(b), err
@@ -117,34 +108,9 @@ func TestRootKubectl(t *testing.T) {
 		}
 		return string(out)
 	}
-	must("apply", "-f", d.file("web.yaml", `
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers:
-      - name: c
-        image: base
-        imagePullPolicy: Never
-        command: [sh, -c, "echo ready; exec nc -ll -p 8080 -e cat"]
-        ports: [{name: echo, containerPort: 8080}]
-        readinessProbe: {tcpSocket: {port: echo}, timeoutSeconds: 30}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: echo}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: wrong}
-spec: {containers: [{name: c, image: base, imagePullPolicy: Never, command: [/no/such/program]}]}
-`))
+	must("apply", "-f", d.file("web.yaml", serviceYAML("web")+
+		workloadYAML("Deployment", "web", "", podSpec("", echoes(`[sh, -c, "echo ready; exec nc -ll -p 8080 -e cat"]`)))+
+		podYAML("wrong", podSpec("", "command: [/no/such/program]"))))
 	must("rollout", "status", "deployment/web", "--timeout", testenv.Timeout(50*time.Second).String())
 	pod := strings.TrimSpace(must("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"))
 	if got := must("logs", pod); got != "ready\n" {
@@ -201,14 +167,11 @@ spec: {containers: [{name: c, image: base, imagePullPolicy: Never, command: [/no
 // answerAll sends a text and reads as much as it is.
 func answerAll(t *testing.T, address, text string) string {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", address, testenv.Timeout(20*time.Second))
+	c, err := dial(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(testenv.Timeout(20 * time.Second))); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
@@ -225,34 +188,9 @@ func answerAll(t *testing.T, address, text string) string {
 func TestRootKubePortForward(t *testing.T) {
 	d := daemonSetup(t)
 	d.upPods("forward")
-	d.must("kube", "apply", "-f", d.file("pods.yaml", `
-apiVersion: v1
-kind: Pod
-metadata: {name: inner, labels: {app: inner}}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-  - name: c
-    image: base
-    imagePullPolicy: Never
-    command: [sh, -c, "echo inner > /index.html; busybox httpd -p 127.0.0.1:84 -h /; busybox httpd -p [::1]:86 -h /; exec nc -ll -p 8080 -e cat"]
-    ports: [{name: echo, containerPort: 8080}]
-    readinessProbe: {tcpSocket: {port: echo}, timeoutSeconds: 30}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: outer}
-spec:
-  hostNetwork: true
-  terminationGracePeriodSeconds: 0
-  containers:
-  - {name: c, image: base, imagePullPolicy: Never, command: [sh, -c, "echo outer > /index.html; exec busybox httpd -f -p 127.0.0.1:87 -h /"]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: inner}
-spec: {selector: {app: inner}, ports: [{port: 80, targetPort: echo}]}
-`))
+	d.must("kube", "apply", "-f", d.file("pods.yaml", serviceYAML("inner")+
+		podYAML("inner", podSpec("", echoes(`[sh, -c, "echo inner > /index.html; busybox httpd -p 127.0.0.1:84 -h /; busybox httpd -p [::1]:86 -h /; exec nc -ll -p 8080 -e cat"]`)))+
+		podYAML("outer", podSpec("hostNetwork: true", `command: [sh, -c, "echo outer > /index.html; exec busybox httpd -f -p 127.0.0.1:87 -h /"]`))))
 	d.must("kube", "wait", "pod", "inner", "outer", "--for=condition=Ready", "--timeout", testenv.Timeout(50*time.Second).String())
 	text := strings.Repeat("0123456789abcdef", 1<<17)
 	start := func(args ...string) (string, func()) {

@@ -14,109 +14,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rebootObjects are what minirund runs when the power is cut. Each of them notes on the
-// disk that it has begun.
-const rebootObjects = `
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: db}
-spec:
-  serviceName: db
-  selector: {matchLabels: {app: db}}
-  volumeClaimTemplates:
-  - {metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}
-  template:
-    metadata: {labels: {app: db}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      volumes: [{name: v, hostPath: {path: DIR}}]
-      containers:
-      - name: c
-        image: base
-        imagePullPolicy: Never
-        command: [sh, -c, "[ -e /data/who ] || echo first > /data/who; echo db >> /v/order; sync; exec httpd -f -p 8080 -h /data"]
-        volumeMounts: [{name: v, mountPath: /v}, {name: data, mountPath: /data}]
-        readinessProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 60}
----
-apiVersion: v1
-kind: Service
-metadata: {name: db}
-spec: {selector: {app: db}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      volumes: [{name: v, hostPath: {path: DIR}}, {name: w, emptyDir: {}}]
-      initContainers:
-      - name: i
-        image: base
-        imagePullPolicy: Never
-        command: [sh, -c, "until nslookup -type=a db.default.svc.cluster.local && wget -q -O /w/who http://$DB_SERVICE_HOST/who; do sleep 0.2; done; echo web $(cat /w/who) >> /v/order; sync"]
-        volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /w}]
-      containers:
-      - name: c
-        image: base
-        imagePullPolicy: Never
-        command: [sh, -c, "exec httpd -f -p 8080 -h /w"]
-        volumeMounts: [{name: w, mountPath: /w}]
-        readinessProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 60}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: half}
-spec:
-  completions: 2
-  template:
-    spec:
-      restartPolicy: OnFailure
-      terminationGracePeriodSeconds: 0
-      volumes: [{name: v, hostPath: {path: DIR}}]
-      containers:
-      - name: c
-        image: base
-        imagePullPolicy: Never
-        command: [sh, -c, "echo x >> /v/half; sync; [ $(wc -l < /v/half) != 2 ] || exec sleep 10000"]
-        volumeMounts: [{name: v, mountPath: /v}]
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: done}
-spec:
-  template:
-    spec:
-      restartPolicy: OnFailure
-      volumes: [{name: v, hostPath: {path: DIR}}]
-      containers: [{name: c, image: base, imagePullPolicy: Never, command: [sh, -c, "echo x >> /v/done; sync"], volumeMounts: [{name: v, mountPath: /v}]}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: ended}
-spec:
-  restartPolicy: Never
-  volumes: [{name: v, hostPath: {path: DIR}}]
-  containers: [{name: c, image: base, imagePullPolicy: Never, command: [sh, -c, "echo x >> /v/ended; sync; exit 3"], volumeMounts: [{name: v, mountPath: /v}]}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: runs}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 0
-  volumes: [{name: v, hostPath: {path: DIR}}]
-  containers: [{name: c, image: base, imagePullPolicy: Never, command: [sh, -c, "echo x >> /v/runs; sync; exec sleep 10000"], volumeMounts: [{name: v, mountPath: /v}]}]
-`
+// rebootObjects are what minirund runs when the power is cut. Each of them notes in
+// directory v of the disk that it has begun.
+func rebootObjects(v string) string {
+	const (
+		mounted = `, volumeMounts: [{name: v, mountPath: /v}]`
+		ready   = `, readinessProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 60}`
+	)
+	waits := containerYAML("i", `command: [sh, -c, "until nslookup -type=a db.default.svc.cluster.local && wget -q -O /w/who http://$DB_SERVICE_HOST/who; do sleep 0.2; done; echo web $(cat /w/who) >> /v/order; sync"],
+          volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /w}]`)
+	return serviceYAML("db") + serviceYAML("web") +
+		workloadYAML("StatefulSet", "db", "serviceName: db, volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}]",
+			podSpec(hostDir(v), `
+          command: [sh, -c, "[ -e /data/who ] || echo first > /data/who; echo db >> /v/order; sync; exec httpd -f -p 8080 -h /data"],
+          volumeMounts: [{name: v, mountPath: /v}, {name: data, mountPath: /data}]`+ready)) +
+		workloadYAML("Deployment", "web", "replicas: 2", podSpec("volumes: [{name: v, hostPath: {path: "+v+"}}, {name: w, emptyDir: {}}], initContainers: ["+waits+"]",
+			`command: [sh, -c, "exec httpd -f -p 8080 -h /w"], volumeMounts: [{name: w, mountPath: /w}]`+ready)) +
+		jobYAML("half", "completions: 2", podSpec("restartPolicy: OnFailure, "+hostDir(v),
+			`command: [sh, -c, "echo x >> /v/half; sync; [ $(wc -l < /v/half) != 2 ] || exec sleep 10000"]`+mounted)) +
+		jobYAML("done", "", podSpec("restartPolicy: OnFailure, "+hostDir(v), `command: [sh, -c, "echo x >> /v/done; sync"]`+mounted)) +
+		podYAML("ended", podSpec("restartPolicy: Never, "+hostDir(v), `command: [sh, -c, "echo x >> /v/ended; sync; exit 3"]`+mounted)) +
+		podYAML("runs", podSpec("restartPolicy: Never, "+hostDir(v), `command: [sh, -c, "echo x >> /v/runs; sync; exec sleep 10000"]`+mounted))
+}
 
 // rebootFacts are what the next life of the guest has to find.
 type rebootFacts struct {
@@ -154,7 +73,7 @@ func rebootBefore(t *testing.T, disk string) string {
 	d, a, up := rebootHost(t, disk)
 	d.base()
 	d.must(up...)
-	d.must("kube", "apply", "-f", d.file("objects.yaml", strings.ReplaceAll(rebootObjects, "DIR", d.dir+"/v")))
+	d.must("kube", "apply", "-f", d.file("objects.yaml", rebootObjects(d.dir+"/v")))
 	a.until(apiDeployments, "web", "it is available", func(o *apiObject) bool { return o.Status.AvailableReplicas == 2 })
 	a.until(apiPods, "ended", "it has ended", func(o *apiObject) bool { return o.Status.Phase == "Failed" })
 	a.until(apiPods, "runs", "it runs", func(o *apiObject) bool { return o.is("Ready") && len(d.began("runs")) == 1 })
@@ -272,7 +191,8 @@ func rebootAfter(t *testing.T, disk, text string) {
 	d.must("image", "gc", "--lost", "--quiet")
 
 	// Nothing of both lives is left.
-	d.noPods(rebootGroup)
+	d.do("kube", "delete", "jobs,deployments,statefulsets,services", "--all", "--wait=false")
+	d.removePods(rebootGroup)
 	d.do("kube", "delete", "pvc", "--all", "--wait=false")
 	eventually(t, "volumes and pods are erased", func() bool {
 		volumes, _ := os.ReadDir(d.dir + "/data/volumes")

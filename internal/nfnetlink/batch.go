@@ -71,7 +71,7 @@ func (c *Conn) Commit(b *Batch) error {
 		if typ != unix.NLMSG_ERROR {
 			return false, nil
 		}
-		if err := errnoOf(body); err != nil && first == nil {
+		if err := linux.NetlinkErrno(body); err != nil && first == nil {
 			what := "begin"
 			if seq > 0 && int(seq) <= len(b.what) {
 				what = b.what[seq-1]
@@ -120,7 +120,7 @@ func (c *Conn) Table(family byte, name string) (userdata []byte, err error) {
 	m.str(unix.NFTA_TABLE_NAME, name)
 	m.end(at)
 	err = c.request(m, func(body []byte) {
-		walk(body[min(len(body), 4):], func(typ uint16, v []byte) {
+		linux.NetlinkAttributes(body[min(len(body), 4):], func(typ uint16, v, _ []byte) {
 			if typ == nftaTableUserdata {
 				userdata = append([]byte(nil), v...)
 			}

@@ -3,6 +3,7 @@ package nfnetlink
 import (
 	"encoding/binary"
 
+	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +27,7 @@ func (c *Conn) Chains() (list []Chain, err error) {
 			return
 		}
 		ch := Chain{Family: body[0]}
-		walk(body[4:], func(typ uint16, v []byte) {
+		linux.NetlinkAttributes(body[4:], func(typ uint16, v, _ []byte) {
 			switch {
 			case typ == unix.NFTA_CHAIN_TABLE:
 				ch.Table = unix.ByteSliceToString(v)
@@ -36,7 +37,7 @@ func (c *Conn) Chains() (list []Chain, err error) {
 				ch.Drops = binary.BigEndian.Uint32(v) == nfDrop
 			case typ == unix.NFTA_CHAIN_HOOK:
 				ch.Base = true
-				walk(v, func(typ uint16, v []byte) {
+				linux.NetlinkAttributes(v, func(typ uint16, v, _ []byte) {
 					if typ == unix.NFTA_HOOK_HOOKNUM && len(v) >= 4 {
 						ch.Hook = binary.BigEndian.Uint32(v)
 					}

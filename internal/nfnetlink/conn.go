@@ -22,9 +22,9 @@ type Conn struct {
 
 // Dial opens a socket in the network namespace of the calling thread.
 func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	fd, err := linux.Netlink(unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	return &Conn{fd: fd}, nil
 }
@@ -46,14 +46,8 @@ type attrs struct{ b []byte }
 
 func (m *attrs) add(p ...byte) { m.b = append(m.b, p...) }
 
-// attribute is a struct nlattr with its value, padded.
 func (m *attrs) attribute(typ uint16, value []byte) {
-	m.b = binary.NativeEndian.AppendUint16(m.b, uint16(unix.NLA_HDRLEN+len(value)))
-	m.b = binary.NativeEndian.AppendUint16(m.b, typ)
-	m.b = append(m.b, value...)
-	for len(m.b)%4 != 0 {
-		m.b = append(m.b, 0)
-	}
+	m.b = linux.AppendNetlinkAttribute(m.b, typ, value)
 }
 
 func (m *attrs) str(typ uint16, v string) { m.attribute(typ, append([]byte(v), 0)) }
@@ -83,18 +77,6 @@ func (m *attrs) header(typ, flags uint16, seq uint32, family byte, resource uint
 
 func (m *attrs) end(at int) { binary.NativeEndian.PutUint32(m.b[at:], uint32(len(m.b)-at)) }
 
-// walk calls f for each attribute in b.
-func walk(b []byte, f func(typ uint16, value []byte)) {
-	for len(b) >= unix.NLA_HDRLEN {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.NLA_HDRLEN || n > len(b) {
-			return
-		}
-		f(binary.NativeEndian.Uint16(b[2:])&0x3fff, b[unix.NLA_HDRLEN:n])
-		b = b[min((n+3)&^3, len(b)):]
-	}
-}
-
 // receive passes the answers to f until it says that there are no more. Only
 // those with a sequence number in [first, last] are looked at.
 func (c *Conn) receive(first, last uint32, dontwait int, f func(seq uint32, typ uint16, body []byte) (done bool, err error)) error {
@@ -113,32 +95,16 @@ func (c *Conn) receive(first, last uint32, dontwait int, f func(seq uint32, typ 
 		default:
 			return os.NewSyscallError("recvfrom", err)
 		}
-		for b := buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
-			size := int(binary.NativeEndian.Uint32(b))
-			if size < unix.SizeofNlMsghdr || size > len(b) {
-				return unix.EBADMSG
-			}
-			typ, seq, body := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:]), b[unix.SizeofNlMsghdr:size]
-			b = b[min((size+3)&^3, len(b)):]
+		done, err := linux.NetlinkMessages(buf[:n], func(seq uint32, typ uint16, body []byte) (bool, error) {
 			if seq-first > last-first {
-				continue
+				return false, nil
 			}
-			if done, err := f(seq, typ, body); done || err != nil {
-				return err
-			}
+			return f(seq, typ, body)
+		})
+		if done || err != nil {
+			return err
 		}
 	}
-}
-
-// errnoOf is the error in an NLMSG_ERROR; nil for an acknowledgement.
-func errnoOf(body []byte) error {
-	if len(body) < 4 {
-		return unix.EBADMSG
-	}
-	if e := -int32(binary.NativeEndian.Uint32(body)); e != 0 {
-		return unix.Errno(e)
-	}
-	return nil
 }
 
 // request sends one message and passes each part of the answer to f.
@@ -150,7 +116,7 @@ func (c *Conn) request(m *attrs, f func(body []byte)) error {
 	return c.receive(c.seq, c.seq, 0, func(_ uint32, typ uint16, body []byte) (bool, error) {
 		switch typ {
 		case unix.NLMSG_ERROR:
-			return true, errnoOf(body)
+			return true, linux.NetlinkErrno(body)
 		case unix.NLMSG_DONE:
 			return true, nil
 		}

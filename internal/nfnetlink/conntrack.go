@@ -3,6 +3,7 @@ package nfnetlink
 import (
 	"encoding/binary"
 
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/netip"
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +49,7 @@ func (c *Conn) Flows() (n int, err error) {
 	at := m.header(unix.NFNL_SUBSYS_CTNETLINK<<8|ctMsgGetStats, 0, c.seq, unix.AF_UNSPEC, 0)
 	m.end(at)
 	err = c.request(m, func(body []byte) {
-		walk(body[min(len(body), 4):], func(typ uint16, v []byte) {
+		linux.NetlinkAttributes(body[min(len(body), 4):], func(typ uint16, v, _ []byte) {
 			if typ == ctaStatsEntries && len(v) >= 4 {
 				n = int(binary.BigEndian.Uint32(v))
 			}
@@ -103,7 +104,7 @@ func (c *Conn) DeleteFlows(match func(*Flow) bool) (n int, err error) {
 }
 
 func parseFlow(b []byte) (f Flow, ok bool) {
-	walk(b, func(typ uint16, v []byte) {
+	linux.NetlinkAttributes(b, func(typ uint16, v, _ []byte) {
 		switch typ {
 		case ctaTupleOrig:
 			f.original = v
@@ -119,10 +120,10 @@ func parseFlow(b []byte) (f Flow, ok bool) {
 }
 
 func parseTuple(b []byte, t *Tuple) (protocol uint8) {
-	walk(b, func(typ uint16, v []byte) {
+	linux.NetlinkAttributes(b, func(typ uint16, v, _ []byte) {
 		switch typ {
 		case ctaTupleIP:
-			walk(v, func(typ uint16, v []byte) {
+			linux.NetlinkAttributes(v, func(typ uint16, v, _ []byte) {
 				a, ok := netip.AddrFromSlice(v)
 				switch {
 				case !ok:
@@ -133,7 +134,7 @@ func parseTuple(b []byte, t *Tuple) (protocol uint8) {
 				}
 			})
 		case ctaTupleProto:
-			walk(v, func(typ uint16, v []byte) {
+			linux.NetlinkAttributes(v, func(typ uint16, v, _ []byte) {
 				switch {
 				case typ == ctaProtoNum && len(v) > 0:
 					protocol = v[0]

@@ -233,7 +233,7 @@ func (c *Conn) routes(beside uint32) (list []netip.Prefix, err error) {
 				return
 			}
 			bits := int(body[1])
-			attributes(body[unix.SizeofRtMsg:], func(typ uint16, value, _ []byte) {
+			linux.NetlinkAttributes(body[unix.SizeofRtMsg:], func(typ uint16, value, _ []byte) {
 				if a, ok := netip.AddrFromSlice(value); ok && typ == unix.RTA_DST && bits > 0 {
 					list = append(list, netip.PrefixFrom(a, bits))
 				}
@@ -259,11 +259,11 @@ func (c *Conn) Kind(index int) (kind string, err error) {
 }
 
 func kindOf(b []byte) (kind string) {
-	attributes(b, func(typ uint16, value, _ []byte) {
+	linux.NetlinkAttributes(b, func(typ uint16, value, _ []byte) {
 		if typ != unix.IFLA_LINKINFO {
 			return
 		}
-		attributes(value, func(typ uint16, value, _ []byte) {
+		linux.NetlinkAttributes(value, func(typ uint16, value, _ []byte) {
 			if typ == unix.IFLA_INFO_KIND {
 				kind = unix.ByteSliceToString(value)
 			}
@@ -294,7 +294,7 @@ func (c *Conn) Links() (list []LinkStats, err error) {
 		var l LinkStats
 		l.Index, l.Flags = int(int32(binary.NativeEndian.Uint32(body[4:]))), binary.NativeEndian.Uint32(body[8:])
 		l.Kind = kindOf(body[unix.SizeofIfInfomsg:])
-		attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, value, _ []byte) {
+		linux.NetlinkAttributes(body[unix.SizeofIfInfomsg:], func(typ uint16, value, _ []byte) {
 			switch {
 			case typ == unix.IFLA_IFNAME:
 				l.Name = unix.ByteSliceToString(value)

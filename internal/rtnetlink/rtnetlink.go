@@ -22,9 +22,9 @@ type Conn struct {
 
 // Dial opens a socket in the network namespace of the calling thread.
 func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := linux.Netlink(unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	return &Conn{fd: fd}, nil
 }
@@ -102,7 +102,7 @@ func (c *Conn) getLink(m *message) (l *Link, err error) {
 			return
 		}
 		l = &Link{Index: int(int32(binary.NativeEndian.Uint32(body[4:]))), Flags: binary.NativeEndian.Uint32(body[8:])}
-		attributes(body[unix.SizeofIfInfomsg:], func(typ uint16, value, _ []byte) {
+		linux.NetlinkAttributes(body[unix.SizeofIfInfomsg:], func(typ uint16, value, _ []byte) {
 			switch typ {
 			case unix.IFLA_IFNAME:
 				l.Name = unix.ByteSliceToString(value)
@@ -128,7 +128,7 @@ func (c *Conn) Addresses(index int) (list []Address, err error) {
 			return
 		}
 		a := Address{Family: body[0], Prefix: body[1], Flags: uint32(body[2]), Scope: body[3]}
-		attributes(body[unix.SizeofIfAddrmsg:], func(typ uint16, value, whole []byte) {
+		linux.NetlinkAttributes(body[unix.SizeofIfAddrmsg:], func(typ uint16, value, whole []byte) {
 			switch typ {
 			case unix.IFA_FLAGS:
 				a.Flags = binary.NativeEndian.Uint32(value)
@@ -203,38 +203,14 @@ func (m *message) link(index int, flags, change uint32) {
 	m.add(b[:])
 }
 
-// attribute is a struct rtattr with its value, padded.
 func (m *message) attribute(typ uint16, value []byte) {
-	var h [unix.SizeofRtAttr]byte
-	binary.NativeEndian.PutUint16(h[:], uint16(len(h)+len(value)))
-	binary.NativeEndian.PutUint16(h[2:], typ)
-	m.add(h[:])
-	m.add(value)
-	for len(m.b)%4 != 0 {
-		m.b = append(m.b, 0)
-	}
+	m.b = linux.AppendNetlinkAttribute(m.b, typ, value)
 }
 
 func (m *message) str(typ uint16, v string) { m.attribute(typ, append([]byte(v), 0)) }
 
 func (m *message) num(typ uint16, v uint32) {
 	m.attribute(typ, binary.NativeEndian.AppendUint32(nil, v))
-}
-
-// typeMask is NLA_TYPE_MASK: the type without its flags.
-const typeMask = 1<<14 - 1
-
-// attributes calls f for each attribute in b: its value, and all of it.
-func attributes(b []byte, f func(typ uint16, value, whole []byte)) {
-	for len(b) >= unix.SizeofRtAttr {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofRtAttr || n > len(b) {
-			return
-		}
-		whole := min((n+3)&^3, len(b))
-		f(binary.NativeEndian.Uint16(b[2:])&typeMask, b[unix.SizeofRtAttr:n], b[:whole])
-		b = b[whole:]
-	}
 }
 
 // buffers are those of connections that were closed: who looks at the namespaces of
@@ -263,34 +239,22 @@ func (c *Conn) do(m *message, f func(typ uint16, body []byte)) error {
 		if err != nil {
 			return os.NewSyscallError("read", err)
 		}
-		for b := buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
-			size := int(binary.NativeEndian.Uint32(b))
-			if size < unix.SizeofNlMsghdr || size > len(b) {
-				return unix.EBADMSG
-			}
-			typ, body := binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:size]
-			mine := binary.NativeEndian.Uint32(b[8:]) == c.seq
-			b = b[min((size+3)&^3, len(b)):]
+		done, err := linux.NetlinkMessages(buf[:n], func(seq uint32, typ uint16, body []byte) (bool, error) {
 			switch {
-			case !mine:
+			case seq != c.seq:
+				return false, nil
 			case typ == unix.NLMSG_ERROR:
-				if len(body) < 4 {
-					return unix.EBADMSG
-				}
-				if errno := -int32(binary.NativeEndian.Uint32(body)); errno != 0 {
-					return unix.Errno(errno)
-				}
-				return nil
+				return true, linux.NetlinkErrno(body)
 			case typ == unix.NLMSG_DONE:
-				return nil
-			default:
-				if f != nil {
-					f(typ, body)
-				}
-				if flags&(unix.NLM_F_DUMP|unix.NLM_F_ACK) == 0 {
-					return nil
-				}
+				return true, nil
 			}
+			if f != nil {
+				f(typ, body)
+			}
+			return flags&(unix.NLM_F_DUMP|unix.NLM_F_ACK) == 0, nil
+		})
+		if done || err != nil {
+			return err
 		}
 	}
 }

@@ -3,6 +3,7 @@ package rtnetlink
 import (
 	"encoding/binary"
 
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/netip"
 	"golang.org/x/sys/unix"
 )
@@ -93,7 +94,7 @@ func (c *Conn) Lookup(a netip.Addr) error {
 // tableOf is the table of a route.
 func tableOf(body []byte) uint32 {
 	table := uint32(body[4])
-	attributes(body[unix.SizeofRtMsg:], func(typ uint16, value, _ []byte) {
+	linux.NetlinkAttributes(body[unix.SizeofRtMsg:], func(typ uint16, value, _ []byte) {
 		if typ == unix.RTA_TABLE && len(value) >= 4 {
 			table = binary.NativeEndian.Uint32(value)
 		}

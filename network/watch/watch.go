@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/minirun/minirun/internal/linux"
 	"github.com/minirun/minirun/internal/rtnetlink"
 	"golang.org/x/sys/unix"
 )
@@ -293,16 +294,11 @@ func (w *Watcher) changed(name string) {
 }
 
 // attribute finds a string among attributes.
-func attribute(b []byte, want uint16) string {
-	for len(b) >= unix.NLA_HDRLEN {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.NLA_HDRLEN || n > len(b) {
-			return ""
+func attribute(b []byte, want uint16) (text string) {
+	linux.NetlinkAttributes(b, func(typ uint16, value, _ []byte) {
+		if typ == want {
+			text = strings.TrimRight(string(value), "\x00")
 		}
-		if binary.NativeEndian.Uint16(b[2:])&0x3fff == want {
-			return strings.TrimRight(string(b[unix.NLA_HDRLEN:n]), "\x00")
-		}
-		b = b[min((n+3)&^3, len(b)):]
-	}
-	return ""
+	})
+	return text
 }
