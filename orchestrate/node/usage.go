@@ -167,19 +167,18 @@ func (w *worker) usage(ctx context.Context, path string, limit int64) (int64, er
 	return used, err
 }
 
-// noteEviction records that the pod is evicted, so that it stays so.
-func (w *worker) noteEviction(pod *corev1.Pod) error {
+// noteEviction records that the pod is evicted, so that it stays so. It is evicted also
+// if that cannot be written: what it has written may have taken all the room.
+func (w *worker) noteEviction(pod *corev1.Pod) {
 	text := w.evict.Load()
 	if text == nil || w.rec.Evicted != "" {
-		return nil
+		return
 	}
 	w.rec.Evicted = *text
 	if err := w.rec.write(w.dir); err != nil {
-		w.rec.Evicted = ""
-		return err
+		w.n.log.Warn("record", "pod", w.String(), "error", err) // its status says it too
 	}
 	w.warning(pod, nil, "Evicted", "%s", *text)
-	return nil
 }
 
 var errDeep = fmt.Errorf("directories are nested deeper than %d", maxDepth)
@@ -208,7 +207,8 @@ type usage struct {
 }
 
 func (u *usage) add(st *unix.Stat_t) error {
-	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	// What takes no room is not remembered: there may be any number of it.
+	if st.Nlink > 1 && st.Blocks > 0 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		key := [2]uint64{uint64(st.Dev), st.Ino} //nolint:unconvert // it is an int32 elsewhere
 		if u.seen[key] {
 			return nil
@@ -240,7 +240,7 @@ func (u *usage) dir(fd, depth int) error {
 	}
 	for {
 		names, err := f.Readdirnames(1024)
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, unix.ENOENT) { // or it was removed meanwhile
 			return nil
 		}
 		if err != nil {

@@ -76,3 +76,36 @@ func TestDiskUsage_Deep(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Nobody keeps what he writes from being counted by removing directories meanwhile, or
+// has us remember any number of files that take no room.
+func TestDiskUsage_Moving(t *testing.T) {
+	dir := t.TempDir()
+	u := &usage{ctx: context.Background(), limit: math.MaxInt64}
+	removed := filepath.Join(dir, "removed")
+	if err := os.Mkdir(removed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(removed, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(removed); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.dir(fd, 1); err != nil {
+		t.Errorf("a directory that was removed: %v", err)
+	}
+	if err := os.WriteFile(dir+"/empty", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(dir+"/empty", dir+"/other"); err != nil {
+		t.Fatal(err)
+	}
+	if fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.dir(fd, 0); err != nil || len(u.seen) > 0 {
+		t.Errorf("%d files are remembered, %v", len(u.seen), err)
+	}
+}

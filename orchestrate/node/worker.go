@@ -247,9 +247,7 @@ func (w *worker) sync() (again time.Time, gone bool, err error) {
 		if w.suspect.Swap(false) {
 			w.check(pod)
 		}
-		if err := w.noteEviction(pod); err != nil {
-			return again, false, err
-		}
+		w.noteEviction(pod)
 		if !w.up && w.refresh.Swap(false) {
 			w.retry = time.Time{} // what was missing may be there now
 		}

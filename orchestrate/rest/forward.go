@@ -3,7 +3,6 @@ package rest
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -192,10 +191,23 @@ func (s *Server) forwardPair(ctx context.Context, q *request, p *streamPair) {
 type halfConn interface {
 	io.ReadWriter
 	CloseWrite() error
+	// CloseRead drops what comes, and what has come.
+	CloseRead()
 }
 
-// resetter is one that can be broken off.
-type resetter interface{ Reset() error }
+// source remembers why nothing more comes.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (n int, err error) {
+	n, err = s.Reader.Read(p)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
 
 // join copies between a connection of the pod and one of the client until both
 // directions have ended, or ctx.
@@ -205,18 +217,22 @@ func join(ctx context.Context, pod net.Conn, client halfConn) {
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if _, err := io.Copy(pod, client); err != nil {
-			pod.Close() // the client has broken off, or the pod reads no more
-			return
-		}
-		if h, ok := pod.(interface{ CloseWrite() error }); ok {
+		// Who reads nothing more must not keep the client's other streams waiting.
+		defer client.CloseRead()
+		in := &source{Reader: client}
+		_, err := io.Copy(pod, in)
+		switch h, ok := pod.(interface{ CloseWrite() error }); {
+		case in.err != nil && in.err != io.EOF: // the client has broken off
+			pod.Close()
+		case err != nil: // the pod reads no more; it may still have something to say
+		case ok:
 			h.CloseWrite()
 		}
 	})
-	_, err := io.Copy(client, pod)
-	if r, ok := client.(resetter); ok && err != nil && !errors.Is(err, net.ErrClosed) {
-		r.Reset() // what came is not all there was
-	}
+	// However it ends: servers that close before they have read everything reset the
+	// connection, and a reset of the stream would take their last words away from
+	// clients that have not read them yet.
+	io.Copy(client, pod)
 	client.CloseWrite()
 	wg.Wait()
 }
@@ -239,18 +255,22 @@ func (s *Server) forwardChannels(q *request, c *stream.Conn, ports []uint16) {
 			conn, err := s.dial(ctx, q, port)
 			if err != nil {
 				c.Write(byte(2*i+1), []byte(err.Error()))
-				all[i].in.Drop(net.ErrClosed)
+				all[i].CloseRead()
 				all[i].CloseWrite()
 				return
 			}
 			join(ctx, conn, all[i])
-			all[i].in.Drop(net.ErrClosed)
 		})
 	}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		defer cancel()
+		defer func() {
+			for _, p := range all {
+				p.in.End(io.ErrUnexpectedEOF)
+			}
+		}()
 		for {
 			channel, data, err := c.Read()
 			if err != nil {
@@ -276,9 +296,6 @@ func (s *Server) forwardChannels(q *request, c *stream.Conn, ports []uint16) {
 	}
 	cancel()
 	<-read
-	for _, p := range all {
-		p.in.Drop(net.ErrClosed)
-	}
 }
 
 // channelConn is a channel of a WebSocket.
@@ -289,6 +306,7 @@ type channelConn struct {
 }
 
 func (p *channelConn) Read(b []byte) (int, error)  { return p.in.Read(b) }
+func (p *channelConn) CloseRead()                  { p.in.Drop(net.ErrClosed) }
 func (p *channelConn) Write(b []byte) (int, error) { return p.c.Writer(p.channel).Write(b) }
 
 func (p *channelConn) CloseWrite() error {

@@ -106,10 +106,14 @@ func (n *Node) Attach(_ context.Context, _, pod string, o *corev1.PodAttachOptio
 	return 0, nil
 }
 
+// LastWords are what port 10 says.
+var LastWords = strings.Repeat("0123456789abcdef", 1<<16)
+
 // Dial connects with a pod whose port 7 gives back what comes in, whose port 9 says
-// "bye" and closes, and which refuses all others.
+// "bye" and closes, whose port 10 reads nothing and says LastWords, whose port 11
+// does nothing at all, and which refuses all others.
 func (n *Node) Dial(_ context.Context, _, pod string, port uint16) (net.Conn, error) {
-	if port != 7 && port != 9 {
+	if port != 7 && (port < 9 || port > 11) {
 		return nil, fmt.Errorf("connect to port %d: connection refused", port)
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -126,11 +130,27 @@ func (n *Node) Dial(_ context.Context, _, pod string, port uint16) (net.Conn, er
 	}
 	go func() {
 		defer ends[1].Close()
-		if port == 9 {
+		switch port {
+		case 9:
 			io.WriteString(ends[1], "bye")
 			return
+		case 10:
+			ends[1].(*net.UnixConn).CloseRead()
+			io.WriteString(ends[1], LastWords)
+			return
+		case 11:
+			raw, _ := ends[1].(*net.UnixConn).SyscallConn()
+			raw.Read(func(fd uintptr) bool { // until the other end is closed
+				poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+				for {
+					if n, err := unix.Poll(poll, -1); n == 1 || err != unix.EINTR {
+						return true
+					}
+				}
+			})
+		default:
+			io.Copy(ends[1], ends[1])
 		}
-		io.Copy(ends[1], ends[1])
 		n.gone("connection")
 	}()
 	return ends[0], nil

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"golang.org/x/sys/unix"
+)
+
+// A pod that has filled the disk that its node writes to is evicted nevertheless.
+func TestRootPodFillsDisk(t *testing.T) {
+	b := newBench(t)
+	b.stop(syscall.SIGTERM)
+	disk := filepath.Join(b.c.Dir, "disk")
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=8m,mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.stop(syscall.SIGTERM)
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(b.clean) // before the disk goes
+	b.c.Root, b.c.Measure = disk, 500*time.Millisecond
+	b.run("", 0)
+	b.runPod("p", `
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: v, emptyDir: {sizeLimit: 6Mi}}]
+  containers: [{name: c, image: "base:1", command: [sh, -c, "cat /dev/zero > /v/x; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}]
+`)
+	p := b.until("p", "it is evicted", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	if p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, `exceeds the limit "6Mi"`) {
+		t.Errorf("%+v", p.Status)
+	}
+	// It stays so, also for the next one, and goes.
+	b.stop(syscall.SIGKILL)
+	b.run("", 0)
+	if p := b.pod("p"); p.Status.Phase != corev1.PodFailed || p.Status.Reason != "Evicted" {
+		t.Errorf("%+v", p.Status)
+	}
+	b.delete("p", 0)
+	b.gone("p")
+}
