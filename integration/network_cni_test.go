@@ -200,3 +200,25 @@ func TestRootNetworkCNI_Killed(t *testing.T) {
 		t.Errorf("the plugin was called like this: %s", text)
 	}
 }
+
+// minirun alone is killed while a plugin adds. What runs the plugins goes on, and
+// delete waits for it: what it takes back is all that there will be.
+func TestRootNetworkCNI_Orphan(t *testing.T) {
+	h, conf, plugins := cniSetup(t)
+	log := filepath.Join(conf, "log")
+	cniFake(t, plugins, "slow", log, "1.0.0", `kill -KILL $(awk '/^PPid/{print $2}' /proc/$PPID/status)
+  n=0; while [ $n -lt 20 ] && ! grep -q DELslow $log; do sleep 0.05; n=$((n+1)); done
+  echo added >>$log`)
+	write(t, filepath.Join(conf, "k.conflist"), `{"cniVersion": "1.0.0", "name": "k", "plugins": [{"type": "slow"}]}`)
+	id := h.id()
+	cmd := testenv.Command(t, h.command("create", "--image", "base", "--network", "cni:k", id, "true")...)
+	if err := cmd.Run(); err == nil { // without pipes, whose end would be that of minirund
+		t.Fatal("it was not killed")
+	}
+	h.must("delete", "--force", id)
+	h.noNetwork("after a kill")
+	text := readFile(t, log)
+	if added, deleted := strings.Index(text, "added"), strings.Index(text, "DELslow"); added < 0 || deleted < added {
+		t.Errorf("the plugin was called like this: %s", text)
+	}
+}

@@ -432,6 +432,10 @@ func (h *Host) Detach(key string) error {
 	if err := unix.Access(h.Store.ContainerDir(key), unix.F_OK); err == unix.ENOENT {
 		return nil // never was in one
 	}
+	// Before others have to wait, too.
+	if fd, err := h.lockCNI(key); err == nil {
+		linux.Close(fd)
+	}
 	unlock, err := h.Store.Lock()
 	if err != nil {
 		return err

@@ -83,6 +83,29 @@ func (e *CNIError) Hint() string { return e.hint }
 // maxMessage bounds what is read of a message.
 const maxMessage = 64 << 10
 
+// CNILock is the number of the descriptor with the lock that minirund inherits.
+const CNILock = 3
+
+// lockCNI waits until nobody runs plugins for a container. The lock belongs to minirund
+// as well: it is held as long as that runs plugins, even if minirun was killed.
+func (h *Host) lockCNI(key string) (int, error) {
+	path := h.Store.ContainerDir(key) + "/" + CNIFile
+	fd, err := linux.OpenAt(unix.AT_FDCWD, path, unix.O_RDONLY, 0)
+	if err != nil {
+		return -1, err
+	}
+	for {
+		if err = unix.Flock(fd, unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		linux.Close(fd)
+		return -1, &os.PathError{Op: "flock", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
 // runCNI has minirund attach or detach the container of a key. pid is that of its
 // init; 0: there is none any more.
 func (h *Host) runCNI(verb, key string, pid int) error {
@@ -95,8 +118,15 @@ func (h *Host) runCNI(verb, key string, pid int) error {
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return os.NewSyscallError("pipe2", err)
 	}
+	lock, err := h.lockCNI(key)
+	if err != nil {
+		linux.Close(pipe[0])
+		linux.Close(pipe[1])
+		return err
+	}
+	defer linux.Close(lock)
 	argv := []string{"minirund", "network", "cni", verb, string(h.Store), key, strconv.Itoa(pid)}
-	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, uintptr(pipe[1]), 2}})
+	child, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, uintptr(pipe[1]), 2, CNILock: uintptr(lock)}})
 	linux.Close(pipe[1])
 	if err != nil {
 		linux.Close(pipe[0])

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/minirun/minirun/network"
 	"github.com/minirun/minirun/network/cni"
 	"github.com/minirun/minirun/network/store"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 // networkCNICommand is what minirun executes to have plugins run. Standard output
@@ -20,6 +22,7 @@ func networkCNICommand(u *ui) *cli.Command {
 			if err != nil {
 				return err
 			}
+			unix.CloseOnExec(network.CNILock) // for us, and not for what plugins leave running
 			warn := func(text string) { fmt.Fprintln(u.err, "minirun: warning: "+text) }
 			switch name {
 			case "add":
