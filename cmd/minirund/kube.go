@@ -33,7 +33,7 @@ func kubeCommand(u *ui) *cli.Command {
 		HideHelpCommand: true,
 		OnUsageError:    onUsageError,
 		Subcommands: []*cli.Command{
-			kubeAnnotate(u), kubeAPIResources(u), kubeApply(u), kubeAttach(u), kubeConvert(u), kubeCreate(u), kubeDelete(u), kubeDescribe(u), kubeDiff(u), kubeEvents(u),
+			kubeAnnotate(u), kubeAPIResources(u), kubeApply(u), kubeAttach(u), kubeConvert(u), kubeCreate(u), kubeDebug(u), kubeDelete(u), kubeDescribe(u), kubeDiff(u), kubeEvents(u),
 			kubeExec(u), kubeExpose(u), kubeGet(u), kubeLabel(u), kubeLogs(u), kubePortForward(u), kubeRollout(u), kubeRun(u), kubeScale(u), kubeSet(u), kubeTop(u), kubeWait(u),
 		},
 		Action: func(c *cli.Context) error {

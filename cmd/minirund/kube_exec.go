@@ -139,6 +139,19 @@ func (k *kube) container(p *corev1.Pod) string {
 	return name
 }
 
+// containerNames are the names of all containers of a pod.
+func containerNames(p *corev1.Pod) (out []string) {
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			out = append(out, list[i].Name)
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		out = append(out, p.Spec.EphemeralContainers[i].Name)
+	}
+	return out
+}
+
 func joined(list []string) string {
 	s := ""
 	for i, l := range list {
@@ -156,7 +169,9 @@ func (k *kube) program(pod, sub string, q url.Values, in, tty bool) error {
 	if err != nil {
 		return err
 	}
-	q.Set("container", k.container(p))
+	if !q.Has("container") {
+		q.Set("container", k.container(p))
+	}
 	q.Set("stdout", "true")
 	if in {
 		q.Set("stdin", "true")
@@ -318,10 +333,8 @@ func (k *kube) logs() error {
 			sources = append(sources, source{p.Name, k.container(p)})
 			return
 		}
-		for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-			for i := range list {
-				sources = append(sources, source{p.Name, list[i].Name})
-			}
+		for _, name := range containerNames(p) {
+			sources = append(sources, source{p.Name, name})
 		}
 	}
 	tail := k.c.Int64("tail")

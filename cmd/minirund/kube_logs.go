@@ -159,7 +159,7 @@ func asPod(o object) (*corev1.Pod, error) {
 }
 
 func containerStatus(p *corev1.Pod, name string) *corev1.ContainerStatus {
-	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].Name == name {
 				return &list[i]
@@ -193,6 +193,11 @@ func nextRun(p *corev1.Pod, name string, number int32) (begun, never bool) {
 			policy = corev1.RestartPolicyAlways
 		case policy != corev1.RestartPolicyNever:
 			policy = corev1.RestartPolicyOnFailure
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		if p.Spec.EphemeralContainers[i].Name == name {
+			return false, true
 		}
 	}
 	return false, !podlife.Again(policy, st.State.Terminated.ExitCode)

@@ -105,6 +105,14 @@ func (h *kubeHost) node(w *store.Watch) {
 		case e.Type == store.Deleted:
 		case p.DeletionTimestamp != nil:
 			h.s.Delete("pods", p.Namespace, p.Name, store.DeleteOptions{UID: p.UID})
+		case len(p.Spec.EphemeralContainers) > len(p.Status.EphemeralContainerStatuses):
+			p.ResourceVersion = ""
+			for _, c := range p.Spec.EphemeralContainers[len(p.Status.EphemeralContainerStatuses):] {
+				p.Status.EphemeralContainerStatuses = append(p.Status.EphemeralContainerStatuses, corev1.ContainerStatus{
+					Name: c.Name, Image: c.Image, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: then}},
+				})
+			}
+			h.s.Update("pods", p, store.Status)
 		case p.Spec.NodeName == "":
 			p.ResourceVersion, p.Spec.NodeName = "", "here"
 			if _, err := h.s.Update("pods", p, store.Main); err != nil {
@@ -168,6 +176,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\b(web|db)-[bcdfghjklmnpqrstvwxz24-9]{4,10}-[bcdfghjklmnpqrstvwxz24-9]{5}\b`), "$1-HASH-POD"},
 	{regexp.MustCompile(`\b(web|db)-[bcdfghjklmnpqrstvwxz24-9]{6,10}\b`), "$1-HASH"},
 	{regexp.MustCompile(`pod-template-hash([=:] ?)\w+`), "pod-template-hash${1}HASH"},
+	{regexp.MustCompile(`\bdebugger-[a-z2-7]{5}\b`), "debugger-NAME"},
 	{regexp.MustCompile(`\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b`), "UID"},
 	{regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s \(x\d+ over [0-9hms]+\)`), "AGE"},
 	{regexp.MustCompile(`([ \t])(\d+m)?\d+s\b`), "${1}AGE"},

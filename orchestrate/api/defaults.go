@@ -169,6 +169,9 @@ func defaultPod(s *corev1.PodSpec) {
 	for i := range s.Containers {
 		defaultContainer(&s.Containers[i])
 	}
+	for i := range s.EphemeralContainers {
+		defaultContainer(AsContainer(&s.EphemeralContainers[i]))
+	}
 	for i := range s.Volumes {
 		v := &s.Volumes[i].VolumeSource
 		switch {

@@ -52,7 +52,7 @@ var meanings = sync.OnceValue(func() map[reflect.Type]meaning {
 	return map[reflect.Type]meaning{
 		reflect.TypeFor[corev1.PodSpec](): of(`volumes initContainers containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy nodeName
 			hostNetwork hostPID hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain hostAliases readinessGates dnsConfig enableServiceLinks
-			setHostnameAsFQDN hostUsers nodeSelector affinity overhead tolerations schedulingGates`,
+			setHostnameAsFQDN hostUsers nodeSelector affinity overhead tolerations schedulingGates ephemeralContainers`,
 			"topologySpreadConstraints schedulerName", oneNode, "priority priorityClassName preemptionPolicy", "no pod makes room for another one; only the system classes count, for oom_score_adj",
 			"serviceAccountName serviceAccount automountServiceAccountToken", noAuth, "os", "it is linux"),
 		reflect.TypeFor[corev1.Container](): of(`name image command args workingDir ports envFrom env resources restartPolicy volumeMounts livenessProbe readinessProbe

@@ -42,6 +42,9 @@ func Validate(k *Kind, obj, old store.Object) error {
 		v.cronJob(&o.Spec)
 	case *corev1.Pod:
 		v.pod(&o.Spec, spec)
+		if old == nil {
+			v.noEphemeral(&o.Spec, spec, "cannot be set on create")
+		}
 	case *corev1.Service:
 		v.service(&o.Spec)
 	case *corev1.PersistentVolumeClaim:
@@ -61,6 +64,11 @@ func Validate(k *Kind, obj, old store.Object) error {
 	if old != nil {
 		v.update(obj, old)
 	}
+	return v.error(k, obj)
+}
+
+// error is all that is wrong with an object; nil if nothing is.
+func (v *validator) error(k *Kind, obj store.Object) error {
 	if len(v.all) == 0 {
 		return nil
 	}
@@ -177,6 +185,7 @@ func (v *validator) selector(selector *metav1.LabelSelector, t *corev1.PodTempla
 func (v *validator) template(t *corev1.PodTemplateSpec, p *field.Path) {
 	v.labels(t.Labels, p.Child("template", "metadata", "labels"))
 	v.pod(&t.Spec, p.Child("template", "spec"))
+	v.noEphemeral(&t.Spec, p.Child("template", "spec"), "ephemeral containers not allowed in pod template")
 }
 
 func (v *validator) deployment(s *appsv1.DeploymentSpec) {

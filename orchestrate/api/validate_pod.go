@@ -56,6 +56,7 @@ func (v *validator) pod(s *corev1.PodSpec, p *field.Path) {
 			v.all = append(v.all, field.Forbidden(p.Child("containers").Index(i).Child("restartPolicy"), "may not be set for non-init containers"))
 		}
 	}
+	v.ephemeral(s, p, names, volumes)
 }
 
 // sources counts how many kinds of volume are given.

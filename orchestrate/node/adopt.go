@@ -75,10 +75,8 @@ func (w *worker) adopt() error {
 	if pod == nil {
 		return nil
 	}
-	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range list {
-			w.recall(&list[i])
-		}
+	for _, s := range everyStatus(&pod.Status) {
+		w.recall(s)
 	}
 	return w.rec.write(w.dir)
 }
@@ -203,12 +201,10 @@ func saidEnd(pod *corev1.Pod, name, id string) *corev1.ContainerStateTerminated 
 	if pod == nil {
 		return nil
 	}
-	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range list {
-			for _, t := range []*corev1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
-				if list[i].Name == name && t != nil && t.ContainerID == "minirun://"+id {
-					return t
-				}
+	for _, s := range everyStatus(&pod.Status) {
+		for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if s.Name == name && t != nil && t.ContainerID == "minirun://"+id {
+				return t
 			}
 		}
 	}

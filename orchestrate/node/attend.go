@@ -68,11 +68,9 @@ func saidOf(pod *corev1.Pod, name string) (started, ready bool) {
 	if pod == nil {
 		return false, false
 	}
-	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range list {
-			if s := &list[i]; s.Name == name && s.State.Running != nil {
-				return s.Started != nil && *s.Started, s.Ready
-			}
+	for _, s := range everyStatus(&pod.Status) {
+		if s.Name == name && s.State.Running != nil {
+			return s.Started != nil && *s.Started, s.Ready
 		}
 	}
 	return false, false

@@ -115,6 +115,11 @@ func (d *decision) stop(b *box, why string) {
 // run brings containers to life, in their order.
 func (d *decision) run(v *view) {
 	for _, b := range v.Boxes {
+		if b.Kind == ephemeral {
+			d.keepOnce(v, b)
+		}
+	}
+	for _, b := range v.Boxes {
 		switch b.Kind {
 		case sidecar:
 			d.keep(v, b)
@@ -131,7 +136,7 @@ func (d *decision) run(v *view) {
 			}
 			d.keep(v, b)
 			return
-		case mainContainer:
+		case mainContainer, ephemeral:
 		}
 	}
 	if !v.Initialized {

@@ -33,7 +33,7 @@ func (w *worker) checkBoxes(pod *corev1.Pod, drift func(string, ...any)) {
 		}
 		pid := l.c.Pid
 		// The first process of a namespace of its own is stopped by nobody inside.
-		if !pod.Spec.HostPID && !sharesProcesses(&pod.Spec) && stopped(pid) {
+		if !pod.Spec.HostPID && !sharesProcesses(&pod.Spec) && l.c.Own&unix.CLONE_NEWPID != 0 && stopped(pid) {
 			if err := unix.PidfdSendSignal(l.init, unix.SIGCONT, nil, 0); err == nil {
 				drift("process %d of container %s was stopped; it goes on", pid, name)
 			}
@@ -41,7 +41,7 @@ func (w *worker) checkBoxes(pod *corev1.Pod, drift func(string, ...any)) {
 		at, ok := cgroupOf(pid)
 		switch {
 		case !ok || !w.n.seesGroups || below(at, l.c.Cgroup):
-		case pod.Spec.RestartPolicy == corev1.RestartPolicyNever:
+		case pod.Spec.RestartPolicy == corev1.RestartPolicyNever || findEphemeral(&pod.Spec, name) != nil:
 			drift("container %s is in cgroup %s, not in %s: its limits do not hold; it is not ended, since it is not started again", name, at, l.c.Cgroup)
 		default:
 			l.doomed = fmt.Sprintf("Container %s is not in its cgroup any more, it will be restarted", name)

@@ -211,11 +211,9 @@ func valueFrom(pod *corev1.Pod, c *corev1.Container, f *corev1.EnvVarSource, src
 }
 
 func findContainer(s *corev1.PodSpec, name string) *corev1.Container {
-	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i]
-			}
+	for _, c := range everyContainer(s) {
+		if c.Name == name {
+			return c
 		}
 	}
 	return nil

@@ -34,6 +34,9 @@ func (w *worker) tellPeople(pod *corev1.Pod, c *corev1.Container, kind, reason, 
 				field = "initContainers"
 			}
 		}
+		if findEphemeral(&pod.Spec, c.Name) != nil {
+			field = "ephemeralContainers"
+		}
 		ref.FieldPath = "spec." + field + "{" + c.Name + "}"
 	}
 	e := event{ref, kind, reason, message, time.Now()}

@@ -161,11 +161,9 @@ func noLog(err error) error {
 }
 
 func reasonOf(pod *corev1.Pod, name string) string {
-	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range list {
-			if list[i].Name == name && list[i].State.Waiting != nil {
-				return list[i].State.Waiting.Reason
-			}
+	for _, s := range everyStatus(&pod.Status) {
+		if s.Name == name && s.State.Waiting != nil {
+			return s.State.Waiting.Reason
 		}
 	}
 	return "ContainerCreating"

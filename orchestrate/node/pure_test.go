@@ -29,7 +29,7 @@ func world(text string, change func(*view)) *view {
 	for f := range strings.FieldsSeq(text) {
 		k, rest, _ := strings.Cut(f, ":")
 		name, what, _ := strings.Cut(rest, "=")
-		b := &box{Spec: &corev1.Container{Name: name}, Kind: map[string]kind{"init": initContainer, "sidecar": sidecar, "main": mainContainer}[k], Image: imageHere}
+		b := &box{Spec: &corev1.Container{Name: name}, Kind: map[string]kind{"init": initContainer, "sidecar": sidecar, "main": mainContainer, "eph": ephemeral}[k], Image: imageHere}
 		switch what {
 		case "none":
 		case "run", "up":
@@ -97,6 +97,16 @@ func TestDecide(t *testing.T) {
 		{"the same image", "sidecar:s=up init:i=0 main:m=up", func(v *view) { asked(v, "new") }, ""},
 		{"another image, and it is not started again", "main:m=up", func(v *view) { asked(v, "old"); v.Pod.Spec.RestartPolicy = corev1.RestartPolicyNever }, ""},
 		{"another image, and it had ended", "main:m=1", func(v *view) { asked(v, "old"); v.Boxes[0].Restarts = podlife.Restarts{Wait: time.Hour, Last: noon} }, "start m"},
+		{"an ephemeral one", "main:m=up eph:e=none", initialized, "start e"},
+		{"while init containers do not end", "init:i=run main:m=none eph:e=none", nil, "start e"},
+		{"it runs", "main:m=up eph:e=run", initialized, ""},
+		{"it has ended, for good", "main:m=up eph:e=1", initialized, ""},
+		{"beside one that is started again", "main:m=1 eph:e=1", initialized, "start m"},
+		{"of another sandbox", "main:m=up eph:e=run", func(v *view) { v.Initialized, v.Boxes[1].Last.Sandbox = true, 7 }, "stop e"},
+		{"of another sandbox, and ended", "main:m=up eph:e=1", func(v *view) { v.Initialized, v.Boxes[1].Last.Sandbox = true, 7 }, ""},
+		{"it does not hold the pod", "sidecar:s=up main:m=0 eph:e=run", policy(corev1.RestartPolicyNever), "stop e"},
+		{"nor begin when that has ended", "main:m=0 eph:e=none", policy(corev1.RestartPolicyNever), "release"},
+		{"deleted with it", "sidecar:s=up main:m=up eph:e=run", deleted, "stop m, stop e"},
 		{"deleted", "sidecar:s=up main:m=up main:n=up", deleted, "stop m, stop n"},
 		{"deleted, the sidecars", "sidecar:s=up main:m=0 main:n=1", deleted, "stop s"},
 		{"deleted and over", "sidecar:s=0 main:m=0", deleted, "remove"},
@@ -181,6 +191,20 @@ func TestPodStatus(t *testing.T) {
 	v.Pod.Status = podStatus(v)
 	if got := text(v.Pod.Status); !strings.Contains(got, " Ready=False/ContainersNotReady ContainersReady=False/ContainersNotReady") || !v.Pod.Status.Conditions[2].LastTransitionTime.Time.Equal(v.Now) {
 		t.Errorf("%q %+v", got, v.Pod.Status.Conditions)
+	}
+	// Ephemeral containers change nothing but their own status.
+	for _, what := range []string{"none", "run", "3"} {
+		e := podStatus(world("init:i=0 main:m=up eph:e="+what, func(v *view) { v.Initialized, v.Routed = true, true }))
+		if got, want := text(e), "Running PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True PodScheduled=True"; got != want || len(e.ContainerStatuses) != 1 || len(e.EphemeralContainerStatuses) != 1 {
+			t.Errorf("%s: %q, %+v", what, got, e)
+		}
+		c := e.EphemeralContainerStatuses[0]
+		if c.Ready || c.Started != nil || c.RestartCount != 0 || (c.State.Waiting != nil) != (what == "none") || (c.State.Running != nil) != (what == "run") || (c.State.Terminated != nil && c.State.Terminated.ExitCode == 3) != (what == "3") {
+			t.Errorf("%s: %+v", what, c)
+		}
+		if what == "none" && c.State.Waiting.Reason != "ContainerCreating" {
+			t.Errorf("%+v", c)
+		}
 	}
 	v = world("init:i=1 main:m=none", func(v *view) { v.Boxes[0].Restarts.Wait = 2 * time.Second; v.Boxes[0].Restarts.Last = noon })
 	s = podStatus(v)

@@ -83,7 +83,11 @@ func (w *worker) launchSpecOf(pod *corev1.Pod, b *box) (*launchSpec, error) {
 
 func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 	c := b.Spec
-	if err := checkUsers(&pod.Spec); err != nil {
+	err := checkUsers(&pod.Spec)
+	if err == nil {
+		err = checkUsersOf(&pod.Spec, c)
+	}
+	if err != nil {
 		return err
 	}
 	src := w.n.sourcesFor(pod, w.rec.IPs)
@@ -133,9 +137,19 @@ func (w *worker) fill(l *launchSpec, pod *corev1.Pod, b *box) error {
 	for i := range mounts { // owners are those that the container sees
 		mounts[i].UIDMappings, mounts[i].GIDMappings = ids, ids
 	}
+	processes, err := w.targetNamespace(pod, b)
+	if err != nil {
+		return err
+	}
+	if processes != "" {
+		l.mounts = append(l.mounts, processes)
+	}
 	resources := w.n.resourcesOf(c)
 	l.edit = func(s *specs.Spec) error {
 		w.joinNamespaces(pod, s)
+		if processes != "" {
+			joinProcesses(s, processes)
+		}
 		if err := secureSpec(pod, c, s); err != nil {
 			return err
 		}

@@ -37,14 +37,17 @@ func podStatus(v *view) corev1.PodStatus {
 	}
 	phase, reason, message := v.phase()
 	s.Phase, s.Reason, s.Message = phase, reason, message
-	s.InitContainerStatuses, s.ContainerStatuses = nil, nil
+	s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = nil, nil, nil
 	for _, b := range v.Boxes {
 		if v.Refused != nil && b.Last == nil {
 			continue // nothing is said of what will never be there
 		}
-		if b.Kind == mainContainer {
+		switch b.Kind {
+		case mainContainer:
 			s.ContainerStatuses = append(s.ContainerStatuses, containerStatus(v, b))
-		} else {
+		case ephemeral:
+			s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, containerStatus(v, b))
+		default:
 			s.InitContainerStatuses = append(s.InitContainerStatuses, containerStatus(v, b))
 		}
 	}
@@ -110,9 +113,14 @@ func (v *view) ready(b *box) bool {
 	case initContainer:
 		a := b.Last
 		return a != nil && !a.Running && a.Code == 0
+	case ephemeral:
+		return false // nobody is led to one
 	}
 	return b.running() && b.Started && b.Ready && b.Last.Sandbox == v.Sandbox
 }
+
+// serves tells whether the pod is not ready without the container.
+func (b *box) serves() bool { return b.Kind == sidecar || b.Kind == mainContainer }
 
 // wouldBeReady tells whether all that the node sees to is done, and nothing else
 // is in the way.
@@ -124,7 +132,7 @@ func (v *view) wouldBeReady() bool {
 		return false
 	}
 	for _, b := range v.Boxes {
-		if b.Kind != initContainer && (!v.ready(b) || b.Stopping) {
+		if b.serves() && (!v.ready(b) || b.Stopping) {
 			return false
 		}
 	}
@@ -159,7 +167,7 @@ func (v *view) conditions(phase corev1.PodPhase) []corev1.PodCondition {
 		case b.Kind == initContainer && !v.Initialized && !v.ready(b), b.Kind == sidecar && !v.Initialized && !b.Started:
 			uninitialized = append(uninitialized, b.Spec.Name)
 		}
-		if b.Kind != initContainer && !v.ready(b) {
+		if b.serves() && !v.ready(b) {
 			unready = append(unready, b.Spec.Name)
 		}
 	}
@@ -201,8 +209,10 @@ func (v *view) conditions(phase corev1.PodPhase) []corev1.PodCondition {
 // containerStatus is the status of one container.
 func containerStatus(v *view, b *box) corev1.ContainerStatus {
 	s := corev1.ContainerStatus{Name: b.Spec.Name, Image: b.Spec.Image, Ready: v.ready(b), RestartCount: max(b.Next-1, 0)}
-	started := b.running() && b.Started
-	s.Started = &started
+	if b.Kind != ephemeral { // of which that is not said
+		started := b.running() && b.Started
+		s.Started = &started
+	}
 	if b.Last == nil {
 		s.RestartCount = 0
 		s.State.Waiting = v.waiting(b)
@@ -262,13 +272,15 @@ func (v *view) waiting(b *box) *corev1.ContainerStateWaiting {
 	case b.Kind == mainContainer && !v.Initialized && v.hasInit():
 		return &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
 	}
-	if b.Kind != mainContainer && v.Up {
+	if (b.Kind == initContainer || b.Kind == sidecar) && v.Up {
 		return &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
 	}
 	return &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 }
 
-func (v *view) hasInit() bool { return len(v.Boxes) > 0 && v.Boxes[0].Kind != mainContainer }
+func (v *view) hasInit() bool {
+	return len(v.Boxes) > 0 && (v.Boxes[0].Kind == initContainer || v.Boxes[0].Kind == sidecar)
+}
 
 // statusUnknown is the reason of an end that nobody knows the status of.
 const statusUnknown = "ContainerStatusUnknown"

@@ -74,7 +74,7 @@ func (w *worker) stop(pod *corev1.Pod, v *view, b *box, why string) {
 		grace = 0
 	}
 	drain := time.Duration(0)
-	if b.Kind != initContainer && b.Doomed == "" {
+	if b.serves() && b.Doomed == "" {
 		drain = drainOf(pod, grace)
 	}
 	w.spawn(func() { w.terminate(pod, b.Spec, c, grace, drain, hurry) })

@@ -80,23 +80,20 @@ func (w *worker) beginMeasuring(pod *corev1.Pod) {
 func (w *worker) exceeded(ctx context.Context, s *corev1.PodSpec) string {
 	total := podStorageLimit(s)
 	sum := int64(0)
-	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
-		for i := range list {
-			c := &list[i]
-			limit := storageLimit(c.Resources.Limits)
-			if limit == 0 && total.IsZero() {
-				continue
-			}
-			used, err := w.writtenBy(ctx, c.Name, cmp.Or(limit, total.Value()))
-			if errors.Is(err, errDeep) {
-				return fmt.Sprintf("Local ephemeral storage of container %s cannot be measured: %v", c.Name, err)
-			}
-			if limit > 0 && used > limit {
-				q := c.Resources.Limits[corev1.ResourceEphemeralStorage]
-				return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, q.String())
-			}
-			sum += used
+	for _, c := range everyContainer(s) {
+		limit := storageLimit(c.Resources.Limits)
+		if limit == 0 && total.IsZero() {
+			continue
 		}
+		used, err := w.writtenBy(ctx, c.Name, cmp.Or(limit, total.Value()))
+		if errors.Is(err, errDeep) {
+			return fmt.Sprintf("Local ephemeral storage of container %s cannot be measured: %v", c.Name, err)
+		}
+		if limit > 0 && used > limit {
+			q := c.Resources.Limits[corev1.ResourceEphemeralStorage]
+			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, q.String())
+		}
+		sum += used
 	}
 	for i := range s.Volumes {
 		v := &s.Volumes[i]

@@ -54,10 +54,18 @@ func checkUsers(s *corev1.PodSpec) error {
 	}
 	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
 		for i := range list {
-			if sc := list[i].SecurityContext; sc != nil && optional(sc.Privileged) {
-				return badConfig("container %s: privileged together with hostUsers: false is not supported", list[i].Name)
+			if err := checkUsersOf(s, &list[i]); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+// checkUsersOf is checkUsers for one container.
+func checkUsersOf(s *corev1.PodSpec, c *corev1.Container) error {
+	if sc := c.SecurityContext; s.HostUsers != nil && !*s.HostUsers && sc != nil && optional(sc.Privileged) {
+		return badConfig("container %s: privileged together with hostUsers: false is not supported", c.Name)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 type view struct {
 	Pod     *corev1.Pod
 	Now     time.Time
-	Boxes   []*box // init containers in their order, then containers
+	Boxes   []*box // init containers in their order, then containers, then ephemeral ones
 	Backoff podlife.Backoff
 
 	// Sandbox is the number of the last sandbox, 0 before the first. Up tells
@@ -41,6 +41,7 @@ const (
 	initContainer kind = iota // runs before the others, to its end
 	sidecar                   // starts before the others, ends after them
 	mainContainer
+	ephemeral // runs once beside them
 )
 
 // box is what is seen of one container of a pod.
@@ -130,6 +131,8 @@ func (v *view) policy(b *box) corev1.RestartPolicy {
 		if p == corev1.RestartPolicyAlways || p == "" {
 			return corev1.RestartPolicyOnFailure
 		}
+	case ephemeral:
+		return corev1.RestartPolicyNever
 	}
 	return p
 }

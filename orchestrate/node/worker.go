@@ -347,6 +347,9 @@ func (w *worker) view(pod *corev1.Pod) *view {
 	for i := range pod.Spec.Containers {
 		add(&pod.Spec.Containers[i], mainContainer)
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		add(asContainer(&pod.Spec.EphemeralContainers[i]), ephemeral)
+	}
 	return v
 }
 

@@ -51,7 +51,7 @@ func (s *Server) apply(w http.ResponseWriter, q *request) error {
 	if manager == "" {
 		return bad("an apply patch needs the parameter fieldManager")
 	}
-	if q.sub == "scale" {
+	if q.sub == "scale" || isEphemeral(q) {
 		return errVerb
 	}
 	config, err := s.decoded(w, q, text)

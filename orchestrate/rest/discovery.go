@@ -103,6 +103,7 @@ func (s *Server) resources(group, v string) any {
 			for _, p := range []metav1.APIResource{
 				{Name: "pods/attach", Kind: "PodAttachOptions", Verbs: []string{"create", "get"}},
 				{Name: "pods/binding", Kind: "Binding", Verbs: []string{"create"}},
+				{Name: "pods/ephemeralcontainers", Kind: "Pod", Verbs: []string{"get", "patch", "update"}},
 				{Name: "pods/eviction", Group: "policy", Version: "v1", Kind: "Eviction", Verbs: []string{"create"}},
 				{Name: "pods/exec", Kind: "PodExecOptions", Verbs: []string{"create", "get"}},
 				{Name: "pods/log", Kind: "Pod", Verbs: []string{"get"}},

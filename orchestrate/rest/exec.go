@@ -35,6 +35,9 @@ func (s *Server) container(q *request, name *string) (*corev1.Pod, error) {
 			names = append(names, l[i].Name)
 		}
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		names = append(names, pod.Spec.EphemeralContainers[i].Name)
+	}
 	if *name == "" {
 		if len(pod.Spec.Containers) > 1 {
 			return nil, bad("a container name must be specified for pod %s, choose one of: %v", q.name, names)

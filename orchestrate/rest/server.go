@@ -126,7 +126,7 @@ func (s *Server) parse(q *request) error {
 	if len(parts) > 2 {
 		q.sub = parts[2]
 	}
-	switch known := q.sub == "" || q.sub == "status" && q.kind.Status || q.sub == "scale" && q.kind.Scale || podSub(q) != nil; {
+	switch known := q.sub == "" || q.sub == "status" && q.kind.Status || q.sub == "scale" && q.kind.Scale || isEphemeral(q) || podSub(q) != nil; {
 	case !known:
 		return errNowhere
 	case q.name != "" && q.kind.Namespaced && q.namespace == "":
@@ -314,9 +314,15 @@ func (s *Server) replace(w http.ResponseWriter, q *request, obj, old store.Objec
 
 func (s *Server) update(q *request, obj, old store.Object, managed []metav1.ManagedFieldsEntry) (store.Object, error) {
 	part := store.Main
-	if q.sub == "status" {
+	switch {
+	case q.sub == "status":
 		part = store.Status
-	} else {
+	case isEphemeral(q):
+		var err error
+		if obj, err = withEphemeral(q, obj, old); err != nil {
+			return nil, err
+		}
+	default:
 		obj.SetManagedFields(managed)
 		api.Default(obj)
 		if err := api.Validate(q.kind, obj, old); err != nil {

@@ -14,6 +14,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/minirun/minirun/orchestrate/api"
 	"github.com/minirun/minirun/orchestrate/store"
 )
 
@@ -164,6 +165,11 @@ func (p *page) pod(o *corev1.Pod) {
 	p.owner(&o.ObjectMeta)
 	p.containers("Init Containers", o.Spec.InitContainers, o.Status.InitContainerStatuses)
 	p.containers("Containers", o.Spec.Containers, o.Status.ContainerStatuses)
+	var debuggers []corev1.Container
+	for i := range o.Spec.EphemeralContainers {
+		debuggers = append(debuggers, *api.AsContainer(&o.Spec.EphemeralContainers[i]))
+	}
+	p.containers("Ephemeral Containers", debuggers, o.Status.EphemeralContainerStatuses)
 	var lines [][]string
 	for _, c := range o.Status.Conditions {
 		lines = append(lines, []string{string(c.Type), string(c.Status), or(c.Reason, none), c.Message})
