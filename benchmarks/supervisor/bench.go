@@ -169,6 +169,9 @@ func (h *host) process(p *podView) (int, error) {
 	return s.Pid, err
 }
 
+// idle is a whole number of minutes.
+const idle = 2 * time.Minute
+
 // many starts many pods, looks at what they cost, and restarts minirund over them.
 func (h *host) many(n int) func(*watcher) error {
 	return func(w *watcher) error {
@@ -189,7 +192,7 @@ func (h *host) many(n int) func(*watcher) error {
 		if err != nil {
 			return err
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(idle) // what is looked at once a minute is part of it
 		after, err := cpu(pid)
 		if err != nil {
 			return err
@@ -198,7 +201,7 @@ func (h *host) many(n int) func(*watcher) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("minirund with %d pods: %.1f MB resident (goal 80), %.2f %% of a core when nothing happens (goal 1)\n", n, float64(rss)/1e6, (after-before).Seconds()/20*100)
+		fmt.Printf("minirund with %d pods: %.1f MB resident (goal 80), %.2f %% of a core when nothing happens (goal 1)\n", n, float64(rss)/1e6, (after-before).Seconds()/idle.Seconds()*100)
 		monitors, private := monitors()
 		fmt.Printf("%d monitors: median %.0f kB private (goal 64)\n", monitors, private/1024)
 

@@ -3,8 +3,10 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -118,13 +120,25 @@ func (n *Node) checkRegularly(ctx context.Context) {
 			n.log.Warn("look for containers of no pod", "error", err)
 		}
 		n.mu.Lock()
-		for _, w := range n.workers {
-			w.suspect.Store(true)
-			w.poke()
-		}
+		workers := slices.Collect(maps.Values(n.workers))
 		n.mu.Unlock()
+		// A few at a time: what all of them need at once would stay with us as memory.
+		for some := range slices.Chunk(workers, checkedAtOnce) {
+			for _, w := range some {
+				w.suspect.Store(true)
+				w.poke()
+			}
+			if !pause(ctx, betweenChecks) {
+				return
+			}
+		}
 	}
 }
+
+const (
+	checkedAtOnce = 5
+	betweenChecks = 10 * time.Millisecond
+)
 
 // DefaultCheckEvery is how often what is recorded is compared with what there is.
 const DefaultCheckEvery = time.Minute

@@ -10,6 +10,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bbolt maps its file and trusts it: a page number that leads beyond the end, or
@@ -50,8 +52,18 @@ func look(path string) error {
 	if err := lock(f); err != nil {
 		return err
 	}
-	file, err := io.ReadAll(f)
-	if err != nil || len(file) == 0 {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	// Not in the heap, which would stay as large as it has become, and no mapping of
+	// the file: a disk that fails is an error and no signal.
+	file, err := unix.Mmap(-1, 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	defer func() { _ = unix.Munmap(file) }()
+	if _, err := io.ReadFull(f, file); err != nil {
 		return err
 	}
 	return walk(file)

@@ -118,7 +118,7 @@ func Open(path string, kinds []Kind, o Options) (*Store, error) {
 	if s.db, err = openFile(path, false); err != nil {
 		return nil, err
 	}
-	if err := s.load(); err != nil {
+	if err := s.load(func(t *table, obj Object) { s.put(t, nil, obj) }); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
 	return s, nil
@@ -171,8 +171,8 @@ func careful(f func() error) (err error) {
 	return f()
 }
 
-// load reads everything, and writes the beginning of a new store.
-func (s *Store) load() error {
+// load reads everything, hands it to take, and writes the beginning of a new store.
+func (s *Store) load(take func(*table, Object)) error {
 	fresh := false
 	err := careful(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
@@ -180,7 +180,7 @@ func (s *Store) load() error {
 			if fresh = k == nil; fresh {
 				return nil
 			}
-			return s.read(tx)
+			return s.read(tx, take)
 		})
 	})
 	var key *KeyError
@@ -214,8 +214,8 @@ var (
 	errKind   = errors.New("store holds objects of a kind that this minirund does not know")
 )
 
-// read takes over what is in the file.
-func (s *Store) read(tx *bolt.Tx) error {
+// read goes through what is in the file.
+func (s *Store) read(tx *bolt.Tx, take func(*table, Object)) error {
 	meta, objects := tx.Bucket(metaBucket), tx.Bucket(objectsBucket)
 	if meta == nil || objects == nil {
 		return errors.New("it lacks what every store has")
@@ -253,7 +253,7 @@ func (s *Store) read(tx *bolt.Tx) error {
 			if err != nil {
 				return fmt.Errorf("%s %q: %w", kind, bytes.ReplaceAll(k, []byte{0}, []byte{'/'}), err)
 			}
-			s.put(t, nil, obj)
+			take(t, obj)
 			return nil
 		})
 	})
