@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
+	"github.com/minirun/minirun/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,11 +122,17 @@ func atProject([]string) int {
 	return 0
 }
 
+// wantProjects waits until the kernel knows so many projects: XFS counts removed files
+// until a worker of its own has given their inodes back.
 func wantProjects(t *testing.T, disk, what string, want int) []projectLimit {
 	t.Helper()
 	list := projectLimits(t, disk)
-	if len(list) != want {
-		t.Errorf("%s: projects %+v, want %d", what, list, want)
+	for end := time.Now().Add(testenv.Timeout(10 * time.Second)); len(list) != want; list = projectLimits(t, disk) {
+		if time.Now().After(end) {
+			t.Errorf("%s: projects %+v, want %d", what, list, want)
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	return list
 }
