@@ -11,6 +11,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/minirun/minirun/orchestrate/podlife"
 )
 
@@ -99,6 +101,17 @@ func (r *record) write(dir string) error {
 		return err
 	}
 	return writeFile(dir, recordFile, raw, 0o600)
+}
+
+// writeIfRoom is write for a pod at its end: a full disk is no reason not to take away
+// what the pod has, which may be what fills the disk. Who finds the older record takes
+// it away once more.
+func (r *record) writeIfRoom(dir string) error {
+	err := r.write(dir)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return nil
+	}
+	return err
 }
 
 // writeFile replaces a file that only we write: whole or not at all.

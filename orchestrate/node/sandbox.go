@@ -316,7 +316,7 @@ func unmount(path string) error {
 // its directory and what the containers wrote.
 func (w *worker) releaseSandbox() error {
 	w.rec.Ready = false
-	if err := w.rec.write(w.dir); err != nil {
+	if err := w.rec.writeIfRoom(w.dir); err != nil {
 		return err
 	}
 	if err := w.dropNamespaces(); err != nil {

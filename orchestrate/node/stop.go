@@ -215,8 +215,13 @@ func (w *worker) release(pod *corev1.Pod) error {
 		return err
 	}
 	w.up = false
+	if w.rec.Evicted != "" {
+		if err := w.emptyVolumes(pod); err != nil {
+			return err
+		}
+	}
 	w.rec.Boot = ""
-	return w.rec.write(w.dir)
+	return w.rec.writeIfRoom(w.dir)
 }
 
 // remove removes the pod, whose containers have ended: everything of it here, and

@@ -17,6 +17,7 @@ import (
 
 	"github.com/minirun/minirun/container"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/internal/safepath"
 	"github.com/minirun/minirun/runtime"
 )
 
@@ -178,6 +179,25 @@ func (w *worker) noteEviction(pod *corev1.Pod) {
 	w.warning(pod, nil, "Evicted", "%s", *text)
 }
 
+// emptyVolumes removes what an evicted pod has in volumes that go with it. Its object
+// may stay for long, and another pod may take its place and fill the disk likewise.
+func (w *worker) emptyVolumes(pod *corev1.Pod) error {
+	dir, err := linux.OpenAt(unix.AT_FDCWD, filepath.Join(w.dir, volumesDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer linux.Close(dir)
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; onDisk(v) {
+			err = errors.Join(err, safepath.RemoveAllAt(dir, v.Name))
+		}
+	}
+	return err
+}
+
 var errDeep = fmt.Errorf("directories are nested deeper than %d", maxDepth)
 
 // diskUsage is what a directory takes on its disk, with all below it. It follows
@@ -231,6 +251,12 @@ func (u *usage) dir(fd, depth int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
+	}
+	// What is mounted there, by containers whose mounts propagate, is on another disk. The
+	// number of the device does not tell: subvolumes, which anybody can make, have their own.
+	var x unix.Statx_t
+	if depth > 0 && unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO, &x) == nil && x.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return nil
 	}
 	if err := u.add(&st); err != nil {
 		return err

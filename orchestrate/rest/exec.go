@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -172,6 +173,10 @@ func channels(c *stream.Conn, gone func(), in, out, errs, tty bool) (st Streams,
 		st.Resize = sizes
 	}
 	read := make(chan struct{})
+	stop := c.Watch(func() {
+		gone()
+		q.Drop(net.ErrClosed)
+	})
 	go func() {
 		defer close(read)
 		defer gone()
@@ -203,6 +208,7 @@ func channels(c *stream.Conn, gone func(), in, out, errs, tty bool) (st Streams,
 		}
 	}()
 	return st, func() {
+		stop()
 		q.End(nil)
 		<-read
 	}

@@ -242,6 +242,7 @@ func join(ctx context.Context, pod net.Conn, client halfConn) {
 func (s *Server) forwardChannels(q *request, c *stream.Conn, ports []uint16) {
 	ctx, cancel := context.WithCancel(q.Context())
 	stop := context.AfterFunc(ctx, func() { c.Close() })
+	unwatch := c.Watch(cancel)
 	all := make([]*channelConn, len(ports))
 	for i, port := range ports {
 		all[i] = &channelConn{c: c, channel: byte(2 * i)}
@@ -295,6 +296,7 @@ func (s *Server) forwardChannels(q *request, c *stream.Conn, ports []uint16) {
 		c.Close()
 	}
 	cancel()
+	unwatch()
 	<-read
 }
 

@@ -88,3 +88,56 @@ func none(t *testing.T, function string) {
 		}
 	}
 }
+
+// A client that has gone is noticed although nobody reads what it has sent.
+func TestStreams_GoneUnread(t *testing.T) {
+	h := newHost(t)
+	much := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+	var clients []io.Closer
+	send := func(c io.Closer, w io.Writer) {
+		clients = append(clients, c)
+		done := make(chan struct{})
+		go func() { // until there is no more room
+			defer close(done)
+			w.Write(much)
+		}()
+		select {
+		case <-done:
+			t.Error("all of it was taken")
+		case <-time.After(300 * time.Millisecond): // less time only makes the test weaker
+		}
+	}
+	dial := func(path string) *stream.Conn {
+		t.Helper()
+		ws, err := stream.Dial(h.conn(), podsPath+path, stream.Protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ws
+	}
+	ws := dial("/one/exec?command=wait&stdin=true&stdout=true")
+	send(ws, ws.Writer(stream.Stdin))
+	ws = dial("/one/portforward?ports=11")
+	send(ws, ws.Writer(0))
+	s := h.spdy("/one/exec?command=wait&stdin=true&stdout=true", stream.OldProtocol)
+	h.open(s, map[string]string{"streamType": "error"})
+	h.open(s, map[string]string{"streamType": "stdout"})
+	send(s, h.open(s, map[string]string{"streamType": "stdin"}))
+	s = h.spdy("/one/portforward", "portforward.k8s.io")
+	send(s, h.connection(s, 1, "11"))
+	for _, c := range clients {
+		c.Close()
+	}
+	ends := map[string]int{}
+	for range clients {
+		select {
+		case what := <-h.gone:
+			ends[what]++
+		case <-time.After(testenv.Timeout(30 * time.Second)):
+			t.Fatalf("the node has learned of %v alone", ends)
+		}
+	}
+	if ends["exec"] != 2 || ends["connection"] != 2 {
+		t.Errorf("ended: %v", ends)
+	}
+}

@@ -104,6 +104,11 @@ var errSPDY = errors.New("the other side does not speak " + SPDY)
 // Serve reads until the connection ends, and calls accept with each stream that the
 // other side opens. accept must not wait.
 func (s *Session) Serve(accept func(*Stream)) error {
+	if !s.client {
+		stop := s.watch()
+		defer stop()
+		defer s.c.Close() // it may be writing
+	}
 	err := s.serve(accept)
 	s.mu.Lock()
 	s.over = net.ErrClosed
