@@ -385,6 +385,32 @@ func TestRootMonitorCrash(t *testing.T) {
 	}
 }
 
+// minirun is killed between the opening of the gate and its word to the monitor: the
+// container runs, and does not wait for ever for somebody who reads its output.
+func TestRootMonitorOrphan(t *testing.T) {
+	h := imageSetup(t).base()
+	for _, flags := range [][]string{nil, {"--userns", "auto"}} {
+		id, dir := h.id(), t.TempDir()
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		const lines = 20000 // more than the pipe takes
+		args := append([]string{"run", "-d", "-v", dir + ":/marks", "--image", "base"}, flags...)
+		args = append(args, id, "sh", "-c", "seq "+strconv.Itoa(lines)+"; echo > /marks/over; exec sleep 1000")
+		if _, reached := tracedRun(t, minirunItself, 1, []uint64{unix.SYS_SENDMSG}, h.command(args...)...); !reached {
+			t.Fatal("it was not killed")
+		}
+		eventually(t, "its output is taken", func() bool { _, err := os.Stat(dir + "/over"); return err == nil })
+		if s := h.status(id); s != "running" {
+			t.Errorf("it is %s", s)
+		}
+		eventually(t, "its output is in the log", func() bool { return strings.Count(h.must("logs", id), "\n") == lines })
+		monitor := h.monitorOf(id)
+		h.converge("killed before its word to the monitor", id)
+		eventually(t, "the monitor has ended", func() bool { return !alive(monitor) })
+	}
+}
+
 // Without its monitor a container goes on, can be used and deleted; that nobody
 // knows its status is said.
 func TestRootMonitorKilled(t *testing.T) {

@@ -70,6 +70,7 @@ func Program(c *Config) (*initprog.Image, error) {
 	files, exe, sync := c.Layout()
 	p := &program{Builder: initprog.NewBuilder(sync), c: c, dir: initprog.FD(FDDir)}
 	b := p.Builder
+	p.loop, p.alone = b.NewLabel(), b.NewLabel()
 	b.Phase("monitor")
 	b.SetName(Name)
 	b.Prctl(unix.PR_SET_DUMPABLE, 0)
@@ -89,6 +90,8 @@ func Program(c *Config) (*initprog.Image, error) {
 	b.CloseRangeTo(files, exe) // the runtime reads the end of the init from its socket
 	b.Chdir("/")
 	b.BlockSignals()
+	p.polled = b.Words(initprog.PollFD(FDOut), initprog.PollFD(FDErr), initprog.PollFD(fdPidfd))
+	p.orphaned, p.open = b.Slot(0), [2]initprog.Value{b.Slot(1), b.Slot(1)}
 	p.complete(pid)
 	p.watch(pid)
 	p.end()
@@ -116,11 +119,18 @@ type program struct {
 	room                initprog.Value // bytes left in the log
 	more                initprog.Value // whether the last look at the streams found something
 	exit                initprog.Value // the record of the end
+
+	polled   initprog.Value    // what is waited for: streams and the end of the init
+	open     [2]initprog.Value // 0 once a stream has ended
+	orphaned initprog.Value    // 1: nobody tells which process is the init
+	loop     initprog.Label    // copies streams, and looks whether the init has ended
+	alone    initprog.Label    // waits for all children, and leaves no record
 }
 
 // complete waits for the word that the container is complete. Without one, the
 // runtime has failed or was killed: the monitor waits for what it has started, and
-// leaves no record.
+// leaves no record. The gate may have been opened before: the container runs then,
+// and its output goes into the log as ever. It would wait for a reader else.
 func (p *program) complete(pid initprog.Value) {
 	b := p.Builder
 	b.Object("runtime")
@@ -128,13 +138,18 @@ func (p *program) complete(pid initprog.Value) {
 	iov := b.Words(words.Bits(), 8*Message)
 	cmsg := b.Words(0, 0, 0)
 	msg := b.Words(0, 0, iov.Bits(), 1, cmsg.Bits(), 24, 0)
-	orphan, again, known, first := b.NewLabel(), b.NewLabel(), b.NewLabel(), b.NewLabel()
+	orphan, known, first := b.NewLabel(), b.NewLabel(), b.NewLabel()
 	b.Recvmsg(initprog.Sync(), msg).OnZero(orphan).OnNonzero(first).OnAny(orphan)
 	b.Place(orphan)
 	b.Close(initprog.Sync()).IgnoreAny()
-	b.Place(again)
+	if !p.c.Terminal { // which has hung up: its master was on the way to us
+		b.Set(p.orphaned, initprog.Const(1))
+		b.Set(initprog.SlotAt(p.polled, 16), initprog.Const(closedPoll))
+		b.Jump(p.loop)
+	}
+	b.Place(p.alone)
 	gone := b.NewLabel()
-	b.Wait4(initprog.FD(-1), initprog.Const(0), 0, initprog.Const(0)).OnSuccess(again).OnAny(gone)
+	b.Wait4(initprog.FD(-1), initprog.Const(0), 0, initprog.Const(0)).OnSuccess(p.alone).OnAny(gone)
 	b.Place(gone)
 	b.ExitGroup(1)
 
@@ -173,19 +188,23 @@ func (p *program) watch(pid initprog.Value) {
 	b.Close(fd).IgnoreAny()
 	b.Place(reserved)
 
-	polled := b.Words(initprog.PollFD(FDOut), initprog.PollFD(FDErr), initprog.PollFD(fdPidfd))
 	if p.c.Terminal {
-		b.Set(initprog.SlotAt(polled, 8), initprog.Const(closedPoll))
+		b.Set(initprog.SlotAt(p.polled, 8), initprog.Const(closedPoll))
 	}
-	loop, look, finish := b.NewLabel(), b.NewLabel(), b.NewLabel()
+	loop, look, finish := p.loop, b.NewLabel(), b.NewLabel()
 	b.Place(loop)
 	b.Set(scratch, ended).OnNonzero(look)
-	b.Poll(polled, 3).IgnoreAny()
+	b.Poll(p.polled, 3).IgnoreAny()
 	b.Place(look)
 	b.Set(p.more, initprog.Const(0))
-	p.copy(FDOut, 0, initprog.SlotAt(polled, 0))
+	p.copy(FDOut, 0)
 	if !p.c.Terminal {
-		p.copy(FDErr, 1, initprog.SlotAt(polled, 8))
+		p.copy(FDErr, 1)
+		known := b.NewLabel()
+		b.Set(scratch, p.orphaned).OnZero(known)
+		b.Set(scratch, p.open[0]).OnNonzero(loop)
+		b.Set(scratch, p.open[1]).OnNonzero(loop).OnZero(p.alone)
+		b.Place(known)
 	}
 	after := b.NewLabel()
 	b.Object("end of the init")
@@ -204,14 +223,15 @@ func (p *program) watch(pid initprog.Value) {
 func (p *program) exitWord(n int) initprog.Value { return initprog.SlotAt(p.exit, 8*n) }
 
 // copy takes what there is at fd, at most a buffer, into the log.
-func (p *program) copy(fd int, stream uint64, polled initprog.Value) {
+func (p *program) copy(fd int, stream uint64) {
 	b := p.Builder
 	done, got, closed, write, rotate := b.NewLabel(), b.NewLabel(), b.NewLabel(), b.NewLabel(), b.NewLabel()
 	length := initprog.SlotAt(p.header, 8)
 	// EIO is how a terminal ends.
 	b.Read(initprog.FD(fd), p.buffer, bufferSize).To(length).OnZero(closed).OnNonzero(got).OnAny(done).On(unix.EIO, closed)
 	b.Place(closed)
-	b.Set(polled, initprog.Const(closedPoll))
+	b.Set(initprog.SlotAt(p.polled, 8*int(stream)), initprog.Const(closedPoll))
+	b.Set(p.open[stream], initprog.Const(0))
 	b.Jump(done)
 	b.Place(got)
 	b.Set(p.more, initprog.Const(1))
