@@ -63,7 +63,9 @@ func (c *Controller) volumeClaim(ref store.Ref) error {
 		return err
 	}
 	for _, p := range all {
-		state.Used = state.Used || claims.Uses(p, claim.Name)
+		// A pod that has no node yet waits until a claim that is being deleted has gone.
+		waits := claim.DeletionTimestamp != nil && p.Spec.NodeName == ""
+		state.Used = state.Used || claims.Uses(p, claim.Name) && !waits
 	}
 	plan := claims.Claim(state)
 	if v := plan.Create; v != nil {

@@ -94,6 +94,9 @@ func TestClaims(t *testing.T) {
 		}
 		pass(time.Minute)
 		c.volume(v.Name)
+		late := consumer("late", "data") // has no node, so the claim does not wait for it
+		late.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}}
+		create(c, pods, late)
 		if _, err := c.s.Delete(pods, "default", "p", store.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}

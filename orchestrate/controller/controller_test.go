@@ -102,7 +102,7 @@ func (c *cluster) node(ctx context.Context, w *store.Watch) {
 		}
 		p := e.Object.(*corev1.Pod)
 		switch {
-		case e.Type == store.Deleted:
+		case e.Type == store.Deleted, len(p.Spec.SchedulingGates) > 0:
 		case p.DeletionTimestamp != nil && !ending[string(p.UID)]:
 			ending[string(p.UID)] = true
 			c.later(ctx, time.Second, func() {

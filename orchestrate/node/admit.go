@@ -83,7 +83,42 @@ func admit(pod *corev1.Pod, h *host, others []*corev1.Pod) string {
 	for i := range why {
 		why[i] = "1 " + why[i]
 	}
-	return "0/1 nodes are available: " + strings.Join(why, ", ") + "."
+	return unavailable(strings.Join(why, ", "))
+}
+
+// unavailable is why a pod is not placed, as a scheduler of one node says it.
+func unavailable(why string) string { return "0/1 nodes are available: " + why + "." }
+
+// claimTrouble tells why a claim that a pod names cannot be used, now; claim is nil
+// if there is none. Empty: it can, or will be bound.
+func claimTrouble(name string, claim *corev1.PersistentVolumeClaim) string {
+	switch {
+	case claim == nil:
+		return fmt.Sprintf("persistentvolumeclaim %q not found", name)
+	case claim.Status.Phase == corev1.ClaimLost:
+		return fmt.Sprintf("persistentvolumeclaim %q bound to non-existent persistentvolume %q", name, claim.Spec.VolumeName)
+	case claim.DeletionTimestamp != nil:
+		return fmt.Sprintf("persistentvolumeclaim %q is being deleted", name)
+	}
+	return ""
+}
+
+// missingClaim tells why a pod is not placed whose claims are not there.
+func (n *Node) missingClaim(pod *corev1.Pod) (string, error) {
+	for i := range pod.Spec.Volumes {
+		v := pod.Spec.Volumes[i].PersistentVolumeClaim
+		if v == nil {
+			continue
+		}
+		claim, err := get[*corev1.PersistentVolumeClaim](n, claims, pod.Namespace, v.ClaimName)
+		if err != nil {
+			return "", err
+		}
+		if why := claimTrouble(v.ClaimName, claim); why != "" {
+			return unavailable(why), nil
+		}
+	}
+	return "", nil
 }
 
 func addTo(to, what corev1.ResourceList) {

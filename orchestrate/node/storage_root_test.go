@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,10 +47,18 @@ func TestRootPodClaims(t *testing.T) {
 	}
 
 	pod("first", "data", "id -G > /v/groups; echo kept > /v/file")
-	b.eventually("it is said what is missing", func() bool {
-		p := b.pod("first")
-		return p.Status.Phase == corev1.PodPending && strings.Contains(b.reasons("first"), `persistentvolumeclaim "data" not found`)
-	})
+	waits := func(name, why string) {
+		t.Helper()
+		b.until(name, why, func(p *corev1.Pod) bool {
+			return p.Status.Phase == corev1.PodPending && p.Spec.NodeName == "" && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable && c.Message == "0/1 nodes are available: "+why+"."
+			})
+		})
+		b.eventually("there is an event", func() bool {
+			return strings.Contains(b.reasons(name), "FailedScheduling: 0/1 nodes are available: "+why+".")
+		})
+	}
+	waits("first", `persistentvolumeclaim "data" not found`)
 	for _, name := range []string{"data", "keep"} {
 		b.apply("persistentvolumeclaims", "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: "+name+"}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}")
 	}
@@ -85,11 +94,17 @@ func TestRootPodClaims(t *testing.T) {
 	if _, out := b.exec("second", "c", "cat", "/v/file"); out != "kept\n" {
 		t.Errorf("its pod has %q", out)
 	}
+	pod("late", "data", "true")
+	waits("late", `persistentvolumeclaim "data" is being deleted`)
 	b.delete("second", 0)
 	b.eventually("claim, volume and directory are gone", func() bool {
 		_, err := os.Stat(at)
 		return !b.get(claims+"data", &c) && !b.get("/api/v1/persistentvolumes/"+v.Name, &v) && os.IsNotExist(err)
 	})
+
+	waits("late", `persistentvolumeclaim "data" not found`)
+	b.delete("late", 0)
+	b.gone("late")
 
 	pod("third", "keep", "echo precious > /v/file")
 	b.until("third", "it runs", ready)

@@ -469,12 +469,15 @@ func (w *worker) bind(pod *corev1.Pod) (bool, error) {
 	}
 	w.n.binding.Lock()
 	defer w.n.binding.Unlock()
-	w.waitsForRoom.Store(true) // before it looks: what goes meanwhile must not be missed
-	why, err := w.n.admission(pod)
+	why, err := w.n.missingClaim(pod)
+	if why == "" && err == nil {
+		w.waitsForRoom.Store(true) // before it looks: what goes meanwhile must not be missed
+		why, err = w.n.admission(pod)
+		w.waitsForRoom.Store(why != "" || err != nil)
+	}
 	if err != nil {
 		return false, err
 	}
-	w.waitsForRoom.Store(why != "")
 	if why != "" {
 		if why != w.said {
 			w.said = why
