@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,7 +63,7 @@ func refused(p *corev1.Pod) bool {
 
 // refusedUntil is when a set may make pods again: a second after the first that was
 // refused, then twice as long each time.
-func refusedUntil(pods []*corev1.Pod) (until time.Time) {
+func refusedUntil(pods []*corev1.Pod, then Then) (until time.Time) {
 	wait := time.Duration(0)
 	var last time.Time
 	for _, p := range pods {
@@ -70,7 +71,7 @@ func refusedUntil(pods []*corev1.Pod) (until time.Time) {
 			continue
 		}
 		wait = min(max(2*wait, firstRefusedWait), lastRefusedWait)
-		if at := p.CreationTimestamp.Time; at.After(last) {
+		if at := then.created(p); at.After(last) {
 			last = at
 		}
 	}
@@ -78,6 +79,28 @@ func refusedUntil(pods []*corev1.Pod) (until time.Time) {
 		return time.Time{}
 	}
 	return last.Add(time.Second + wait) // it has whole seconds
+}
+
+// keepEnded is how many pods of a set that the node has ended or refused stay to be
+// looked at. The set makes others in their place, which may end likewise, and each
+// keeps its logs and what it has written to its root.
+const keepEnded = 10
+
+// endedTooMany are those that are more, the oldest first.
+func endedTooMany(pods []*corev1.Pod) []*corev1.Pod {
+	var ended []*corev1.Pod
+	for _, p := range pods {
+		if p.DeletionTimestamp == nil && (refused(p) || p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted") {
+			ended = append(ended, p)
+		}
+	}
+	if len(ended) <= keepEnded {
+		return nil
+	}
+	slices.SortFunc(ended, func(a, b *corev1.Pod) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
+	return ended[:min(len(ended)-keepEnded, MaxBurst)]
 }
 
 func podCondition(p *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {
@@ -114,6 +137,9 @@ func (f Then) At(uid types.UID, t time.Time) time.Time {
 	}
 	return f(uid, t)
 }
+
+// created is when a pod was.
+func (f Then) created(p *corev1.Pod) time.Time { return f.At(p.UID, p.CreationTimestamp.Time) }
 
 // readySince is that of a pod.
 func (f Then) readySince(p *corev1.Pod) time.Time { return f.At(p.UID, readySince(p)) }

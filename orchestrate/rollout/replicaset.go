@@ -65,7 +65,7 @@ func ReplicaSet(in SetState) (SetPlan, error) {
 	if set.DeletionTimestamp == nil && !in.Waiting {
 		switch excess := len(act) - want; {
 		case excess < 0:
-			if at := refusedUntil(in.Pods); at.After(in.Now) {
+			if at := refusedUntil(in.Pods, in.Then); at.After(in.Now) {
 				plan.Again = at
 				break
 			}
@@ -77,6 +77,7 @@ func ReplicaSet(in SetState) (SetPlan, error) {
 			}
 			plan.Delete = victims[:min(excess, MaxBurst)]
 		}
+		plan.Delete = append(plan.Delete, endedTooMany(in.Pods)...)
 	}
 
 	st := set.Status.DeepCopy()

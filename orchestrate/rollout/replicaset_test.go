@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 )
 
 // Pods that the node has refused are replaced ever later; others that have failed are
-// replaced at once.
+// replaced at once. Of both, some stay.
 func TestReplicaSet_Refused(t *testing.T) {
 	now := epoch.Add(time.Hour)
 	n := int32(1)
@@ -28,6 +29,12 @@ func TestReplicaSet_Refused(t *testing.T) {
 		plan, err := ReplicaSet(SetState{Set: set, Pods: pods, Now: at})
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, p := range plan.Delete {
+			pods = slices.DeleteFunc(pods, func(q *corev1.Pod) bool { return q == p })
+		}
+		if len(pods) > 10 {
+			t.Fatalf("%d pods stay", len(pods))
 		}
 		for range plan.Create {
 			p := readyPod("p", at.Truncate(time.Second))
@@ -43,11 +50,23 @@ func TestReplicaSet_Refused(t *testing.T) {
 	if made < 15 || made > 22 {
 		t.Errorf("%d pods in an hour", made)
 	}
-	for _, p := range pods {
-		p.Status.Reason = "Evicted"
+	// The clock was set back since the last one.
+	then := func(_ types.UID, at time.Time) time.Time { return at.Add(-400 * 24 * time.Hour) }
+	if plan, err := ReplicaSet(SetState{Set: set, Pods: pods, Now: now.Add(2*time.Hour - 400*24*time.Hour), Then: then}); err != nil || plan.Create != 1 {
+		t.Errorf("after the clock was set: %+v, %v", plan, err)
 	}
-	if plan, _ := ReplicaSet(SetState{Set: set, Pods: pods, Now: now}); plan.Create != 1 {
-		t.Errorf("creates %d", plan.Create)
+	for n := range 20 {
+		p := readyPod(fmt.Sprint("p", n), epoch)
+		p.CreationTimestamp = metav1.NewTime(epoch.Add(-time.Duration(n) * time.Second))
+		p.Status.Phase = corev1.PodFailed
+		if n < 12 {
+			p.Status.Reason = "Evicted"
+		}
+		pods = append(pods[:n:n], p)
+	}
+	plan, err := ReplicaSet(SetState{Set: set, Pods: pods, Now: now})
+	if err != nil || plan.Create != 1 || len(plan.Delete) != 2 || plan.Delete[0].Name != "p11" || plan.Delete[1].Name != "p10" {
+		t.Errorf("%+v, %v", plan, err)
 	}
 }
 

@@ -223,8 +223,8 @@ func (s *stateful) slot(i int, p *corev1.Pod) bool {
 		return false
 	case p.DeletionTimestamp != nil:
 		return false
-	case refused(p) && s.Now.Before(p.CreationTimestamp.Add(refusedPodStays)) && s.revision(p) == s.h.update.Name:
-		if at := p.CreationTimestamp.Add(refusedPodStays); s.plan.Again.IsZero() || at.Before(s.plan.Again) {
+	case refused(p) && s.Now.Before(s.Then.created(p).Add(refusedPodStays)) && s.revision(p) == s.h.update.Name:
+		if at := s.Then.created(p).Add(refusedPodStays); s.plan.Again.IsZero() || at.Before(s.plan.Again) {
 			s.plan.Again = at
 		}
 		return false

@@ -381,6 +381,12 @@ func TestStatefulSet_Refused(t *testing.T) {
 	if w.uid < 5 || w.uid > 11 {
 		t.Errorf("%d pods in 100 s", w.uid)
 	}
+	state := w.state()
+	state.Now = state.Now.Add(-400 * 24 * time.Hour)
+	state.Then = func(_ types.UID, at time.Time) time.Time { return at.Add(-400 * 24 * time.Hour) }
+	if plan, err := StatefulSet(state); err != nil || plan.Again.After(state.Now.Add(refusedPodStays)) {
+		t.Errorf("after the clock was set it waits until %v, it is %v, %v", plan.Again, state.Now, err)
+	}
 	w.set.Spec.Template.Spec.Containers[0].Image = "example/db:2"
 	w.settle()
 	if got := w.images(); got != "db-0=2" || w.pods["db-0"].Status.Phase != corev1.PodRunning {
