@@ -1,14 +1,18 @@
 package integration
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/minirun/minirun/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,6 +149,49 @@ func TestRootImageMount(t *testing.T) {
 	h.must("image", "mount", "base")
 	h.must("image", "unmount", "--all")
 	h.clean("all unmounted")
+}
+
+// What was mounted in another mount namespace keeps the image, and can be let go when
+// nobody is in there any more.
+func TestRootImageMountElsewhere(t *testing.T) {
+	h := imageSetup(t)
+	h.base()
+	dir := t.TempDir()
+	mount := testenv.Command(t, h.command("image", "mount", "base", dir)...).Args
+	other := exec.Command("unshare", append([]string{"--mount", "sh", "-c", `"$@" && read x`, "sh"}, mount...)...)
+	end, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wait := sync.OnceValue(func() error { end.Close(); return other.Wait() })
+	t.Cleanup(func() { _ = wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != dir+"\n" {
+		t.Fatalf("image mount: %q, %v", line, err)
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		if r := h.do(args...); r.Code != 1 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("minirun %q: %+v, want an error with %q", args, r, want)
+		}
+	}
+	pid := strconv.Itoa(other.Process.Pid)
+	refused("another mount namespace, that of process "+pid+"\n", "image", "unmount", "base")
+	refused("hint: nsenter --mount=/proc/"+pid+"/ns/mnt minirun image unmount "+dir+"\n", "image", "unmount", dir)
+	refused("in use by image mount", "image", "rm", "base")
+	_ = wait() // read tells of the end of its input
+	refused("in use by image mount", "image", "rm", "base")
+	if got := h.must("image", "unmount", "base"); got != dir+"\n" {
+		t.Errorf("unmount: %q", got)
+	}
+	h.clean("unmounted")
+	h.must("image", "rm", "base")
 }
 
 // mount and unmount are killed at their system calls: what is mounted is listed

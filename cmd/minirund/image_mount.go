@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -289,9 +290,32 @@ func (m *imageMount) is(images *imagestore.Store, arg string) bool {
 	return err == nil && string(img.ConfigDigest) == m.ID
 }
 
+// processIn is a process in a mount namespace; 0 if there is none.
+func processIn(mntns string) (pid int, err error) {
+	entries, err := os.ReadDir("/proc")
+	for _, e := range entries {
+		if pid, bad := strconv.Atoi(e.Name()); bad == nil {
+			if ns, err := os.Readlink("/proc/" + e.Name() + "/ns/mnt"); err == nil && ns == mntns {
+				return pid, nil
+			}
+		}
+	}
+	return 0, err
+}
+
 func (m *imageMount) unmount(layers *overlay.Store) error {
 	if m.elsewhere {
-		return errors.New("it is mounted in another mount namespace")
+		pid, err := processIn(m.mntns)
+		if err != nil {
+			return err
+		}
+		if pid > 0 {
+			return &hinted{
+				fmt.Errorf("it is mounted in another mount namespace, that of process %d", pid),
+				fmt.Sprintf("nsenter --mount=/proc/%d/ns/mnt minirun image unmount %s", pid, m.Path),
+			}
+		}
+		return layers.RemoveSnapshot(m.key) // nobody sees it any more
 	}
 	if err := unix.Unmount(m.Path, unix.UMOUNT_NOFOLLOW); err != nil {
 		err = &fs.PathError{Op: "umount", Path: m.Path, Err: err}
