@@ -123,11 +123,10 @@ func TestRootAttackExecTakeover(t *testing.T) {
 				err  error
 			}
 			done := make(chan result)
-			go func() {
-				goruntime.LockOSThread() // the tracer is a thread
+			onThread(func() {
 				code, _, err := x.run(testenv.Command(t, append(append([]string{"exec"}, c.flags...), b.id, "/bin/true")...).Args)
 				done <- result{code, err}
-			}()
+			})
 			if r := <-done; r.err != nil || r.code != 0 {
 				t.Fatalf("exec: status %d, %v\n%s", r.code, r.err, *x.stderr)
 			}

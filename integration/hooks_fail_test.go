@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/minirun/minirun/internal/testenv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -322,4 +323,64 @@ func TestRootCrashHooks(t *testing.T) {
 		}
 	}
 	b.usedAgain("in the end")
+}
+
+// minirun is killed right before a hook in the container asks to die with it: the
+// hook does not run.
+func TestRootHooksOrphan(t *testing.T) {
+	setup(t)
+	for _, verb := range []string{"create", "start"} {
+		ran := filepath.Join(t.TempDir(), "ran")
+		b := newBox(t, forever, writable, func(s *specs.Spec) {
+			if verb == "create" {
+				addHook(s, "createContainer", hostHook("echo > "+ran+"; exec sleep 1000"))
+			} else {
+				addHook(s, "startContainer", hostHook("echo > /ran; exec sleep 1000"))
+			}
+		})
+		if verb == "start" {
+			ran = b.rootfs("ran")
+			b.create()
+		}
+		hook, minirun := 0, ""
+		x := tracer{target: containerInit, n: -1, stderr: new(string), look: func(pid int, nr uint64) {
+			if _, _, args := syscallWith(pid); nr != unix.SYS_PRCTL || args[0] != unix.PR_SET_PDEATHSIG {
+				return
+			}
+			hook = pid
+			stat := readFile(t, "/proc/"+strconv.Itoa(pid)+"/stat")
+			minirun = strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])[1]
+			parent, _ := strconv.Atoi(minirun)
+			_ = unix.Kill(parent, unix.SIGKILL)
+			for deadline := time.Now().Add(testenv.Timeout(10 * time.Second)); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				threads, _ := filepath.Glob("/proc/" + minirun + "/task/*/stat")
+				if !slices.ContainsFunc(threads, func(p string) bool {
+					s, err := os.ReadFile(p)
+					return err == nil && !strings.Contains(string(s), ") Z ") && !strings.Contains(string(s), ") X ")
+				}) {
+					return
+				}
+			}
+		}}
+		done := make(chan error)
+		onThread(func() {
+			args := []string{verb, b.id}
+			if verb == "create" {
+				args = []string{verb, "--bundle", b.bundle, b.id}
+			}
+			_, _, err := x.run(testenv.Command(t, args...).Args)
+			done <- err
+		})
+		if err := <-done; err != nil || hook == 0 {
+			t.Fatalf("%s: the hook asks nothing (%v): %s", verb, err, *x.stderr)
+		}
+		exists := func() bool { _, err := os.Stat(ran); return err == nil }
+		stop := reapContainers(t)
+		eventually(t, verb+": the hook runs or has ended", func() bool { return exists() || !alive(hook) })
+		stop()
+		if exists() {
+			t.Errorf("%s: the hook of a minirun that was killed has run", verb)
+		}
+		b.converge(verb + " killed")
+	}
 }

@@ -50,10 +50,7 @@ func tracedCommand(t *testing.T, target whom, n int, from []uint64, argv []strin
 		t.Fatal(err)
 	}
 	defer net.Close()
-	go func() {
-		// The tracer is a thread. It ends with the goroutine, and what it still
-		// traces is then let go.
-		runtime.LockOSThread()
+	onThread(func() {
 		var r result
 		if r.err = unix.Setns(int(net.Fd()), unix.CLONE_NEWNET); r.err != nil {
 			done <- r
@@ -61,7 +58,7 @@ func tracedCommand(t *testing.T, target whom, n int, from []uint64, argv []strin
 		}
 		r.code, r.reached, r.err = tracer{target: target, n: n, from: from, stderr: &stderr}.run(argv)
 		done <- r
-	}()
+	})
 	r := <-done
 	if r.err != nil {
 		t.Fatalf("trace %q: %v", argv, r.err)
@@ -72,18 +69,34 @@ func tracedCommand(t *testing.T, target whom, n int, from []uint64, argv []strin
 	return r.code, r.reached
 }
 
+// onThread does something on a thread of its own. A tracer is a thread: when it ends,
+// with its goroutine, what it still traces is let go. The first thread of the process
+// never ends.
+func onThread(do func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			do()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		onThread(func() { defer close(done); do() }) // another one: this one is taken
+		<-done
+	}()
+}
+
 // failedRun runs minirun and has the nth call that only picks fail with errno. It
 // returns the exit status, what minirun wrote to standard error, and whether the
 // nth call was reached.
 func failedRun(t *testing.T, errno unix.Errno, n int, only func(pid int, nr uint64, args [7]uint64) bool, args ...string) (code int, stderr string, reached bool) {
 	t.Helper()
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
+	onThread(func() {
 		var err error
 		code, reached, err = tracer{target: minirunItself, n: n, stderr: &stderr, fail: errno, only: only}.run(testenv.Command(t, args...).Args)
 		done <- err
-	}()
+	})
 	if err := <-done; err != nil {
 		t.Fatalf("trace %q: %v", args, err)
 	}

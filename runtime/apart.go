@@ -84,7 +84,7 @@ func (p *process) filterAllowsRest(sync int, nproc bool) bool {
 		ok(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE) && ok(unix.SYS_SETSID) &&
 		(!p.spec.Terminal || ok(unix.SYS_IOCTL, 0, unix.TIOCSCTTY)) &&
 		(!nproc || ok(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NPROC)) &&
-		(!p.mortal || ok(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL))) &&
+		(!p.mortal || ok(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL)) && ok(unix.SYS_PPOLL)) &&
 		ok(unix.SYS_EXECVE)
 }
 

@@ -60,6 +60,12 @@ func (s *dieWithParent) Why() string    { return "nobody would wait for the hook
 func (s *dieWithParent) Emit(b *initprog.Builder) {
 	b.Object("")
 	b.Prctl(unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL))
+	// Of a death before, only the socket tells.
+	dead, alive := b.NewLabel(), b.NewLabel()
+	b.HungUp(initprog.Sync()).OnNonzero(dead).OnZero(alive)
+	b.Place(dead)
+	b.ExitGroup(1)
+	b.Place(alive)
 }
 
 // hookProgram becomes a createContainer hook.

@@ -65,6 +65,13 @@ func (b *Builder) Poll(a Value, n int) Ref {
 	return b.add(unix.SYS_PPOLL, "", a, Const(uint64(n)), Const(0), Const(0), Const(8))
 }
 
+// HungUp is 1 if the other end of the socket fd is closed, and 0 if not.
+func (b *Builder) HungUp(fd Value) Ref {
+	poll := b.Words(0)
+	b.Set(SlotAt(poll, 0), fd) // waits for no event: a hang-up is always told
+	return b.add(unix.SYS_PPOLL, "", poll, Const(1), b.Words(0, 0), Const(0), Const(8)).Retry(unix.EINTR)
+}
+
 // Read reads up to n bytes from fd to address a.
 func (b *Builder) Read(fd, a Value, n int) Ref {
 	return b.add(unix.SYS_READ, "", fd, a, Const(uint64(n)))

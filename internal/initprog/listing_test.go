@@ -71,6 +71,7 @@ func everyCall(b *Builder) {
 	b.Dup3Cloexec(b.PidfdOpen(SlotAt(pid, 8)).Result(), 7).Ignore(syscall.EINVAL)
 	b.Recvmsg(Sync(), b.Words(0, 0, iov.Bits(), 1, cmsg.Bits(), 24, 0)).OnZero(done)
 	b.Poll(b.Words(PollFD(1), PollFD(-1)), 2).IgnoreAny()
+	b.HungUp(Sync()).OnNonzero(done)
 	b.Read(FD(1), status, 160).OnAny(done).On(syscall.EIO, loop)
 	b.Countdown(root, fd).OnAny(done)
 	b.Countdown(root, Const(1<<20)).OnAny(done)
