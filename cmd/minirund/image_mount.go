@@ -290,14 +290,21 @@ func (m *imageMount) is(images *imagestore.Store, arg string) bool {
 	return err == nil && string(img.ConfigDigest) == m.ID
 }
 
-// processIn is a process in a mount namespace; 0 if there is none.
-func processIn(mntns string) (pid int, err error) {
+// seenBy is a process in the mount's namespace that sees it; 0 if there is none, and
+// the namespace is gone: its number may be another one's by now.
+func (m *imageMount) seenBy() (pid int, err error) {
 	entries, err := os.ReadDir("/proc")
 	for _, e := range entries {
-		if pid, bad := strconv.Atoi(e.Name()); bad == nil {
-			if ns, err := os.Readlink("/proc/" + e.Name() + "/ns/mnt"); err == nil && ns == mntns {
-				return pid, nil
-			}
+		pid, bad := strconv.Atoi(e.Name())
+		proc := "/proc/" + e.Name()
+		if ns, err := os.Readlink(proc + "/ns/mnt"); bad != nil || err != nil || ns != m.mntns {
+			continue
+		}
+		fd, err := linux.OpenAt(unix.AT_FDCWD, proc+"/root"+m.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		seen := err == nil && rootOf(fd) == m.root
+		linux.Close(fd)
+		if seen {
+			return pid, nil
 		}
 	}
 	return 0, err
@@ -305,7 +312,7 @@ func processIn(mntns string) (pid int, err error) {
 
 func (m *imageMount) unmount(layers *overlay.Store) error {
 	if m.elsewhere {
-		pid, err := processIn(m.mntns)
+		pid, err := m.seenBy()
 		if err != nil {
 			return err
 		}
