@@ -29,7 +29,7 @@ const (
 func (c *Container) Delete(mode Mode, release func() error) error {
 	dir, err := lockDir(c.Dir())
 	if errors.Is(err, unix.ENOENT) {
-		return &NotExistError{c.ID}
+		return &NotExistError{ID: c.ID}
 	}
 	if err != nil {
 		return err

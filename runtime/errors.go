@@ -13,7 +13,10 @@ import (
 // The texts below are a contract: container engines look for them (docs/cli.md).
 
 // NotExistError reports that there is no container with that ID.
-type NotExistError struct{ ID string }
+type NotExistError struct {
+	ID      string
+	Remains bool // it has no record, but a directory: of a create that was killed at its beginning, or that has just begun
+}
 
 func (e *NotExistError) Error() string {
 	return fmt.Sprintf("container %q: container does not exist", e.ID)
@@ -21,7 +24,10 @@ func (e *NotExistError) Error() string {
 func (e *NotExistError) Is(t error) bool { return t == fs.ErrNotExist }
 
 // ExistsError reports that the ID is taken.
-type ExistsError struct{ ID string }
+type ExistsError struct {
+	ID      string
+	Remains bool // as in NotExistError
+}
 
 func (e *ExistsError) Error() string {
 	return fmt.Sprintf("container %q: container with given ID already exists", e.ID)

@@ -98,7 +98,7 @@ func (c *Container) Processes() ([]int, error) {
 func (c *Container) lockLoaded() (dir int, err error) {
 	dir, err = lockDir(c.Dir())
 	if errors.Is(err, unix.ENOENT) {
-		return -1, &NotExistError{c.ID}
+		return -1, &NotExistError{ID: c.ID}
 	}
 	if err != nil {
 		return -1, err

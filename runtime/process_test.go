@@ -244,8 +244,8 @@ func TestErrorTexts(t *testing.T) {
 		want string
 		is   error
 	}{
-		{&NotExistError{"web"}, `container "web": container does not exist`, fs.ErrNotExist},
-		{&ExistsError{"web"}, `container "web": container with given ID already exists`, fs.ErrExist},
+		{&NotExistError{ID: "web"}, `container "web": container does not exist`, fs.ErrNotExist},
+		{&ExistsError{ID: "web"}, `container "web": container with given ID already exists`, fs.ErrExist},
 		{&StatusError{"web", "start", Stopped}, `container "web": cannot start a container that has stopped`, nil},
 		{&StatusError{"web", "start", Running}, `container "web": cannot start an already running container`, nil},
 		{&StatusError{"web", "start", Paused}, `container "web": cannot start a container in the paused state`, nil},

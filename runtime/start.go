@@ -17,7 +17,7 @@ import (
 func (c *Container) Start() error {
 	dir, err := lockDir(c.Dir())
 	if errors.Is(err, unix.ENOENT) {
-		return &NotExistError{c.ID}
+		return &NotExistError{ID: c.ID}
 	}
 	if err != nil {
 		return err

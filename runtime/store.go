@@ -137,7 +137,7 @@ func (s *Store) makeDir(id string) (int, error) {
 			err = unix.Mkdir(dir, 0o700)
 		}
 		if err == unix.EEXIST {
-			return -1, &ExistsError{id}
+			return -1, &ExistsError{ID: id, Remains: unix.Access(dir+"/"+stateFile, unix.F_OK) == unix.ENOENT}
 		}
 		if err != nil {
 			return -1, &os.PathError{Op: "mkdir", Path: dir, Err: err}
@@ -152,7 +152,7 @@ func (s *Store) makeDir(id string) (int, error) {
 			// And then somebody else has made it again and was faster: it is the
 			// directory of another container.
 			linux.Close(fd)
-			return -1, &ExistsError{id}
+			return -1, &ExistsError{ID: id}
 		}
 		return fd, nil
 	}
@@ -212,7 +212,7 @@ func (s *Store) load(id string) (*Container, error) {
 	raw, err := linux.ReadFile(name, 16<<20)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &NotExistError{id}
+			return nil, &NotExistError{ID: id, Remains: unix.Access(s.root+"/"+id, unix.F_OK) == nil}
 		}
 		return nil, err
 	}

@@ -67,7 +67,7 @@ func TestStoreIDs(t *testing.T) {
 func TestStoreLoad(t *testing.T) {
 	s := testStore(t)
 	var none *NotExistError
-	if _, err := s.Load("x"); !errors.As(err, &none) || !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Load("x"); !errors.As(err, &none) || !errors.Is(err, fs.ErrNotExist) || none.Remains {
 		t.Errorf("missing: %v", err)
 	}
 	if _, err := s.Load("../x"); err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -78,12 +78,19 @@ func TestStoreLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer linux.Close(dir)
-	if _, err := s.Load("x"); !errors.As(err, &none) {
+	if _, err := s.Load("x"); !errors.As(err, &none) || !none.Remains {
 		t.Errorf("a directory without a record: %v", err)
+	}
+	var exists *ExistsError
+	if _, err := s.makeDir("x"); !errors.As(err, &exists) || !exists.Remains {
+		t.Errorf("the same again without a record: %v", err)
 	}
 	c := &Container{store: s, State: State{ID: "x"}}
 	if err := c.save(dir); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := s.makeDir("x"); !errors.As(err, &exists) || exists.Remains {
+		t.Errorf("the same again with a record: %v", err)
 	}
 	if got, err := s.Load("x"); err != nil || got.ID != "x" {
 		t.Errorf("%+v, %v", got, err)

@@ -177,11 +177,19 @@ func hints(err error) []string {
 		h = append(h, execHints(execErr)...)
 	}
 	var exists *runtime.ExistsError
-	if errors.As(err, &exists) {
+	switch {
+	case !errors.As(err, &exists):
+	case exists.Remains:
+		h = append(h, "choose another ID, or remove what a killed create has left with minirun delete --force "+exists.ID)
+	default:
 		h = append(h, "choose another ID, or remove that container with minirun delete "+exists.ID)
 	}
 	var none *runtime.NotExistError
-	if errors.As(err, &none) {
+	switch {
+	case !errors.As(err, &none):
+	case none.Remains:
+		h = append(h, "a create that was killed has left its directory, which minirun delete --force "+none.ID+" removes; or one has just begun")
+	default:
 		h = append(h, "minirun list shows the containers below this --root")
 	}
 	var state *runtime.StateError

@@ -83,6 +83,8 @@ func TestHints(t *testing.T) {
 		{errors.New("plain"), ""},
 		{fmt.Errorf("outer: %w", &runtime.ExistsError{ID: "web"}), "minirun delete web"},
 		{&runtime.NotExistError{ID: "web"}, "minirun list"},
+		{&runtime.ExistsError{ID: "web", Remains: true}, "minirun delete --force web"},
+		{&runtime.NotExistError{ID: "web", Remains: true}, "minirun delete --force web"},
 		{&runtime.StatusError{ID: "web", Op: "delete", Have: runtime.Running}, "delete --force web"},
 		{&runtime.StatusError{ID: "web", Op: "start", Have: runtime.Running}, ""},
 		{&runtime.StateError{Path: "/x", Err: fs.ErrInvalid}, "delete --force"},
