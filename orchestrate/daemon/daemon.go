@@ -214,7 +214,7 @@ func (d *Daemon) serve(ctx context.Context, l, secure net.Listener, certificates
 	end := make(chan error, 2)
 	start := func(at string, serve func(*http.Server) error) {
 		srv := &http.Server{
-			Handler: handler, ReadHeaderTimeout: 30 * time.Second, TLSConfig: certificates,
+			Handler: handler, ReadHeaderTimeout: 30 * time.Second, TLSConfig: certificates.Clone(), // each server writes to its own
 			// Watches and logs end with this.
 			BaseContext: func(net.Listener) context.Context { return ctx },
 			ErrorLog:    slog.NewLogLogger(d.o.Log.Handler(), slog.LevelWarn),
