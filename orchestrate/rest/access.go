@@ -3,7 +3,9 @@ package rest
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -44,6 +46,25 @@ func asOther(h http.Header) error {
 		}
 	}
 	return nil
+}
+
+// foreign refuses what a page of another site has a browser send. A browser that has
+// our certificate sends it along, a form may be posted and a WebSocket opened to
+// anywhere, and who reaches the API may do everything. Pages of this host are let in,
+// as those behind "kubectl proxy", and so is who is no browser: he says no origin.
+func foreign(r *http.Request) error {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return nil
+	}
+	if u, err := url.Parse(origin); err == nil && u.Host != "" {
+		name := u.Hostname()
+		ip := net.ParseIP(name)
+		if name == "localhost" || ip != nil && ip.IsLoopback() || name == (&url.URL{Host: r.Host}).Hostname() {
+			return nil
+		}
+	}
+	return &problem{http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("origin %q: the API is not for pages of other sites", origin)}
 }
 
 // review answers such a question; false is for other paths.

@@ -314,3 +314,42 @@ func TestReviews(t *testing.T) {
 	}
 	h.do("GET", podsPath+"/one", "", 200)
 }
+
+// A page of another site must not use the certificate that a browser has.
+func TestForeignOrigin(t *testing.T) {
+	h := newHost(t)
+	for origin, want := range map[string]int{
+		"": 201, "https://127.0.0.1:8001": 201, "http://[::1]:8001": 201, "http://localhost": 201, "https://minirund": 201,
+		"https://example.com": 403, "https://example.com:6443": 403, "https://127.0.0.1.example.com": 403, "null": 403, "file://": 403, "%": 403,
+	} {
+		for _, upgrade := range []bool{false, true} {
+			method, path, body, want := http.MethodPost, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}", want
+			if upgrade && want == 201 {
+				want = 101
+			}
+			if upgrade {
+				method, path, body = http.MethodGet, podsPath+"/one/exec?command=echo&stdout=true", ""
+			}
+			req, err := http.NewRequestWithContext(t.Context(), method, "http://minirund"+path, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if upgrade {
+				for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Protocol": stream.Protocol} {
+					req.Header.Set(name, value)
+				}
+			}
+			if origin != "" {
+				req.Header.Set("Origin", origin)
+			}
+			resp, err := h.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("origin %q, upgrade %v: status %d, want %d", origin, upgrade, resp.StatusCode, want)
+			}
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ var (
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{Request: r}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := asOther(r.Header); err != nil {
+	if err := cmp.Or(asOther(r.Header), foreign(r)); err != nil {
 		s.fail(w, q, err)
 		return
 	}
