@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/minirun/minirun/internal/initprog"
 	"github.com/minirun/minirun/internal/linux"
+	"github.com/minirun/minirun/namespaces"
 	"github.com/minirun/minirun/runtime/bundle"
 )
 
@@ -49,43 +51,73 @@ func lendAffinity(cpus string) (restore func(), err error) {
 	return nil, &AffinityError{cpus, err}
 }
 
+const ownOOMScore = "/proc/self/oom_score_adj"
+
+// scoreToGive is the oom_score_adj that the process does not have from us; "" if there
+// is none. It waits for it before it joins anything. An ordinary user may not give a
+// process one that has hidden itself from others; see lendOOMScore.
+func (e *execution) scoreToGive() string {
+	if e.pr.OOMScoreAdj == nil || ordinary() {
+		return ""
+	}
+	want := strconv.Itoa(*e.pr.OOMScoreAdj)
+	if old, err := linux.ReadFile(ownOOMScore, 64); err == nil && string(old) == want+"\n" {
+		return ""
+	}
+	return want
+}
+
+func ordinary() bool { return os.Geteuid() != 0 || linux.InUserNS() }
+
+// scoreGate is where a process waits until it has its oom_score_adj.
+type scoreGate struct{ score string }
+
+func (s *scoreGate) Phase() string { return "process.oomScoreAdj" }
+func (s *scoreGate) String() string {
+	return "wait until the runtime has set oom_score_adj to " + s.score
+}
+func (s *scoreGate) Why() string { return "" }
+
+func (s *scoreGate) Emit(b *initprog.Builder) {
+	b.Object("")
+	namespaces.Handshake(b, namespaces.Ready)
+}
+
+func (e *execution) giveScore(pid int) error {
+	err := writeHost("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", e.score)
+	switch {
+	case err == nil:
+		return nil
+	case unprivileged(err):
+		return oomScoreRefused(e.score, err)
+	}
+	return fmt.Errorf("process.oomScoreAdj: %w", err)
+}
+
 // lending is held while this process has another oom_score_adj than its own: a second
 // one would take the first one's for it.
 var lending sync.Mutex
 
-// lendOOMScore gives this process the oom_score_adj of the one that exec adds,
-// which inherits it and so has it from its first instruction on. restore takes it
-// back. What an ordinary user may not set is left out, as in create.
+// lendOOMScore gives this process, which is an ordinary user's, the oom_score_adj of
+// the one that exec adds, which inherits it. restore takes it back. What such a user may
+// not set is left out, as in create.
 func (e *execution) lendOOMScore() (restore func(), err error) {
-	const own = "/proc/self/oom_score_adj"
-	if e.pr.OOMScoreAdj == nil {
+	if e.pr.OOMScoreAdj == nil || !ordinary() {
 		return func() {}, nil
 	}
 	want := strconv.Itoa(*e.pr.OOMScoreAdj)
 	lending.Lock()
-	lent := false
-	defer func() {
-		if !lent {
-			lending.Unlock()
+	old, err := linux.ReadFile(ownOOMScore, 64)
+	if err == nil && string(old) != want+"\n" {
+		if err = writeHost(ownOOMScore, want); err == nil {
+			return func() { _ = writeHost(ownOOMScore, string(old)); lending.Unlock() }, nil
 		}
-	}()
-	old, err := linux.ReadFile(own, 64)
-	if err == nil && string(old) == want+"\n" {
-		return func() {}, nil
 	}
-	if err == nil {
-		err = writeHost(own, want)
+	lending.Unlock()
+	if err != nil && !unprivileged(err) {
+		return nil, fmt.Errorf("process.oomScoreAdj: %w", err)
 	}
-	switch {
-	case err == nil:
-		lent = true
-		return func() { _ = writeHost(own, string(old)); lending.Unlock() }, nil
-	case unprivileged(err) && (os.Geteuid() != 0 || linux.InUserNS()):
-		return func() {}, nil
-	case unprivileged(err):
-		return nil, oomScoreRefused(want, err)
-	}
-	return nil, fmt.Errorf("process.oomScoreAdj: %w", err)
+	return func() {}, nil
 }
 
 // oomScoreRefused explains why oom_score_adj cannot be set.

@@ -67,6 +67,9 @@ func (e *execution) gates() (steps []initprog.Step) {
 	if e.classed() {
 		steps = append(steps, &classGate{&e.c.Rdt})
 	}
+	if e.score != "" {
+		steps = append(steps, &scoreGate{e.score})
+	}
 	return steps
 }
 
@@ -77,6 +80,9 @@ func (e *execution) passGates(image *initprog.Image, p *Process) (err error) {
 	}
 	if err == nil && e.classed() {
 		err = e.passGate(image, func() error { return e.c.joinRdt(p.Pid) })
+	}
+	if err == nil && e.score != "" {
+		err = e.passGate(image, func() error { return e.giveScore(p.Pid) })
 	}
 	if err != nil {
 		_ = unix.PidfdSendSignal(p.PidFD, unix.SIGKILL, nil, 0)

@@ -133,6 +133,7 @@ type execution struct {
 	attach  bool        // systemd puts the process into the container's scope
 	// attachTo is the group below the scope's that it is for: "" or "/sub".
 	attachTo string
+	score    string // see scoreToGive
 	sync     [2]int
 	fds      []int
 }
@@ -147,6 +148,7 @@ func (e *execution) run() (*Process, error) {
 	if err := checkConsole(e.pr.Terminal, &CreateOptions{ConsoleSocket: e.o.ConsoleSocket, ConsoleFD: e.console}); err != nil {
 		return nil, err
 	}
+	e.score = e.scoreToGive()
 	plan, image, err := e.plan()
 	if err != nil {
 		return nil, err
