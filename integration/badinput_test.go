@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -239,6 +240,10 @@ func TestRootBadFiles(t *testing.T) {
 // others, whatever the command does with it, and nothing made.
 func TestRootOddFlags(t *testing.T) {
 	setup(t)
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { // no registry is to be asked for images
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	root := filepath.Join(dir, "state")
 	run := func(args ...string) testenv.Result {
@@ -259,7 +264,7 @@ func TestRootOddFlags(t *testing.T) {
 		for _, m := range flag.FindAllStringSubmatch(help, -1) {
 			for _, value := range []string{"", "-1", "99999999999999999999", "\n", "a:b:c", strings.Repeat("x", 4000)} {
 				n++
-				r := run(verb, m[1]+"="+value, "no-such-container")
+				r := run(verb, m[1]+"="+value, "noSuchContainer") // no name of an image, either
 				if r.Code == 0 && r.Stderr == "" {
 					continue
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -68,8 +69,11 @@ func permanent(err error) bool {
 		digest   *imagestore.DigestError
 		format   *imagestore.FormatError
 		kind     *imagestore.UnsupportedError
+		dns      *net.DNSError
 	)
 	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return true // a name server has said so
 	case isLocal(err), errors.As(err, &auth), errors.As(err, &security), errors.As(err, &scheme), errors.As(err, &size),
 		errors.As(err, &digest), errors.As(err, &format), errors.As(err, &kind), isCertificate(err):
 		return true
