@@ -269,19 +269,25 @@ func networkRemoveCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
-		var errs []error
-		for _, name := range c.Args().Slice() {
-			err := h.Remove(name)
-			var gone *store.NotExistError
-			switch {
-			case err == nil:
-				fmt.Fprintln(u.out, name)
-			case !c.Bool("force") || !errors.As(err, &gone):
-				errs = append(errs, err)
-			}
-		}
-		return errors.Join(errs...)
+		return removeEach[*store.NotExistError](c, u, h.Remove)
 	})
+}
+
+// removeEach removes what the arguments name, and prints what it has removed. With
+// --force what does not exist is no error, which is a Gone.
+func removeEach[Gone error](c *cli.Context, u *ui, remove func(name string) error) error {
+	var errs []error
+	for _, name := range c.Args().Slice() {
+		err := remove(name)
+		var gone Gone
+		switch {
+		case err == nil:
+			fmt.Fprintln(u.out, name)
+		case !c.Bool("force") || !errors.As(err, &gone):
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func networkPruneCommand(u *ui) *cli.Command {

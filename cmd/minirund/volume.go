@@ -179,18 +179,7 @@ func volumeRemoveCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
-		var errs []error
-		for _, name := range c.Args().Slice() {
-			err := s.Remove(name)
-			var gone *volume.NotExistError
-			switch {
-			case err == nil:
-				fmt.Fprintln(u.out, name)
-			case !c.Bool("force") || !errors.As(err, &gone):
-				errs = append(errs, err)
-			}
-		}
-		return errors.Join(errs...)
+		return removeEach[*volume.NotExistError](c, u, s.Remove)
 	})
 }
 

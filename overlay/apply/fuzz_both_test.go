@@ -109,19 +109,7 @@ func wordLayer(in []byte) []byte {
 	words := []string{"a", "b", "c", "..", ".", "", ".wh.a", ".wh.b", whOpaque, ".wh.", ".wh...", "d", "e", "/a", ".wh..wh.plnk", "/"}
 	types := []byte{tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeReg, tar.TypeDir, tar.TypeLink}
 	var b []byte
-	name := func() string {
-		n := ""
-		for len(in) > 0 {
-			w := in[0]
-			in = in[1:]
-			n += words[w&15]
-			if w&16 == 0 {
-				break
-			}
-			n += "/"
-		}
-		return n
-	}
+	name := func() string { return wordPath(&in, words) }
 	for len(in) > 0 && len(b) < 40*2048 {
 		ty := types[in[0]&7]
 		in = in[1:]

@@ -95,6 +95,21 @@ func FuzzApplyLayer(f *testing.F) {
 	})
 }
 
+// wordPath takes a path from the front of in: each byte is one of 16 words, and whether
+// another one follows.
+func wordPath(in *[]byte, words []string) (path string) {
+	for len(*in) > 0 {
+		w := (*in)[0]
+		*in = (*in)[1:]
+		path += words[w&15]
+		if w&16 == 0 {
+			break
+		}
+		path += "/"
+	}
+	return path
+}
+
 // FuzzApplyEntries builds two layers from words that matter: two bytes of input
 // choose a component, or end the name.
 func FuzzApplyEntries(f *testing.F) {
@@ -107,19 +122,7 @@ func FuzzApplyEntries(f *testing.F) {
 		var c overlay.ChainID
 		for _, in := range [][]byte{one, two} {
 			var b []byte
-			name := func() string {
-				n := ""
-				for len(in) > 0 {
-					w := in[0]
-					in = in[1:]
-					n += words[w&15]
-					if w&16 == 0 {
-						break
-					}
-					n += "/"
-				}
-				return n
-			}
+			name := func() string { return wordPath(&in, words) }
 			for len(in) > 0 && len(b) < 40*1536 {
 				ty := types[in[0]&7]
 				in = in[1:]
