@@ -4,10 +4,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/minirun/minirun/internal/testenv"
+	"golang.org/x/sys/unix"
 )
 
 // cniSetup is a host in a network namespace with configurations and plugins of its own.
@@ -199,6 +201,37 @@ func TestRootNetworkCNI_Killed(t *testing.T) {
 	if text := readFile(t, log); !strings.Contains(text, "ADDkiller") || !strings.Contains(text, "DELkiller") {
 		t.Errorf("the plugin was called like this: %s", text)
 	}
+}
+
+// minirun is killed while it writes down what it wants of plugins: the container can
+// be deleted, and its port be had again.
+func TestRootNetworkCNI_Crash(t *testing.T) {
+	h, conf, plugins := cniSetup(t)
+	log := filepath.Join(conf, "log")
+	cniFake(t, plugins, "fake", log, "1.0.0", "")
+	write(t, filepath.Join(conf, "k.conflist"), `{"cniVersion": "1.0.0", "name": "k", "plugins": [{"type": "fake", "capabilities": {"portMappings": true}}]}`)
+	record := false // was there once without the plugin
+	for n := 1; n <= 60; n++ {
+		id := h.id()
+		// The first link is the lease of the port.
+		_, reached := tracedRun(t, minirunItself, n, []uint64{unix.SYS_SYMLINKAT}, h.command("create", "--image", "base", "--network", "cni:k", "-p", "8080:80", id, "true")...)
+		files, _ := filepath.Glob(h.store + "/networks/containers/*/cni.json")
+		record = record || len(files) > 0
+		stop := reapContainers(t)
+		r := h.do("delete", "--force", id)
+		stop()
+		if r.Code != 0 || r.Stderr != "" || !reached {
+			t.Fatalf("killed at call %d (%v): delete --force: %+v", n, reached, r)
+		}
+		h.noNetwork("killed at call " + strconv.Itoa(n))
+		if _, err := os.Stat(log); err == nil || record && n > 20 {
+			break
+		}
+	}
+	if !record {
+		t.Error("it was never killed with the file there")
+	}
+	h.must("image", "gc")
 }
 
 // minirun alone is killed while a plugin adds. What runs the plugins goes on, and

@@ -69,7 +69,12 @@ func (a *Attachment) writeCNI(q *Request) error {
 		}
 	}
 	b = append(b, "]}\n"...)
-	return writeFile(a.host.Store.ContainerDir(a.record.Key)+"/"+CNIFile, b)
+	// Whole from its first moment on: nobody could take back what half of it says.
+	path := a.host.Store.ContainerDir(a.record.Key) + "/" + CNIFile
+	if err := writeFile(path+".tmp", b); err != nil {
+		return err
+	}
+	return os.NewSyscallError("rename", unix.Rename(path+".tmp", path))
 }
 
 // CNIError is what minirund says about CNI networks.

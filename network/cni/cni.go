@@ -189,7 +189,10 @@ func Add(ctx context.Context, dir, key string, pid int) error {
 		}
 		b, err := json.Marshal(used{list.Bytes, path})
 		if err == nil {
-			err = os.WriteFile(r.usedFile(i), b, 0o600)
+			err = os.WriteFile(r.usedFile(i)+".tmp", b, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(r.usedFile(i)+".tmp", r.usedFile(i))
 		}
 		if err != nil {
 			return err
