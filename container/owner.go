@@ -90,3 +90,23 @@ func LostSnapshot(key, owner string) *Lost {
 	}
 	return nil
 }
+
+// ManifestOf is the digest of the manifest that the container of a snapshot was made
+// from, by what the snapshot says of its owner; "" if that is not known.
+func ManifestOf(owner string) string {
+	_, rest, _ := strings.Cut(owner, ":")
+	_, record, _ := strings.Cut(rest, ":")
+	slash := strings.LastIndexByte(record, '/')
+	if slash < 0 {
+		return ""
+	}
+	s, err := runtime.OpenStore(record[:slash])
+	if err != nil {
+		return ""
+	}
+	c, err := s.Load(record[slash+1:])
+	if err != nil {
+		return ""
+	}
+	return c.Annotations[ImageManifest]
+}

@@ -240,7 +240,7 @@ func TestRootBadFiles(t *testing.T) {
 // others, whatever the command does with it, and nothing made.
 func TestRootOddFlags(t *testing.T) {
 	setup(t)
-	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	runtime.LockOSThread()                                  // for good: the thread ends with the goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { // no registry is to be asked for images
 		t.Fatal(err)
 	}

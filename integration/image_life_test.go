@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -222,6 +223,42 @@ func TestRootImageRemoveInUse(t *testing.T) {
 		t.Errorf("left: layers %v, blobs %v", l, b)
 	}
 	h.clean("gc")
+}
+
+// Of two images with the same layers a container keeps the one that it was made from,
+// and that alone.
+func TestRootImageRemoveInUse_SameLayers(t *testing.T) {
+	h := imageSetup(t).base()
+	box := h.id()
+	h.must("run", "--image", "base", box, "true")
+	h.must("commit", "--pause=false", "--change", "ENV A=b", box, "other")
+	h.must("delete", box)
+	// A layer without a file is none, so both have the same.
+	first, second := h.id(), h.id()
+	h.must("create", "--image", "base", first)
+	h.must("create", "--image", "other", second)
+	users := func(image string) string {
+		var all []struct{ Containers []string }
+		if err := json.Unmarshal([]byte(h.must("image", "inspect", image)), &all); err != nil || len(all) != 1 {
+			t.Fatalf("inspect %s: %d images, %v", image, len(all), err)
+		}
+		return strings.Join(all[0].Containers, " ")
+	}
+	if got := users("base") + "," + users("other"); got != first+","+second {
+		t.Errorf("containers %q, want %q", got, first+","+second)
+	}
+	for image, id := range map[string]string{"base": first, "other": second} {
+		if r := h.do("image", "rm", image); r.Code == 0 || !strings.Contains(r.Stderr, "in use by "+id+"\n") {
+			t.Errorf("rm of %s: %+v", image, r)
+		}
+	}
+	h.must("delete", first)
+	h.must("image", "rm", "base")
+	h.must("commit", second, "third")
+	h.must("delete", second)
+	h.must("image", "rm", "other", "third")
+	h.must("image", "gc")
+	h.clean("all removed")
 }
 
 // The store is lost, or moved: what it held of a container is gone with it, and

@@ -162,6 +162,7 @@ func openStores(c *cli.Context) (s inventory.Stores, closeLayers func(), err err
 		}
 		return nil
 	}
+	s.Manifest = func(sn overlay.SnapshotInfo) string { return container.ManifestOf(sn.Owner) }
 	return s, func() {
 		if s.Layers != nil {
 			s.Layers.Close()

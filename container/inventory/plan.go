@@ -59,6 +59,9 @@ type Stores struct {
 	// RemoveLost says otherwise.
 	Lost       func(overlay.SnapshotInfo) *LostContainer
 	RemoveLost bool
+	// Manifest is the digest of the manifest that the container of a snapshot was made
+	// from, "" if that is not known; nil knows none.
+	Manifest func(overlay.SnapshotInfo) string
 }
 
 // LostContainer is a container that cannot exist any more.
@@ -336,17 +339,20 @@ func ContainerOf(key string) string {
 	return key
 }
 
-// Users are the containers that stand on the image, unless one of the others has
-// the same layers: then they stand on that. Lost ones do not count.
+// Users are the containers that were made from the image, unless one of the others is
+// the same. Of a container that does not tell, it is enough that it stands on the
+// layers, unless one of the others has the same layers. Lost ones do not count.
 func Users(s Stores, img *imagestore.Image, others []*imagestore.Image) ([]string, error) {
 	top := overlay.ChainID(img.TopChainID())
 	if s.Layers == nil || top == "" {
 		return nil, nil
 	}
+	sameLayers := false
 	for _, o := range others {
-		if overlay.ChainID(o.TopChainID()) == top {
+		if o.Manifest.Digest == img.Manifest.Digest {
 			return nil, nil
 		}
+		sameLayers = sameLayers || overlay.ChainID(o.TopChainID()) == top
 	}
 	snapshots, err := s.Layers.Snapshots()
 	if err != nil {
@@ -354,13 +360,24 @@ func Users(s Stores, img *imagestore.Image, others []*imagestore.Image) ([]strin
 	}
 	var ids []string
 	for _, sn := range snapshots {
-		if sn.Parent == top && s.lost(sn) == nil {
-			if strings.HasPrefix(sn.Key, MountKey) {
-				ids = append(ids, MountUser)
-				continue
-			}
-			ids = append(ids, ContainerOf(sn.Key))
+		if sn.Parent != top || s.lost(sn) != nil {
+			continue
 		}
+		if m := s.manifest(sn); m != "" && m != string(img.Manifest.Digest) || m == "" && sameLayers {
+			continue
+		}
+		if strings.HasPrefix(sn.Key, MountKey) {
+			ids = append(ids, MountUser)
+			continue
+		}
+		ids = append(ids, ContainerOf(sn.Key))
 	}
 	return ids, nil
+}
+
+func (s *Stores) manifest(sn overlay.SnapshotInfo) string {
+	if s.Manifest == nil {
+		return ""
+	}
+	return s.Manifest(sn)
 }
