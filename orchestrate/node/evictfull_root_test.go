@@ -20,21 +20,7 @@ import (
 // its volumes are emptied.
 func TestRootPodFillsDisk(t *testing.T) {
 	b := newBench(t)
-	b.stop(syscall.SIGTERM)
-	disk := filepath.Join(b.c.Dir, "disk")
-	if err := os.Mkdir(disk, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=8m,mode=755"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		b.stop(syscall.SIGTERM)
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(b.clean) // before the disk goes
+	disk := b.smallDisk("8m")
 	b.c.Root, b.c.Measure = disk, 500*time.Millisecond
 	b.run("", 0)
 	b.runPod("p", `

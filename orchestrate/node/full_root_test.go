@@ -15,34 +15,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A disk without room for the store refuses writes and says why. What runs goes on, what
-// ends is started again, and when there is room all of it is written.
-func TestRootPodFullDisk(t *testing.T) {
-	b := newBench(t)
+// smallDisk stops the node, and makes a file system of that size that it can be started
+// with again.
+func (b *bench) smallDisk(size string) string {
+	b.t.Helper()
 	b.stop(syscall.SIGTERM)
 	disk := filepath.Join(b.c.Dir, "disk")
-	if err := os.Mkdir(disk, 0o700); err != nil {
-		t.Fatal(err)
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		b.t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m,mode=700"); err != nil {
-		t.Fatal(err)
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "mode=755,size="+size); err != nil {
+		b.t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	b.t.Cleanup(func() {
 		b.stop(syscall.SIGTERM)
 		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
+			b.t.Error(err)
 		}
 	})
-	t.Cleanup(b.clean) // before the disk goes
-	b.c.Store = filepath.Join(disk, "store")
-	b.run("", 0)
-	b.runPod("p", `
-  terminationGracePeriodSeconds: 0
-  volumes: [{name: v, emptyDir: {}}]
-  containers: [{name: c, image: "base:1", command: [sh, -c, "echo run >> /v/runs; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}]
-`)
-	p := b.until("p", "it runs", ready)
-	filler := filepath.Join(disk, "filler")
+	b.t.Cleanup(b.clean) // before the disk goes
+	return disk
+}
+
+// fill leaves no room on a disk, and gives the file that takes it.
+func fill(t *testing.T, disk string) (filler string) {
+	t.Helper()
+	filler = filepath.Join(disk, "filler")
 	f, err := os.Create(filler)
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +49,23 @@ func TestRootPodFullDisk(t *testing.T) {
 		_, err = f.Write(make([]byte, 4096))
 	}
 	f.Close()
+	return filler
+}
+
+// A disk without room for the store refuses writes and says why. What runs goes on, what
+// ends is started again, and when there is room all of it is written.
+func TestRootPodFullDisk(t *testing.T) {
+	b := newBench(t)
+	disk := b.smallDisk("4m")
+	b.c.Store = filepath.Join(disk, "store")
+	b.run("", 0)
+	b.runPod("p", `
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: v, emptyDir: {}}]
+  containers: [{name: c, image: "base:1", command: [sh, -c, "echo run >> /v/runs; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}]
+`)
+	p := b.until("p", "it runs", ready)
+	filler := fill(t, disk)
 	big, err := json.Marshal(&corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "big"}, Data: map[string]string{"k": strings.Repeat("x", 500<<10)}})
 	if err != nil {
 		t.Fatal(err)

@@ -9,31 +9,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"golang.org/x/sys/unix"
 )
 
 // A disk that is full for logs harms no container, people are told, and how a container
 // ends is known nevertheless.
 func TestRootPodLogsFullDisk(t *testing.T) {
 	b := newBench(t)
-	b.stop(syscall.SIGTERM)
-	disk, host := filepath.Join(b.c.Dir, "disk"), filepath.Join(b.c.Dir, "host")
-	for _, dir := range []string{disk, host} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m,mode=755"); err != nil {
+	disk, host := b.smallDisk("4m"), filepath.Join(b.c.Dir, "host")
+	if err := os.Mkdir(host, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		b.stop(syscall.SIGTERM)
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(b.clean) // before the disk goes
 	b.c.Root, b.c.Check = disk, 50*time.Millisecond
 	b.run("", 0)
 	wait := func(file string) string { return "while ! [ -e /v/" + file + " ]; do sleep 0.02; done; " }
@@ -52,15 +37,7 @@ func TestRootPodLogsFullDisk(t *testing.T) {
 	if text := b.reasons("p"); strings.Contains(text, "LogIncomplete") {
 		t.Errorf("events %s", text)
 	}
-	filler := filepath.Join(disk, "filler")
-	f, err := os.Create(filler)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	f.Close()
+	filler := fill(t, disk)
 	write(t, host+"/go", "")
 	b.eventually("it goes on", func() bool { _, err := os.Stat(host + "/wrote"); return err == nil })
 	b.eventually("people know", func() bool {
