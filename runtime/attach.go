@@ -59,10 +59,46 @@ func (s *unitGate) Emit(b *initprog.Builder) {
 	namespaces.Handshake(b, namespaces.Ready)
 }
 
+// moveGate is where a process waits until it is in the container's cgroup.
+type moveGate struct{}
+
+func (*moveGate) Phase() string  { return "cgroup" }
+func (*moveGate) String() string { return "wait until the process is in the container's cgroup" }
+func (*moveGate) Why() string {
+	return "a process that is born there may not come to its start, and the runtime would wait for it"
+}
+
+func (*moveGate) Emit(b *initprog.Builder) {
+	b.Object("cgroup")
+	namespaces.Handshake(b, namespaces.Ready)
+}
+
+// moves reports whether the process goes through a moveGate.
+func (e *execution) moves() bool {
+	return e.o != nil && e.o.Move && !e.attach && (e.c.Cgroup != "" || e.o.Cgroup != "")
+}
+
+// move puts the process into the group that it is for. Unlike clone(2) that passes by
+// pids.max: for a process that makes no second one there we look ourselves.
+func (e *execution) move(pid int) error {
+	return e.inGroup(func(group *cgroups.Group) error {
+		err := group.Add(pid)
+		if err == nil && e.c.Namespaces&unix.CLONE_NEWPID == 0 {
+			if path, _, _ := group.PidsLimit(0); path != "" {
+				err = unix.EAGAIN
+			}
+		}
+		return err
+	})
+}
+
 // gates are the steps that wait for the runtime before anything is joined.
 func (e *execution) gates() (steps []initprog.Step) {
 	if e.attach {
 		steps = append(steps, &unitGate{e.c.Unit})
+	}
+	if e.moves() {
+		steps = append(steps, &moveGate{})
 	}
 	if e.classed() {
 		steps = append(steps, &classGate{&e.c.Rdt})
@@ -77,6 +113,9 @@ func (e *execution) gates() (steps []initprog.Step) {
 func (e *execution) passGates(image *initprog.Image, p *Process) (err error) {
 	if e.attach {
 		err = e.passGate(image, func() error { return e.c.attachProcess(e.attachTo, p.Pid) })
+	}
+	if err == nil && e.moves() {
+		err = e.passGate(image, func() error { return e.move(p.Pid) })
 	}
 	if err == nil && e.classed() {
 		err = e.passGate(image, func() error { return e.c.joinRdt(p.Pid) })

@@ -28,9 +28,14 @@ type ExecOptions struct {
 	PidfdSocket   string // path of the socket that receives a pidfd of the process
 	Cgroup        string // a group below the container's
 	IgnorePaused  bool
-	DenialReport  string                   // see PlanOptions
-	Timing        *Timing                  // see PlanOptions
-	Supervise     func(listener int) error // see CreateOptions
+	// Move has the process begin in our cgroup, from where it is moved to the container's. It
+	// is for callers that do other things: vfork(2) stops a thread, and with it the garbage
+	// collector and all forks, until the process has executed its program, which it
+	// does not in a group that is frozen or has no time left.
+	Move         bool
+	DenialReport string                   // see PlanOptions
+	Timing       *Timing                  // see PlanOptions
+	Supervise    func(listener int) error // see CreateOptions
 }
 
 // A Process is one that Exec has added.
@@ -334,9 +339,14 @@ func (e *execution) openFiles(l *fdLayout) ([]int, error) {
 
 // launch starts the program inside the container's cgroup and pid namespace.
 func (e *execution) launch(image *initprog.Image, files []int, p *Process) error {
-	if e.c.Cgroup == "" && e.o.Cgroup == "" || e.attach {
+	if e.c.Cgroup == "" && e.o.Cgroup == "" || e.attach || e.o.Move {
 		return e.launchAt(-1, image, files, p)
 	}
+	return e.inGroup(func(group *cgroups.Group) error { return e.launchIn(group, image, files, p) })
+}
+
+// inGroup does something with the group that the process is for.
+func (e *execution) inGroup(do func(*cgroups.Group) error) error {
 	group := e.c.group()
 	if e.o.Cgroup != "" {
 		var err error
@@ -344,12 +354,12 @@ func (e *execution) launch(image *initprog.Image, files []int, p *Process) error
 			return err
 		}
 	}
-	err := e.launchIn(group, image, files, p)
+	err := do(group)
 	if errors.Is(err, unix.EBUSY) && e.o.Cgroup == "" {
 		// The container has made groups of its own, with controllers, and no
 		// process may be in ours any more: join its init where that is.
 		if group, err = e.c.initGroup(); err == nil {
-			err = e.launchIn(group, image, files, p)
+			err = do(group)
 		}
 	}
 	if err != nil && e.c.Unit != "" && unprivileged(err) {

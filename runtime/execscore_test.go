@@ -13,39 +13,13 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/minirun/minirun/internal/testenv"
-	"github.com/minirun/minirun/runtime/bundle"
 )
 
 // A process that does not come to its start, in a group that is frozen or has used up
 // its share of the processors, keeps no other from being added, here and elsewhere, and
 // leaves this process the oom_score_adj that it has.
 func TestRootExecOOMScore_Stuck(t *testing.T) {
-	testenv.RequireRoot(t)
-	testenv.CheckLeaks(t)
-	b, err := bundle.Load(testenv.Bundle(t, func(s *specs.Spec) { s.Process.Args = []string{"sleep", "1000"} }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := OpenStore(testenv.StateRoot(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	stdio := [3]int{int(null.Fd()), int(null.Fd()), int(null.Fd())}
-	c, err := store.Run(CreateOptions{ID: testenv.UniqueID(t), Bundle: b, Stdio: stdio})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := c.Delete(Force, nil); err != nil {
-			t.Error(err)
-		}
-		_, _ = c.Wait()
-	}()
+	c, stdio := sleeper(t, nil)
 	group := filepath.Join(c.CgroupMount, c.Cgroup, "stuck")
 	if err := os.Mkdir(group, 0o755); err != nil {
 		t.Fatal(err)

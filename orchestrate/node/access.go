@@ -92,7 +92,7 @@ func execPipes(ctx context.Context, c *runtime.Container, command []string, s re
 		stdio[1+i] = int(out.Fd())
 		outputs = append(outputs, &pipeCopy{from: r, to: w, done: make(chan struct{})})
 	}
-	p, err := c.Exec(runtime.ExecOptions{Stdio: stdio, Process: func(p *specs.Process) (*specs.Process, error) { return execProcess(p, command, false), nil }})
+	p, err := c.Exec(runtime.ExecOptions{Stdio: stdio, Move: true, Process: func(p *specs.Process) (*specs.Process, error) { return execProcess(p, command, false), nil }})
 	for _, f := range theirs {
 		f.Close()
 	}
@@ -203,7 +203,7 @@ func execTerminal(ctx context.Context, c *runtime.Container, command []string, s
 	case <-ctx.Done():
 	}
 	p, err := c.Exec(runtime.ExecOptions{
-		Stdio: [3]int{fd, fd, fd}, Console: func() int { return pair[1] },
+		Stdio: [3]int{fd, fd, fd}, Move: true, Console: func() int { return pair[1] },
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			n := execProcess(p, command, true)
 			n.ConsoleSize = size

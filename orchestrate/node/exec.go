@@ -27,7 +27,7 @@ func (w *worker) runIn(ctx context.Context, c *runtime.Container, command []stri
 	}
 	defer r.Close()
 	p, err := c.Exec(runtime.ExecOptions{
-		Stdio: [3]int{int(null.Fd()), int(out.Fd()), int(out.Fd())},
+		Stdio: [3]int{int(null.Fd()), int(out.Fd()), int(out.Fd())}, Move: true,
 		Process: func(p *specs.Process) (*specs.Process, error) {
 			return execProcess(p, command, false), nil
 		},
