@@ -46,7 +46,8 @@ func WriteExit(dir string, e *Exit) error {
 		return err
 	}
 	defer linux.Close(at)
-	fd, err := linux.OpenAt(at, exitTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	// Into what the monitor has taken for it, since the disk may be full by now.
+	fd, err := linux.OpenAt(at, exitTemp, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,6 @@ func WriteExit(dir string, e *Exit) error {
 		err = os.NewSyscallError("rename", unix.Renameat(at, exitTemp, at, ExitFile))
 	}
 	if err != nil {
-		_ = unix.Unlinkat(at, exitTemp, 0)
 		return err
 	}
 	return os.NewSyscallError("fsync", unix.Fsync(at))
