@@ -97,6 +97,8 @@ type Node struct {
 	starts  chan struct{} // one element for each start at the same time
 	events  chan event
 
+	measures chan struct{} // one element for each pod that is being measured
+
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	byName  map[string]*worker // namespace/name
@@ -170,7 +172,7 @@ func New(o Options) (*Node, error) {
 	_ = oomFloor() // before anything is started
 	n := &Node{
 		o: o, log: o.Log, images: &container.Images{Dir: o.Images}, podsDir: filepath.Join(o.Root, "pods"),
-		starts: make(chan struct{}, o.Parallel), events: make(chan event, 16384),
+		starts: make(chan struct{}, o.Parallel), events: make(chan event, 16384), measures: make(chan struct{}, measuredAtOnce),
 		workers: map[types.UID]*worker{}, byName: map[string]*worker{}, times: clock.New(nil),
 	}
 	if err := os.MkdirAll(n.podsDir, 0o711); err != nil {

@@ -28,6 +28,10 @@ import (
 // DefaultMeasureEvery is how often what has a limit is measured.
 const DefaultMeasureEvery = 10 * time.Second
 
+// measuredAtOnce bounds the descriptors that measuring takes: one for each level of
+// directories, of which there may be maxDepth.
+const measuredAtOnce = 4
+
 // measureShare: measuring takes at most one part in so many of the time.
 const measureShare = 20
 
@@ -66,8 +70,15 @@ func (w *worker) beginMeasuring(pod *corev1.Pod) {
 	w.measuring = true
 	w.spawn(func() {
 		for wait := w.n.o.MeasureEvery; pause(w.ctx, wait); {
+			select {
+			case <-w.ctx.Done():
+				return
+			case w.n.measures <- struct{}{}:
+			}
 			began := time.Now()
-			if text := w.exceeded(w.ctx, &pod.Spec); text != "" {
+			text := w.exceeded(w.ctx, &pod.Spec)
+			<-w.n.measures
+			if text != "" {
 				w.evict.CompareAndSwap(nil, &text)
 				w.poke()
 				return

@@ -3,13 +3,20 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/minirun/minirun/internal/testenv"
 )
 
 // Files count once, whatever names they have, and links lead nowhere.
@@ -107,5 +114,37 @@ func TestDiskUsage_Moving(t *testing.T) {
 	}
 	if err := u.dir(fd, 0); err != nil || len(u.seen) > 0 {
 		t.Errorf("%d files are remembered, %v", len(u.seen), err)
+	}
+}
+
+// No more pods are measured at one time than there are descriptors for.
+func TestMeasuring_Bound(t *testing.T) {
+	n := &Node{log: slog.New(slog.DiscardHandler), podsDir: t.TempDir(), o: Options{MeasureEvery: time.Millisecond}, measures: make(chan struct{}, 1)}
+	w := newWorker(n, "1", "default", "p")
+	w.rec = &record{}
+	w.ctx, w.cancel = context.WithCancel(t.Context())
+	defer w.close()
+	dir := filepath.Join(w.dir, volumesDir, "v")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	limit := resource.MustParse("64Ki")
+	n.measures <- struct{}{} // another one is
+	w.beginMeasuring(&corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}}}}})
+	time.Sleep(30 * time.Millisecond)
+	if text := w.evict.Load(); text != nil {
+		t.Errorf("measured all the same: %s", *text)
+	}
+	<-n.measures
+	for end := time.Now().Add(testenv.Timeout(20 * time.Second)); w.evict.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never measured")
+		}
+	}
+	if len(n.measures) != 0 {
+		t.Error("the place is not free again")
 	}
 }
