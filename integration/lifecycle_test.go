@@ -625,7 +625,7 @@ func TestRootLongStateRoot(t *testing.T) {
 func TestRootEmptyEnvironment(t *testing.T) {
 	setup(t)
 	b := newBox(t, forever)
-	for _, args := range [][]string{{"create", "--bundle", b.bundle, b.id}, {"start", b.id}, {"kill", b.id, "15"}} {
+	for _, args := range [][]string{{"create", "--bundle", b.bundle, b.id}, {"start", b.id}, {"kill", b.id, "9"}} {
 		cmd := testenv.Command(t, args...)
 		cmd.Env = []string{"XDG_RUNTIME_DIR="}
 		if r := testenv.RunCmd(t, cmd); r.Code != 0 || r.Stderr != "" {

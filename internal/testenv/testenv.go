@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +12,10 @@ import (
 	"testing"
 	"time"
 )
+
+// The first thread of a test process is its main function's alone: it never ends, and is
+// what /proc/self is, so no test may change its namespaces, or be its tracer.
+func init() { runtime.LockOSThread() }
 
 // RequireRoot fails the test unless it runs as root. It never skips: a test that
 // needs root is named TestRoot... or TestVM... and is only selected where root is

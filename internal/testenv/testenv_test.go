@@ -6,11 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	goruntime "runtime"
 	"strings"
 	"testing"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func TestUniqueID(t *testing.T) {
@@ -195,5 +197,20 @@ func TestRunCmdTimeout(t *testing.T) {
 	_, err := runCmd(exec.Command("sh", "-c", "sleep 60; true"), 200*time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), "timed out") {
 		t.Errorf("a command that hangs: error %v, want timed out", err)
+	}
+}
+
+// Tests never run on the first thread, however many there are.
+func TestFirstThread(t *testing.T) {
+	for range 100 {
+		done := make(chan int)
+		go func() {
+			goruntime.LockOSThread()
+			defer goruntime.UnlockOSThread()
+			done <- unix.Gettid()
+		}()
+		if <-done == os.Getpid() || unix.Gettid() == os.Getpid() {
+			t.Fatal("on the first thread")
+		}
 	}
 }
