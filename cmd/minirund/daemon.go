@@ -148,13 +148,26 @@ func foregroundArgs(c *cli.Context) ([]string, error) {
 	return args, bad
 }
 
+// keepSmall trades time for memory, but not while minirund starts and takes over what
+// runs, which is to be over soon. What a burst of work or the checks of each minute, which
+// come some seconds earlier, have needed is given back.
+func keepSmall() {
+	debug.SetGCPercent(200)
+	debug.SetMemoryLimit(64 << 20) // beyond that memory is looked through more often
+	time.Sleep(10 * time.Second)
+	debug.SetGCPercent(50)
+	for {
+		debug.FreeOSMemory()
+		time.Sleep(time.Minute)
+	}
+}
+
 // foreground is minirund itself.
 func (u *ui) foreground(c *cli.Context) error {
 	// A supervisor that is killed for memory helps nobody. To ask for that needs
 	// CAP_SYS_RESOURCE; who has not got it lives with the risk.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
-	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(64 << 20) // beyond that memory is looked through more often
+	go keepSmall()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	o := daemon.Options{
 		Data: c.String("data"), Socket: c.String("socket"), Restore: c.Bool("restore"), Version: version, Log: log, Listen: c.String("listen"),
