@@ -92,7 +92,7 @@ func (b *bench) report(m *machine) string {
 		{"pull", "pull and unpack from a registry on loopback; daemons count, the registry does not", "inodes"},
 		{"unpack", "unpack only; the first line is what inflating with klauspost/compress and hashing take, on one processor", "inodes"},
 		{"rm", "remove the image", "inodes left"},
-		{"read", "read all files through a new mount, what unpacking and earlier reads left in memory being there; by turns, 3 times in each round", "files read"},
+		{"read", "read all files through a new mount, all files of the store being in memory; by turns, 3 times in each round", "files read"},
 		{"second", "the same while another container has the image, and has read it all", "files read"},
 		{"cold", "the same with nothing of the file system cached, as after a boot", "files read"},
 	} {

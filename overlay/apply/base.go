@@ -215,7 +215,7 @@ func (b *Base) makeImage(ctx context.Context, s *overlay.Store, c overlay.ChainI
 	if err := b.advance(ctx, s, c, &mem); err != nil {
 		return err
 	}
-	return s.MakeImage(ctx, c, func(fd int) error { return b.writeImage(s, fdWriter{fd}) })
+	return s.MakeImage(ctx, c, func(fd int) error { return b.writeImage(s, fdWriter{fd}, erofs.Write) })
 }
 
 // prepare gives directories their sorted entries and counts the content of

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/minirun/minirun/overlay"
+	"github.com/minirun/minirun/overlay/erofs"
 )
 
 // Small layers are copied into the image until few devices are left, within a
@@ -96,5 +97,44 @@ func TestImage_ManyLayers(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(view, "last")); err != nil || string(got) != fmt.Sprint(layers-1) {
 		t.Errorf("last: %q, %v", got, err)
+	}
+}
+
+// An image that an earlier version made is as good as one made today.
+func TestVerify_EarlierImage(t *testing.T) {
+	s := openStore(t)
+	was := kindUnderTest
+	t.Cleanup(func() { kindUnderTest = was })
+	kindUnderTest = Index
+	chain := chainOfThree(t, s)
+	top := chain[len(chain)-1]
+	base, mem := &Base{}, budget{1 << 40}
+	if err := base.advance(t.Context(), s, top, &mem); err != nil {
+		t.Fatal(err)
+	}
+	var earlier bytes.Buffer
+	if err := base.writeImage(s, &earlier, erofs.WritePlain); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.Root(), overlay.Indexed.Dir(top), "image")
+	now, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(now, earlier.Bytes()) {
+		t.Fatal("nothing has changed since")
+	}
+	if err := os.WriteFile(path, earlier.Bytes(), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if d := verifyAll(t, s, chain); d != nil {
+		t.Errorf("an image of an earlier version: %v", d)
+	}
+	earlier.Bytes()[1024+20] ^= 1
+	if err := os.WriteFile(path, earlier.Bytes(), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if d := verifyAll(t, s, chain); d == nil || d.File != "image" {
+		t.Errorf("damaged: %v", d)
 	}
 }

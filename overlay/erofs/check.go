@@ -157,6 +157,9 @@ func (c *checker) inode(nid uint32) (*Inode, error) {
 	case typeReg:
 		in.Size = size
 		if layout == layoutChunks && size > 0 {
+			if u&chunkIndexes != 0 {
+				return in, c.index(in, end, u)
+			}
 			return in, c.chunks(in, end, u)
 		}
 		if layout != layoutPlain || size < 0 {
@@ -207,6 +210,28 @@ func (c *checker) fileData(in *Inode, block int64) error {
 		}
 	}
 	return fmt.Errorf("data in blocks %d+%d, which no device has", block, blocks)
+}
+
+// index reads where the data of a file is that is one chunk.
+func (c *checker) index(in *Inode, at int64, format uint32) error {
+	w := writer{bits: c.bits}
+	if in.Size <= pageSize || format != chunkIndexes|uint32(w.indexBits(in.Size)-c.bits) {
+		return fmt.Errorf("%d bytes in chunks of format %#x", in.Size, format)
+	}
+	b, err := c.read(alignUp(at, indexSize), indexSize)
+	if err != nil {
+		return err
+	}
+	device, block := int64(le.Uint16(b[2:])), int64(le.Uint32(b[4:]))
+	if le.Uint16(b) != 0 || device == 0 || device > int64(len(c.slots)) {
+		return fmt.Errorf("a chunk in device %d of %d", device, len(c.slots))
+	}
+	s := c.slots[device-1]
+	if blocks := alignUp(in.Size, 1<<c.bits) >> c.bits; block+blocks > s.blocks {
+		return fmt.Errorf("data in blocks %d+%d of device %d, which has %d", block, blocks, device, s.blocks)
+	}
+	in.Device, in.Offset = int32(device-1), block<<c.bits
+	return nil
 }
 
 // chunks reads the map of a sparse file. One that is nothing but a hole is in

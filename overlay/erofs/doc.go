@@ -35,6 +35,10 @@
 //   - file data by unified addresses: device i covers the blocks from its uniaddr
 //     on, after those of the image, and an inode needs 32 bits to say where its
 //     data is. Image and devices together have at most 2^32 blocks, 2 TiB;
+//   - files of more than a page are EROFS_INODE_CHUNK_BASED too, with one chunk and
+//     its struct erofs_inode_chunk_index, 8 bytes that name the device and the
+//     block in it: the kernel reads such a file in few requests, and by unified
+//     addresses page by page;
 //   - directory blocks with struct erofs_dirent, 12 bytes each, then the names.
 //     Names are sorted bytewise over the whole directory, "." and ".." among them;
 //   - attributes in the inode (struct erofs_xattr_ibody_header and struct

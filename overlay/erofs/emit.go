@@ -26,7 +26,10 @@ func (w *writer) emit(out *bufio.Writer) error {
 			case typeDir:
 				w.dir(in, parent, o)
 			case typeReg:
-				if in.chunked() {
+				switch {
+				case w.indexed(in):
+					w.index(in, o)
+				case in.chunked():
 					w.chunks(in, o)
 				}
 			}
@@ -69,7 +72,7 @@ func (w *writer) super() []byte {
 	if w.given > 0 {
 		features := uint32(incompatDevTable)
 		for _, in := range w.order {
-			if in.Mode&typeMask == typeReg && in.chunked() {
+			if in.Mode&typeMask == typeReg && (in.chunked() || w.indexed(in)) {
 				features |= incompatChunks
 				break
 			}
@@ -109,6 +112,9 @@ func (w *writer) inode(in *Inode) []byte {
 		switch {
 		case in.block != noBlock:
 			u = uint32(w.base + in.block)
+		case w.indexed(in):
+			layout = layoutChunks
+			u = chunkIndexes | uint32(w.indexBits(size)-w.bits)
 		case in.chunked():
 			layout = layoutChunks
 			u = uint32(ChunkBits(size) - w.bits) // struct erofs_inode_chunk_info: a map of block numbers
@@ -153,6 +159,15 @@ func (w *writer) inode(in *Inode) []byte {
 		at += int(alignUp(int64(xattrEntry+len(rest)+len(x.Value)), 4))
 	}
 	return b
+}
+
+// index writes the struct erofs_inode_chunk_index of a file's only chunk.
+func (w *writer) index(in *Inode, o *output) {
+	o.pad(alignUp(o.n, indexSize))
+	b := make([]byte, indexSize)
+	le.PutUint16(b[2:], w.numbers[in.Device])
+	le.PutUint32(b[4:], uint32(in.Offset>>w.bits))
+	o.write(b)
 }
 
 // chunks writes the map of a sparse file: the first block of each chunk.

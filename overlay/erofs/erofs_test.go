@@ -51,6 +51,9 @@ func randomTree(r *rand.Rand, files, devices, size int) (*Inode, [][]byte) {
 		default:
 			in = attrs(typeReg)
 			in.Size = int64(r.IntN(3*size) * r.IntN(2))
+			if r.IntN(4) == 0 { // some pages
+				in.Size = int64(r.IntN(5 * pageSize))
+			}
 			in.Device = int32(r.IntN(devices))
 			if in.Size > 0 {
 				d := &data[in.Device]
@@ -146,6 +149,7 @@ func compare(t *testing.T, got, want []string) {
 }
 
 func TestRoundTrip(t *testing.T) {
+	differ := 0
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		root, data := randomTree(r, 1+r.IntN(300), 1+r.IntN(5), BlockSize)
@@ -163,6 +167,18 @@ func TestRoundTrip(t *testing.T) {
 		if _, err := Write(&again, root, deviceList(data)); err != nil || !bytes.Equal(b.Bytes(), again.Bytes()) {
 			t.Fatalf("seed %d: the second image differs, %v", seed, err)
 		}
+		// As it was before files named their device.
+		b.Reset()
+		if n, err = WritePlain(&b, root, deviceList(data)); err != nil {
+			t.Fatal(err)
+		}
+		if img, err = Check(bytes.NewReader(b.Bytes()), n); err != nil {
+			t.Fatalf("seed %d: plain: %v", seed, err)
+		}
+		if !bytes.Equal(b.Bytes(), again.Bytes()) {
+			differ++
+		}
+		compare(t, describe(img.Root, readBack(b.Bytes(), data)), describe(root, readBack(nil, data)))
 		// Embedded data comes back from the image.
 		b.Reset()
 		if n, err = Write(&b, root, deviceList(data, 0)); err != nil {
@@ -174,6 +190,9 @@ func TestRoundTrip(t *testing.T) {
 		}
 		content := readBack(b.Bytes(), data[1:])
 		compare(t, describe(img.Root, content), want)
+	}
+	if differ < 50 {
+		t.Errorf("only %d images of 100 have files that name their device", differ)
 	}
 }
 

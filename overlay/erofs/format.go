@@ -29,6 +29,8 @@ const (
 	layoutPlain  = 0         // EROFS_INODE_FLAT_PLAIN
 	layoutInline = 2         // EROFS_INODE_FLAT_INLINE
 	layoutChunks = 4         // EROFS_INODE_CHUNK_BASED
+	chunkIndexes = 0x20      // EROFS_CHUNK_FORMAT_INDEXES
+	indexSize    = 8         // sizeof(struct erofs_inode_chunk_index)
 	noChunk      = 1<<32 - 1 // EROFS_NULL_ADDR: a hole
 	extended     = 1         // EROFS_INODE_LAYOUT_EXTENDED, bit 0 of i_format
 
@@ -43,6 +45,9 @@ const blockBits = 9
 
 // BlockSize is the alignment of file data in its device.
 const BlockSize = 1 << blockBits
+
+// pageSize is the kernel's where pages are smallest.
+const pageSize = 4096
 
 // Types of struct erofs_dirent.file_type: FT_REG_FILE and so on.
 const (

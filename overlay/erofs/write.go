@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"sort"
 	"strings"
 )
@@ -81,8 +82,16 @@ func Write(w io.Writer, root *Inode, devices []Device) (int64, error) {
 	return wr.write(w, root)
 }
 
+// WritePlain writes the image of the same tree as [Write] did before files of more
+// than a page named their device. Such images are as good, but cost more to read.
+func WritePlain(w io.Writer, root *Inode, devices []Device) (int64, error) {
+	wr := &writer{bits: blockBits, plain: true, devices: devices}
+	return wr.write(w, root)
+}
+
 type writer struct {
 	bits    uint
+	plain   bool // no inode is indexed
 	devices []Device
 	given   int      // devices that are not embedded
 	order   []*Inode // by place
@@ -91,6 +100,7 @@ type writer struct {
 	blocks  int64    // after the inodes
 	base    int64    // number of the first of them
 	unified []int64  // first block of each device
+	numbers []uint16 // of the devices that are given, from 1
 	buf     []byte
 }
 
@@ -183,11 +193,14 @@ func (w *writer) layout(root *Inode) error {
 	w.base = alignUp(w.end, w.size()) >> w.bits
 	at := w.total()
 	w.unified = make([]int64, len(w.devices))
+	w.numbers = make([]uint16, len(w.devices))
+	number := uint16(0)
 	for i, d := range w.devices {
 		if !d.given() {
 			continue
 		}
-		w.unified[i] = at
+		number++
+		w.unified[i], w.numbers[i] = at, number
 		at += alignUp(d.Size, w.size()) >> w.bits
 	}
 	if at >= 1<<32-1 || w.end/nidUnit >= 1<<32 {
@@ -263,7 +276,9 @@ func (w *writer) placeFile(in *Inode, xattrs int64) error {
 		return errors.New("negative size")
 	}
 	size := inodeSize + xattrs
-	if in.chunked() {
+	if w.indexed(in) {
+		size = alignUp(size, indexSize) + indexSize
+	} else if in.chunked() {
 		n := chunksOf(in.Size, ChunkBits(in.Size))
 		if int64(len(in.Chunks)) != (n+7)/8 {
 			return fmt.Errorf("%d bytes that tell the holes of a file of %d chunks", len(in.Chunks), n)
@@ -272,6 +287,19 @@ func (w *writer) placeFile(in *Inode, xattrs int64) error {
 	}
 	w.add(in, size)
 	return nil
+}
+
+// indexed reports whether the inode names the device of its data, as one chunk that
+// has all of it. The kernel asks the device for each page of a file by itself if it
+// has to find the device first, by the unified address: there the next page does not
+// look like one that follows. Files of one page have nothing to lose.
+func (w *writer) indexed(in *Inode) bool {
+	return in.Size > pageSize && in.Chunks == nil && in.block == noBlock && !w.plain
+}
+
+// indexBits is the logarithm of the size of the only chunk of a file of that size.
+func (w *writer) indexBits(size int64) uint {
+	return max(w.bits, uint(bits.Len64(uint64(size-1))))
 }
 
 // chunked reports whether the inode has a map of its chunks. What is embedded
