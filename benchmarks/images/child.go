@@ -40,6 +40,9 @@ func child(what string, args []string) error {
 		return serveRegistry(args[0])
 	case "decode":
 		return decode(args)
+	case "touch":
+		_, err := unix.Mmap(-1, 0, touched, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+		return err
 	case "mount":
 		return mountTimes(args[0])
 	case "read":
@@ -82,6 +85,7 @@ type measured struct {
 func report(m measured) error { return json.NewEncoder(os.Stdout).Encode(m) }
 
 const (
+	touched  = 1536 << 20
 	mounts   = 51
 	fileSize = 9000 // so that a layer is large enough to be used where it lies
 )
