@@ -133,7 +133,9 @@ func (c *Container) removeDir(dir int) error {
 		}
 	}
 	err := unix.Rmdir(c.Dir())
-	if err == unix.ENOTEMPTY { // older logs, an init image of a create that was killed, or what somebody else put there
+	// Older logs, an init image of a create that was killed, what somebody else put
+	// there; or the record of the end that somebody else is making right now.
+	for tries := 0; tries < 3 && errors.Is(err, unix.ENOTEMPTY); tries++ {
 		err = os.RemoveAll(c.Dir())
 	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {

@@ -300,5 +300,6 @@ func (w *worker) orphan() (gone bool, err error) {
 			w.n.log.Warn("connections of a pod", "pod", w.String(), "error", err)
 		}
 	}
-	return true, w.wipe()
+	err = w.wipe()
+	return err == nil, err
 }
