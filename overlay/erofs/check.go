@@ -215,7 +215,7 @@ func (c *checker) fileData(in *Inode, block int64) error {
 // index reads where the data of a file is that is one chunk.
 func (c *checker) index(in *Inode, at int64, format uint32) error {
 	w := writer{bits: c.bits}
-	if in.Size <= pageSize || format != chunkIndexes|uint32(w.indexBits(in.Size)-c.bits) {
+	if !w.indexed(in) || format != chunkIndexes|uint32(w.indexBits(in.Size)-c.bits) {
 		return fmt.Errorf("%d bytes in chunks of format %#x", in.Size, format)
 	}
 	b, err := c.read(alignUp(at, indexSize), indexSize)

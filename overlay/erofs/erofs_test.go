@@ -196,6 +196,28 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// A chunk's size has five bits in the format: what needs more must not look like a
+// small one.
+func TestWrite_LargestChunk(t *testing.T) {
+	for size, indexed := range map[int64]bool{pageSize: false, pageSize + 1: true, 1 << 40: true, 1<<40 + 1: false} {
+		var b bytes.Buffer
+		n, err := Write(&b, dirOf("a", reg(size, 0, 512)), []Device{{Size: size + 1024}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := Check(bytes.NewReader(b.Bytes()), n)
+		if err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		if in := img.Root.Entries[0].Inode; in.Size != size || in.Device != 0 || in.Offset != 512 {
+			t.Errorf("%d bytes: %+v", size, in)
+		}
+		if got := le.Uint32(b.Bytes()[superOffset+80:])&incompatChunks != 0; got != indexed {
+			t.Errorf("%d bytes: in a chunk: %v", size, got)
+		}
+	}
+}
+
 func reg(size int64, device int32, offset int64) *Inode {
 	return &Inode{Mode: typeReg | 0o644, Size: size, Device: device, Offset: offset}
 }

@@ -30,6 +30,7 @@ const (
 	layoutInline = 2         // EROFS_INODE_FLAT_INLINE
 	layoutChunks = 4         // EROFS_INODE_CHUNK_BASED
 	chunkIndexes = 0x20      // EROFS_CHUNK_FORMAT_INDEXES
+	maxChunkBits = 31        // EROFS_CHUNK_FORMAT_BLKBITS_MASK: of a chunk's size in blocks
 	indexSize    = 8         // sizeof(struct erofs_inode_chunk_index)
 	noChunk      = 1<<32 - 1 // EROFS_NULL_ADDR: a hole
 	extended     = 1         // EROFS_INODE_LAYOUT_EXTENDED, bit 0 of i_format

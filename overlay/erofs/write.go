@@ -292,9 +292,10 @@ func (w *writer) placeFile(in *Inode, xattrs int64) error {
 // indexed reports whether the inode names the device of its data, as one chunk that
 // has all of it. The kernel asks the device for each page of a file by itself if it
 // has to find the device first, by the unified address: there the next page does not
-// look like one that follows. Files of one page have nothing to lose.
+// look like one that follows. Files of one page have nothing to lose, and what is larger
+// than the largest chunk (1 TiB) stays as it was.
 func (w *writer) indexed(in *Inode) bool {
-	return in.Size > pageSize && in.Chunks == nil && in.block == noBlock && !w.plain
+	return in.Size > pageSize && in.Size <= 1<<(w.bits+maxChunkBits) && in.Chunks == nil && in.block == noBlock && !w.plain
 }
 
 // indexBits is the logarithm of the size of the only chunk of a file of that size.
