@@ -381,6 +381,8 @@ func (w *world) wrong(p *pod, k attemptKey, a *attempt, e *end) string {
 		return ""
 	case !a.killed.IsZero() && e.ExitCode == 128 && e.Reason == "StartError":
 		return "" // before its program was executed
+	case !a.monitorKilled.IsZero() && e.ExitCode == 128 && e.Reason == "StartError" && strings.Contains(e.Message, "the container's monitor was killed"):
+		return "" // in the moment of its start it ends with its monitor
 	case strings.Contains(e.Message, "minirund was killed while it started") && e.ExitCode == 137:
 		if w.h.d.killed() == 0 {
 			return "although minirund was never killed"
