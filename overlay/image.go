@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ const (
 	superOffset = 1024 // struct erofs_super_block
 	superSize   = 128
 	superMagic  = 0xe0f5e1e2
+	volumeAt    = 64 // volume_name in it, 16 bytes
+	redirects   = "redirects\x00"
 	slotSize    = 128 // struct erofs_deviceslot
 	tagSize     = 64  // its first field
 	inodeSize   = 64  // struct erofs_inode_extended
@@ -34,6 +37,9 @@ type image struct {
 	root    []byte   // struct erofs_inode_extended of the root directory
 	xattrs  []byte   // and its attributes, entries only
 	which   string   // tells the file from one that took its place
+
+	// Some files have their content in layersDir, where overlayfs finds it.
+	redirects bool
 }
 
 // dir is the directory of the layer that the image is in.
@@ -46,7 +52,20 @@ const (
 	ArchiveFile = "tar"
 	// SparseFile is the name of the file with the content of sparse files.
 	SparseFile = "sparse"
+	// LargeDir is the name of the directory with the content of large files, each a
+	// file of its own. The archive has holes for them.
+	LargeDir = "large"
 )
+
+// layersDir has the directories of the layers. It is what redirects in images are
+// relative to.
+const layersDir = "layers"
+
+// RedirectTo is the path by which overlayfs, over the image of a chain, finds a file
+// in the directory of the indexed layer c.
+func RedirectTo(c ChainID, file string) string {
+	return Indexed.Dir(c)[len(layersDir):] + "/" + file
+}
 
 // DeviceTag is the tag of an image's device that is the file of the layer with
 // that number of layers below it.
@@ -105,6 +124,7 @@ func (img *image) read(fd int, chain *places) error {
 			return errDamaged
 		}
 	}
+	img.redirects = string(b[volumeAt:][:len(redirects)]) == redirects
 	for i := range devices {
 		tag := b[at+i*slotSize:][:tagSize]
 		path, err := chain.device(string(tag))
@@ -277,32 +297,75 @@ func (s *Store) mountImage(img *image) (int, error) {
 	return fd, nil
 }
 
+// dataDir is the data-only lower directory that goes with the image; "" for none.
+func (img *image) dataDir() string {
+	if img.redirects {
+		return layersDir
+	}
+	return ""
+}
+
 // ProbeIndex tells whether snapshots can stand on images here: it mounts the
 // given one, of an empty directory, with an empty upper directory over it. The
 // kernel must mount EROFS from files (Linux 6.12), with small blocks (6.4), on
 // the file system that the store is on, and take a detached mount as a lower
 // directory of overlayfs.
 func (s *Store) ProbeIndex(content []byte) error {
+	return s.probe(content, nil, func(int) error { return nil })
+}
+
+// ProbeRedirect tells whether files can lie beside the archive of their layer: the
+// image given, which has the file "file" with a redirect to "/data" and the size of
+// data, has to show it. The kernel must take data-only lower directories without
+// metacopy (Linux 6.16).
+func (s *Store) ProbeRedirect(content, data []byte) error {
+	return s.probe(content, data, func(mount int) error {
+		fd, err := linux.OpenAt(mount, "file", unix.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer linux.Close(fd)
+		got, err := linux.ReadAll(fd, len(data)+1)
+		if err == nil && !bytes.Equal(got, data) {
+			err = fmt.Errorf("a file with a redirect has %d other bytes", len(got))
+		}
+		return err
+	})
+}
+
+// probe mounts an image, with an upper directory over it, for look to look at.
+func (s *Store) probe(content, data []byte, look func(mount int) error) (err error) {
 	name := randomName("probe")
 	dir, err := s.newStaged(name)
 	if err != nil {
 		return err
 	}
 	defer linux.Close(dir)
-	err = writeFile(dir, "image", content)
+	defer func() { err = errors.Join(err, s.removeIn("staging", name)) }()
+	if err := writeFile(dir, "image", content); err != nil {
+		return err
+	}
 	for _, sub := range []string{"upper", "work"} {
-		if err == nil {
-			err = unix.Mkdirat(dir, sub, 0o700)
+		if err := unix.Mkdirat(dir, sub, 0o700); err != nil {
+			return os.NewSyscallError("mkdirat", err)
 		}
 	}
-	if err == nil {
-		st := stack{s: s, upper: "staging/" + name + "/upper", work: "staging/" + name + "/work"}
-		if st.lowerFD, err = s.mountImage(&image{path: "staging/" + name + "/image"}); err == nil {
-			var fd int
-			fd, err = st.mount(byFD)
-			linux.Close(st.lowerFD)
-			linux.Close(fd)
+	at := "staging/" + name
+	st := stack{s: s, upper: at + "/upper", work: at + "/work"}
+	if data != nil {
+		st.data = at
+		if err := writeFile(dir, "data", data); err != nil {
+			return err
 		}
 	}
-	return errors.Join(err, s.removeIn("staging", name))
+	if st.lowerFD, err = s.mountImage(&image{path: at + "/image"}); err != nil {
+		return err
+	}
+	defer linux.Close(st.lowerFD)
+	fd, err := st.mount(byFD)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(fd)
+	return look(fd)
 }

@@ -35,6 +35,7 @@ type stack struct {
 	s        *Store
 	lowers   []string // top first
 	lowerFD  int      // the only lower directory, if lowers is empty
+	data     string   // has the content of files that lowerFD has redirects for; "" for none
 	upper    string   // "" for a read-only mount
 	work     string
 	volatile bool
@@ -85,6 +86,7 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 	}
 	if sn.image != nil {
 		st.lowerFD, err = sn.mountImage(st.mapped)
+		st.data = sn.image.dataDir()
 		if err == nil && st.mapped {
 			if err = st.idmap(st.lowerFD); err != nil {
 				linux.Close(st.lowerFD)
@@ -171,7 +173,11 @@ func (s *Store) MountView(c ChainID) (fd int, err error) {
 	switch {
 	case err != nil:
 	case sn.image != nil:
-		fd, err = s.mountImage(sn.image)
+		if fd, err = s.mountImage(sn.image); err == nil && sn.image.redirects {
+			st := stack{s: s, lowerFD: fd, data: sn.image.dataDir()}
+			fd, err = st.mount(byFD)
+			linux.Close(st.lowerFD)
+		}
 	default:
 		st := stack{s: s}
 		if st.lowers, err = s.lowerPaths(c); err != nil {
@@ -267,6 +273,11 @@ func (st *stack) mountNew(w way) (int, error) {
 			// of detached mounts.
 			return -1, &noWayError{fsError(fs, "fsconfig lowerdir+", "image", err)}
 		}
+		if st.data != "" {
+			if err := st.setDir(fs, w, "datadir+", st.data); err != nil {
+				return -1, err
+			}
+		}
 	}
 	for i, dir := range st.lowers {
 		if err := st.setDir(fs, w, "lowerdir+", dir); err != nil {
@@ -302,8 +313,8 @@ func (st *stack) mountNew(w way) (int, error) {
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		err = fsError(fs, "fsconfig", "create", err)
-		if w == byPath && errors.Is(err, unix.EINVAL) {
-			err = &noWayError{err}
+		if (w == byPath || st.data != "") && errors.Is(err, unix.EINVAL) {
+			err = &noWayError{err} // data-only directories without metacopy: Linux 6.16
 		}
 		return -1, err
 	}

@@ -11,7 +11,7 @@ import (
 // corpusFiles have the rows of the corpus of hostile images, as literals that
 // begin with the number, and run each for both unpackers.
 var corpusFiles = map[string]string{
-	"overlay/apply/malicious_test.go": "bothKinds",
+	"overlay/apply/malicious_test.go": "range allKinds",
 	"overlay/apply/root_test.go":      "eachKind(",
 	"integration/corpus_test.go":      `[]string{"extract", "index"}`,
 	"integration/corpus_run_test.go":  "",

@@ -82,6 +82,8 @@ func use(f *kfeature.Feature) (required bool, lost, hint string) {
 		return false, "an overlay's layers are named in one string, at most one page long", newer
 	case kfeature.OverlayAppendFD:
 		return false, "an overlay's layers are named by path", newer
+	case kfeature.OverlayData:
+		return false, "large files of images are in memory twice when they are read", newer
 	case kfeature.EROFSFile:
 		return false, "image layers are extracted file by file instead of being mounted", "Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE has it"
 	case kfeature.MemfdExec:

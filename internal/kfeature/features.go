@@ -30,6 +30,8 @@ var (
 	OverlayAppend = &Feature{Name: "overlayfs lowerdir+", MinKernel: "6.8", probe: probeOverlayAppend}
 	// OverlayAppendFD is overlayfs's parameter lowerdir+ with a descriptor.
 	OverlayAppendFD = &Feature{Name: "overlayfs lowerdir+ by descriptor", MinKernel: "6.13", probe: probeOverlayAppendFD}
+	// OverlayData is data-only lower directories of overlayfs without metacopy.
+	OverlayData = &Feature{Name: "overlayfs data-only layers", MinKernel: "6.16", probe: probeOverlayData}
 	// EROFSFile is EROFS mounted from a regular file, with blocks of 512 bytes.
 	// The file must be on a file system that allows it: see EROFSFileIn.
 	EROFSFile = &Feature{Name: "file-backed erofs", MinKernel: "6.12", probe: probeEROFSFile}
@@ -111,7 +113,7 @@ var (
 func All() []*Feature {
 	return []*Feature{
 		OpenAt2, FAccessAt2, MountAPI, OpenTreeClone, MountSetattr, IDMappedMounts, MoveMountBeneath, StatMount, OpenTreeNamespace,
-		Overlay, OverlayAppend, OverlayAppendFD, EROFSFile,
+		Overlay, OverlayAppend, OverlayAppendFD, OverlayData, EROFSFile,
 		MemfdExec, Clone3, CloneIntoCgroup, PidfdOpen, PidfdGetfd, PidfdInfo, PidfdExitInfo, CloseRangeCloexec, MemPolicy, Autogroup,
 		CgroupKill, DeviceBPF, PSI,
 		Seccomp, SeccompLog, SeccompKillProcess, SeccompNotify, SeccompWaitKillable, Landlock,

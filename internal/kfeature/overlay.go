@@ -93,6 +93,65 @@ func overlayParameter(descriptor bool) error {
 	return denied(err)
 }
 
+// probeOverlayData mounts, detached, an overlay of two empty directories, of which one
+// is for data only.
+func probeOverlayData() error {
+	if err := OverlayAppendFD.Supported(); err != nil {
+		return err
+	}
+	top, err := emptyTmpfs()
+	if err != nil {
+		return denied(err)
+	}
+	defer linux.Close(top)
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return bySyscall(err, nil)
+	}
+	defer linux.Close(fs)
+	for _, key := range [...]string{"lowerdir+", "datadir+"} {
+		if err := unix.Mkdirat(top, key, 0o700); err != nil {
+			return err
+		}
+		dir, err := linux.OpenAt(top, key, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		err = unix.FsconfigSetFd(fs, key, dir)
+		linux.Close(dir)
+		if err == unix.EINVAL {
+			return no("overlayfs does not take " + key)
+		}
+		if err != nil {
+			return denied(err)
+		}
+	}
+	if err := unix.FsconfigSetString(fs, "metacopy", "off"); err != nil {
+		return denied(err)
+	}
+	switch err := unix.FsconfigCreate(fs); err {
+	case nil:
+		return nil
+	case unix.EINVAL:
+		return no("")
+	default:
+		return denied(err)
+	}
+}
+
+// emptyTmpfs is a detached mount.
+func emptyTmpfs() (int, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer linux.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+}
+
 // discardLog reads the messages of a file system context.
 func discardLog(fs int) string {
 	var log strings.Builder

@@ -23,10 +23,14 @@ type Base struct {
 	root   *inode
 	sizes  []sizes
 	memory int64 // estimate
+
+	redirects     bool // whether the kernel follows them, if that was asked
+	redirectsTold bool
 }
 
 // sizes are those of a layer's files, in whole blocks; an archive's file may be longer.
-type sizes struct{ archive, sparse int64 }
+// large is as in entriesFile.
+type sizes struct{ archive, sparse, large int64 }
 
 // forget is for when it is not sure whether the base is right.
 func (b *Base) forget() {
@@ -57,7 +61,7 @@ func (b *Base) advance(ctx context.Context, s *overlay.Store, top overlay.ChainI
 		slices.Reverse(chain)
 	}
 	if b.root == nil || len(b.chain) > len(chain) || !slices.Equal(b.chain, chain[:len(b.chain)]) {
-		*b = Base{root: newDir(nil, "")}
+		*b = Base{root: newDir(nil, ""), redirects: b.redirects, redirectsTold: b.redirectsTold}
 	}
 	for _, c := range chain[len(b.chain):] {
 		if err := ctx.Err(); err != nil {
@@ -68,7 +72,7 @@ func (b *Base) advance(ctx context.Context, s *overlay.Store, top overlay.ChainI
 			b.forget()
 			return fmt.Errorf("index of layer %s: %w", c, err)
 		}
-		b.add(c, e.root, sizes{alignUp(e.archive, erofs.BlockSize), e.sparse}, nil)
+		b.add(c, e.root, sizes{alignUp(e.archive, erofs.BlockSize), e.sparse, e.large}, nil)
 	}
 	return nil
 }
@@ -233,6 +237,8 @@ func (b *Base) prepare(dir *inode, used []int64) {
 		switch {
 		case n.isDir():
 			b.prepare(n, used)
+		case n.isLarge(b.sizes[n.Device/2].large):
+			n.Redirect = n.redirect(b.chain[n.Device/2])
 		case n.Size > 0:
 			// A file with several names is counted several times, which only
 			// makes a device of what could have been copied.

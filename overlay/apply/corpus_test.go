@@ -154,15 +154,15 @@ func testDamagedLayer(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, at := range []int{0, 156, len(good) / 2, len(good) - 1} {
-				if name == overlay.ArchiveFile && at >= len(good)-512 {
-					continue // padding after the archive, which is nobody's
+				if name == overlay.ArchiveFile && (at >= len(good)-512 || at > 0 && kindUnderTest == apart) {
+					continue // padding after the archive, or a hole, which is nobody's
 				}
 				bad := bytes.Clone(good)
 				bad[min(at, len(bad)-1)] ^= 1
 				if err := os.WriteFile(path, bad, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				if d := verifyAll(t, s, chain); d == nil || d.File != name || d.Layer != c {
+				if d := verifyAll(t, s, chain); d == nil || !strings.HasPrefix(d.File, name) || d.Layer != c {
 					t.Errorf("layer %d, byte %d of %s: %v", i, at, name, d)
 				}
 			}

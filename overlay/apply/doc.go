@@ -16,6 +16,13 @@
 //   - everything that is kept in memory is counted against a limit;
 //   - the digest of the whole stream is compared before the layer becomes visible.
 //
+// # How an archive is kept with an index
+//
+// Byte for byte, but for large files where the kernel's overlayfs has data-only lower
+// directories: those are files of their own, and holes in the archive. The names and
+// attributes that overlayfs obeys then are made here, of numbers only; an archive that
+// brings such attributes is refused.
+//
 // # How a layer becomes an overlay layer
 //
 // The rules are the OCI image-spec's (layer.md), seen as "apply to a flat file

@@ -24,6 +24,9 @@ import (
 //	"minirun layer index 1\n", archive size, size of the file of sparse files, root
 //	SHA-256 of all that
 //
+// With version 2, before the root comes the size from which files are large: those are
+// not in the archive but in files of their own.
+//
 //	directory  flags, attributes if described, names that are hidden, entries
 //	entry      name, kind, what the kind has:
 //	           d directory, f attributes size file offset (a bit per chunk, if sparse), l attributes target,
@@ -35,6 +38,7 @@ const entriesName = "entries"
 
 const (
 	entriesMagic = "minirun layer index 1\n"
+	largeMagic   = "minirun layer index 2\n" // as long
 	maxEntries   = 1 << 30
 
 	flagDescribed = 1
@@ -45,6 +49,7 @@ const (
 type entriesFile struct {
 	root            *inode
 	archive, sparse int64
+	large           int64 // see isLarge; 0: no file is
 }
 
 func writeEntries(dir int, e *entriesFile) error {
@@ -64,9 +69,16 @@ func writeEntries(dir int, e *entriesFile) error {
 // encodeEntries writes all but the digest.
 func encodeEntries(to io.Writer, e *entriesFile) *entryWriter {
 	w := &entryWriter{out: bufio.NewWriterSize(to, 64<<10), sum: sha256.New(), files: map[*inode]uint64{}}
-	w.raw([]byte(entriesMagic))
+	magic := entriesMagic
+	if e.large > 0 {
+		magic = largeMagic
+	}
+	w.raw([]byte(magic))
 	w.number(uint64(e.archive))
 	w.number(uint64(e.sparse))
+	if e.large > 0 {
+		w.number(uint64(e.large))
+	}
 	w.dir(e.root)
 	return w
 }
@@ -77,19 +89,20 @@ func sumEntries(e *entriesFile) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// entriesHead returns the size of the layer's archive and the digest at the end
-// of its index, which is right.
-func entriesHead(s *overlay.Store, c overlay.ChainID) (archive int64, sum [sha256.Size]byte, err error) {
+// entriesHead returns the sizes at the beginning of the layer's index, without the tree,
+// and the digest at its end, which is right.
+func entriesHead(s *overlay.Store, c overlay.ChainID) (e *entriesFile, sum [sha256.Size]byte, err error) {
 	b, err := entriesOf(s, c)
 	if err != nil {
-		return 0, sum, err
+		return nil, sum, err
 	}
-	if b, sum, err = sealed(b); err != nil {
-		return 0, sum, err
+	large := false
+	if b, large, sum, err = sealed(b); err != nil {
+		return nil, sum, err
 	}
 	r := &entryReader{b: b}
-	archive = r.size()
-	return archive, sum, r.err
+	e = r.head(large)
+	return e, sum, r.err
 }
 
 // entryWriter leaves errors to its bufio.Writer, which keeps the first.
@@ -218,24 +231,29 @@ func entriesOf(s *overlay.Store, c overlay.ChainID) ([]byte, error) {
 }
 
 // sealed checks the digest at the end and returns what is between it and the
-// first line.
-func sealed(b []byte) (content []byte, sum [sha256.Size]byte, err error) {
-	if len(b) < len(entriesMagic)+sha256.Size || string(b[:len(entriesMagic)]) != entriesMagic {
-		return nil, sum, errEntries
+// first line. large: that has the size of large files.
+func sealed(b []byte) (content []byte, large bool, sum [sha256.Size]byte, err error) {
+	if len(b) < len(entriesMagic)+sha256.Size {
+		return nil, false, sum, errEntries
+	}
+	large = string(b[:len(largeMagic)]) == largeMagic
+	if !large && string(b[:len(entriesMagic)]) != entriesMagic {
+		return nil, false, sum, errEntries
 	}
 	end := len(b) - sha256.Size
 	if sum = sha256.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
-		return nil, sum, errEntries
+		return nil, false, sum, errEntries
 	}
-	return b[len(entriesMagic):end], sum, nil
+	return b[len(entriesMagic):end], large, sum, nil
 }
 
 func parseEntries(b []byte, base *Base, mem *budget) (e *entriesFile, err error) {
-	if b, _, err = sealed(b); err != nil {
+	b, large, _, err := sealed(b)
+	if err != nil {
 		return nil, err
 	}
 	r := &entryReader{b: b, base: base, mem: mem}
-	e = &entriesFile{archive: r.size(), sparse: r.size()}
+	e = r.head(large)
 	r.archive, r.sparse = alignUp(e.archive, erofs.BlockSize), e.sparse
 	e.root = newDir(nil, "")
 	r.dir(e.root)
@@ -286,6 +304,17 @@ func (r *entryReader) size() int64 {
 		return 0
 	}
 	return int64(v)
+}
+
+// head reads what comes before the tree.
+func (r *entryReader) head(large bool) *entriesFile {
+	e := &entriesFile{archive: r.size(), sparse: r.size()}
+	if large {
+		if e.large = r.size(); e.large == 0 {
+			r.fail(errEntries)
+		}
+	}
+	return e
 }
 
 func (r *entryReader) byte() byte {

@@ -47,7 +47,7 @@ func newFront(opts Options) *front {
 
 // read takes the whole archive, up to its end, to a sink; its bytes also to the
 // file keep, if there is one. The digest has to be the expected one.
-func (f *front) read(ctx context.Context, archive io.Reader, diffID string, keep io.Writer, to sink) error {
+func (f *front) read(ctx context.Context, archive io.Reader, diffID string, keep archiveKeeper, to sink) error {
 	if err := f.readAll(ctx, archive, keep, to); err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (f *front) read(ctx context.Context, archive io.Reader, diffID string, keep
 }
 
 // readAll is read without the comparison: f.in.digest has the digest.
-func (f *front) readAll(ctx context.Context, archive io.Reader, keep io.Writer, to sink) error {
+func (f *front) readAll(ctx context.Context, archive io.Reader, keep archiveKeeper, to sink) error {
 	f.to = to
 	f.in = newStream(ctx, archive, f.opts.MaxBytes, keep)
 	defer f.in.close()

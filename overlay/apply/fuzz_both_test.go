@@ -71,7 +71,9 @@ func bothWays(t *testing.T, limits Options, layers ...[]byte) {
 	for i, b := range layers {
 		run := func(s *overlay.Store, kind Kind) (overlay.ChainID, error) {
 			o := limits
-			o.Kind = kind
+			if o.Kind = kind; len(layers[0])%1024 != 0 { // of half of all archives
+				o.largeFrom = 1
+			}
 			id, _, err := Layer(context.Background(), s, c, digest(b), bytes.NewReader(b), o)
 			return id, err
 		}
@@ -232,7 +234,7 @@ func FuzzEntries(f *testing.F) {
 		if err != nil {
 			return
 		}
-		base.add("sha256:", e.root, sizes{1 << 40, 1 << 40}, nil)
+		base.add("sha256:", e.root, sizes{1 << 40, 1 << 40, e.large}, nil)
 		used := make([]int64, 2)
 		base.prepare(base.root, used)
 		_, _ = erofs.Write(&bytes.Buffer{}, &base.root.Inode, []erofs.Device{{Size: 1 << 40}, {Size: 1 << 40}})

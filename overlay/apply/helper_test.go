@@ -117,22 +117,51 @@ func openStore(t testing.TB) *overlay.Store {
 	return s
 }
 
-func testOptions() Options { return Options{Kind: kindUnderTest, unprivileged: os.Geteuid() != 0} }
+func testOptions() Options { return kindUnderTest.options(Options{}) }
+
+// apart is Index with every file apart from the archive that has content; Index has none.
+const apart Kind = 3
+
+// options are those of a test that keeps layers in that way.
+func (k Kind) options(o Options) Options {
+	o.Kind, o.unprivileged, o.largeFrom = k, os.Geteuid() != 0, -1
+	if k == apart {
+		o.Kind, o.largeFrom = Index, 1
+		if o.unprivileged { // nobody can ask the kernel
+			o.Base = &Base{redirects: true, redirectsTold: true}
+		}
+	}
+	return o
+}
 
 // kindUnderTest is what testOptions says; see eachKind.
 var kindUnderTest = Extract
 
-// eachKind runs a test for both ways of unpacking.
+// eachKind runs a test for all ways of unpacking.
 func eachKind(t *testing.T, f func(t *testing.T)) {
 	defer func() { kindUnderTest = Extract }()
-	for _, kindUnderTest = range bothKinds {
+	for _, kindUnderTest = range allKinds {
 		t.Run(kindUnderTest.String(), f)
 	}
 }
 
-var bothKinds = []Kind{Extract, Index}
+var allKinds = []Kind{Extract, Index, apart}
 
-func (k Kind) String() string { return [...]string{"auto", "extract", "index"}[k] }
+func (k Kind) String() string { return [...]string{"auto", "extract", "index", "apart"}[k] }
+
+// needRedirects skips where the kernel follows no redirects of layers.
+func needRedirects(t testing.TB, s *overlay.Store) {
+	t.Helper()
+	needIndex(t, s)
+	err := CanRedirect(s)
+	var no *overlay.IndexError
+	if errors.As(err, &no) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // needIndex skips where the kernel does not mount indexed layers: such a machine
 // has nothing to test.
@@ -190,6 +219,13 @@ func readImage(t testing.TB, s *overlay.Store, c overlay.ChainID) (*erofs.Inode,
 	}
 	return img.Root, func(in *erofs.Inode) []byte {
 		b := make([]byte, in.Size)
+		if in.Redirect != "" {
+			b, err := os.ReadFile(s.Root() + "/layers" + in.Redirect)
+			if err != nil || int64(len(b)) != in.Size {
+				t.Fatalf("%s has %d bytes, %v, want %d", in.Redirect, len(b), err, in.Size)
+			}
+			return b
+		}
 		if in.Size == 0 || in.Device < 0 && in.Chunks != nil {
 			return b
 		}

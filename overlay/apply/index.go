@@ -118,6 +118,11 @@ type indexer struct {
 	sparseSize int64
 	openSparse func() (int, error)
 
+	// See large.go: the large files of the archive so far, those included that another
+	// has replaced; and where they are written to, unless they are only to be listed.
+	large    []largeFile
+	separate *separator
+
 	lastName string // directory that was looked up last
 	lastDir  *inode
 }
@@ -166,11 +171,23 @@ func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged,
 		return err
 	}
 	defer keep.close()
+	x.separate = &separator{layer: st.Dir(), dir: -1}
+	defer x.separate.close()
+	if !x.canSeparate(s, keep) {
+		x.opts.largeFrom = 0
+	}
 	if err := f.read(ctx, archive, diffID, keep.writer(), x); err != nil {
 		return err
 	}
 	if err := x.finish(); err != nil {
 		return err
+	}
+	if err := x.separate.sync(x.large); err != nil {
+		return err
+	}
+	large := int64(0)
+	if len(x.large) > 0 {
+		large = x.opts.largeFrom
 	}
 	if err := keep.finish(f.result.Stream); err != nil {
 		return err
@@ -183,13 +200,13 @@ func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged,
 			return os.NewSyscallError("fdatasync", err)
 		}
 	}
-	if err := writeEntries(st.Dir(), &entriesFile{root: x.root, archive: f.result.Stream, sparse: alignUp(x.sparseSize, 4096)}); err != nil {
+	if err := writeEntries(st.Dir(), &entriesFile{root: x.root, archive: f.result.Stream, sparse: alignUp(x.sparseSize, 4096), large: large}); err != nil {
 		return err
 	}
 	if err := x.load(); err != nil {
 		return err
 	}
-	base.add(Chain(parent, diffID), x.root, sizes{alignUp(f.result.Stream, erofs.BlockSize), alignUp(x.sparseSize, 4096)}, f)
+	base.add(Chain(parent, diffID), x.root, sizes{alignUp(f.result.Stream, erofs.BlockSize), alignUp(x.sparseSize, 4096), large}, f)
 	return nil
 }
 
@@ -408,6 +425,10 @@ func (x *indexer) file(dir, base string, hdr *tar.Header, r io.Reader, a attr) e
 			return err
 		}
 		x.sparseSize = alignUp(n.Offset+hdr.Size, 4096)
+	case n.isLarge(x.opts.largeFrom):
+		if err := x.setApart(n); err != nil {
+			return err
+		}
 	}
 	return x.put(dir, base, n, nodeCost(base, &a)+int64(len(n.Chunks)))
 }

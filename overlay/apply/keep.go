@@ -2,7 +2,6 @@ package apply
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 
@@ -53,11 +52,19 @@ func linkKeeper(dir int, plain *os.File) *keeper {
 }
 
 // writer is what the archive has to be written to, nil if it is there.
-func (k *keeper) writer() io.Writer {
+func (k *keeper) writer() archiveKeeper {
 	if k.linked >= 0 {
 		return nil
 	}
-	return fdWriter{k.fd}
+	return archiveFile{fdWriter{k.fd}}
+}
+
+// archiveFile has holes for what is kept elsewhere.
+type archiveFile struct{ fdWriter }
+
+func (f archiveFile) skip(n int64) error {
+	_, err := unix.Seek(f.fd, n, unix.SEEK_CUR)
+	return os.NewSyscallError("lseek", err)
 }
 
 // finish has the file on disk, with an archive of size bytes in it.

@@ -55,6 +55,10 @@ type Options struct {
 	// done. It may be nil, and is left at the caller's.
 	Plain *os.File
 
+	// largeFrom is the size from which files are large. 0 means 128 KiB, a negative one
+	// that none is.
+	largeFrom int64
+
 	// unprivileged is for tests without root: owners, devices and trusted
 	// attributes are left out.
 	unprivileged bool
@@ -75,6 +79,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxMemory <= 0 {
 		o.MaxMemory = 256 << 20
+	}
+	if o.largeFrom == 0 {
+		o.largeFrom = 128 << 10
 	}
 }
 

@@ -121,8 +121,12 @@ func testClosedToUsers(t *testing.T) {
 	s := openStore(t)
 	c := mustApply(t, s, "", file("sh", "x").mode(0o6755))
 	content := layerDir(s, c) + "/sh"
-	if kindUnderTest == Index {
+	switch kindUnderTest {
+	case Index:
 		content = filepath.Join(s.Root(), overlay.Indexed.Dir(c), overlay.ArchiveFile)
+	case apart:
+		needRedirects(t, s)
+		content = filepath.Join(s.Root(), overlay.Indexed.Dir(c), overlay.LargeDir, "1")
 	}
 	if _, err := os.Lstat(content); err != nil {
 		t.Fatal(err)
@@ -225,8 +229,8 @@ func testRace(t *testing.T) {
 			}
 			for _, layer := range glob(s.Root() + "/staging/layer-*") {
 				at, names, times := layer+"/fs", []string{"d"}, 50
-				if kind == Index {
-					at, names, times = layer, []string{"tar", "entries", "sparse"}, 3
+				if kind != Extract {
+					at, names, times = layer, []string{"tar", "entries", "sparse", "large"}, 3
 				}
 				_ = os.Symlink(canary, at+"/evil")
 				for range times {

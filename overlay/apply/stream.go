@@ -18,9 +18,10 @@ const (
 
 // stream is the archive as it is read: hashed, counted, bounded, and ended by
 // its context. Several things happen at a time: one goroutine reads, which is
-// where a caller's decompressor works, one hashes, one writes the file that
-// keeps the archive, if that is wanted, and the caller of Read unpacks. Each
-// chunk goes to all of the latter and is used again when they are done with it.
+// where a caller's decompressor works, one hashes, and the caller of Read unpacks.
+// One writes the file that keeps the archive, if that is wanted, behind the caller:
+// who has read a header can have the content go elsewhere. Each chunk is used again
+// when all are done with it.
 type stream struct {
 	ctx  context.Context
 	h    hash.Hash
@@ -34,8 +35,13 @@ type stream struct {
 	failed atomic.Bool
 	wg     sync.WaitGroup
 
+	keeping bool     // keep is open
+	asides  []*aside // that do not end before cur does
+	open    []*aside // that were not done the last time anybody looked
+
 	cur  *chunk // what Read is in
 	rest []byte
+	at   int64 // where cur begins
 	pos  int64 // bytes that were read or passed over
 	n    int64 // bytes of the archive, for the reader only, until the end
 	err  error // what ended it, io.EOF apart
@@ -47,9 +53,27 @@ type chunk struct {
 	n     int
 	err   error // after the n bytes
 	users atomic.Int32
+
+	// For the one who keeps: where it is in the archive, and what goes elsewhere.
+	at     int64
+	asides []*aside
 }
 
-func newStream(ctx context.Context, r io.Reader, max int64, keep io.Writer) *stream {
+// archiveKeeper keeps an archive.
+type archiveKeeper interface {
+	io.Writer
+	// skip leaves n bytes out, which are kept elsewhere.
+	skip(n int64) error
+}
+
+// aside is a part of the archive that goes elsewhere.
+type aside struct {
+	from, to int64
+	w        io.WriteCloser
+	done     atomic.Bool // w has all and is closed
+}
+
+func newStream(ctx context.Context, r io.Reader, max int64, keep archiveKeeper) *stream {
 	s := &stream{
 		ctx: ctx, h: sha256.New(), stop: make(chan struct{}),
 		// Room for every chunk: only free ever blocks.
@@ -59,11 +83,11 @@ func newStream(ctx context.Context, r io.Reader, max int64, keep io.Writer) *str
 		s.free <- &chunk{}
 	}
 	if keep != nil {
-		s.keep = make(chan *chunk, chunks)
+		s.keep, s.keeping = make(chan *chunk, chunks), true
 		s.wg.Go(func() {
 			for c := range s.keep {
 				if s.fail == nil {
-					_, s.fail = keep.Write(c.b[:c.n])
+					s.fail = c.keep(keep)
 				}
 				if s.fail != nil {
 					s.failed.Store(true)
@@ -85,9 +109,6 @@ func newStream(ctx context.Context, r io.Reader, max int64, keep io.Writer) *str
 func (s *stream) read(r io.Reader, max int64) {
 	defer close(s.out)
 	defer close(s.hash)
-	if s.keep != nil {
-		defer close(s.keep)
-	}
 	for {
 		var c *chunk
 		select {
@@ -114,12 +135,7 @@ func (s *stream) read(r io.Reader, max int64) {
 			c.err = limit("archive of more than %d bytes (MaxBytes)", max)
 		}
 		err := c.err
-		if s.keep != nil {
-			c.users.Store(3)
-			s.keep <- c
-		} else {
-			c.users.Store(2)
-		}
+		c.users.Store(2) // who hashes, and who unpacks and then hands it on
 		s.hash <- c
 		s.out <- c
 		if err != nil {
@@ -131,6 +147,69 @@ func (s *stream) read(r io.Reader, max int64) {
 func (s *stream) release(c *chunk) {
 	if c.users.Add(-1) == 0 {
 		s.free <- c
+	}
+}
+
+// keep writes what the chunk has.
+func (c *chunk) keep(to archiveKeeper) error {
+	at, b := c.at, c.b[:c.n]
+	for _, a := range c.asides {
+		if before := a.from - at; before > 0 {
+			if _, err := to.Write(b[:before]); err != nil {
+				return err
+			}
+			at, b = a.from, b[before:]
+		}
+		n := min(a.to-at, int64(len(b)))
+		if _, err := a.w.Write(b[:n]); err != nil {
+			return err
+		}
+		if err := to.skip(n); err != nil {
+			return err
+		}
+		if at, b = at+n, b[n:]; at == a.to {
+			if err := a.w.Close(); err != nil {
+				return err
+			}
+			a.done.Store(true)
+		}
+	}
+	_, err := to.Write(b)
+	return err
+}
+
+// setAside has the next size bytes go to w and not to what keeps the archive. w is
+// closed after them, or at the end. Nothing else may be set aside before.
+func (s *stream) setAside(size int64, w io.WriteCloser) {
+	for len(s.open) > 0 && s.open[0].done.Load() {
+		s.open = s.open[1:]
+	}
+	a := &aside{from: s.pos, to: s.pos + size, w: w}
+	s.asides, s.open = append(s.asides, a), append(s.open, a)
+}
+
+// passed is for a chunk of which nothing is left to read.
+func (s *stream) passed(c *chunk) {
+	at := s.at
+	s.at += int64(c.n)
+	if s.keep == nil {
+		s.release(c)
+		return
+	}
+	c.at, c.asides, s.asides = at, s.asides, nil
+	for _, a := range c.asides {
+		if a.to > s.at {
+			s.asides = append(s.asides, a)
+		}
+	}
+	s.keep <- c
+}
+
+// endKeep says that there is nothing more to keep.
+func (s *stream) endKeep() {
+	if s.keeping {
+		s.keeping = false
+		close(s.keep)
 	}
 }
 
@@ -148,7 +227,7 @@ func (s *stream) Read(p []byte) (int, error) {
 			if s.eof = c.err == io.EOF; !s.eof {
 				s.err = c.err
 			}
-			s.release(c)
+			s.passed(c)
 			continue
 		}
 		if s.err = s.ctx.Err(); s.err != nil {
@@ -205,6 +284,7 @@ func (s *stream) drain(buf []byte) error {
 // digest returns the digest and length of everything, or why it could not be
 // kept. Call it after the end.
 func (s *stream) digest() (string, int64, error) {
+	s.endKeep()
 	s.wg.Wait()
 	return "sha256:" + hex.EncodeToString(s.h.Sum(nil)), s.n, s.fail
 }
@@ -213,5 +293,11 @@ func (s *stream) digest() (string, int64, error) {
 // archive that is under way.
 func (s *stream) close() {
 	close(s.stop)
+	s.endKeep()
 	s.wg.Wait()
+	for _, a := range s.open {
+		if !a.done.Load() {
+			_ = a.w.Close() // it is not whole: something else has failed
+		}
+	}
 }

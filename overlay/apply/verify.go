@@ -62,23 +62,32 @@ func verify(ctx context.Context, s *overlay.Store, c overlay.ChainID, base *Base
 		return linux.OpenAt(unix.AT_FDCWD, s.Root()+"/staging", unix.O_RDWR|unix.O_TMPFILE, 0o600)
 	}
 
-	size, sum, err := entriesHead(s, c)
+	head, sum, err := entriesHead(s, c)
 	if errors.Is(err, errEntries) {
 		return damage(entriesName, "it is not what was written")
 	}
 	if err != nil {
 		return err
 	}
+	x.opts.largeFrom = head.large
 	fd, err := s.OpenIndexed(c, overlay.ArchiveFile)
 	if err != nil {
 		return err
 	}
 	defer linux.Close(fd)
-	if err := x.archiveIs(fd, c, parent, size); err != nil {
+	large, err := openLarge(s, c)
+	if err != nil {
 		return err
 	}
-	if again := sumEntries(&entriesFile{root: x.root, archive: f.result.Stream, sparse: alignUp(x.sparseSize, 4096)}); again != sum {
+	defer large.close()
+	if err := x.archiveIs(fd, large, c, parent, head.archive); err != nil {
+		return err
+	}
+	if again := sumEntries(&entriesFile{root: x.root, archive: f.result.Stream, sparse: alignUp(x.sparseSize, 4096), large: head.large}); again != sum {
 		return damage(entriesName, "it is not what the archive makes of it")
+	}
+	if problem := large.compare(x.large); problem != "" {
+		return damage(overlay.LargeDir, "%s", problem)
 	}
 	if x.sparse >= 0 {
 		same, err := x.sparseIs(s, c)
@@ -92,7 +101,7 @@ func verify(ctx context.Context, s *overlay.Store, c overlay.ChainID, base *Base
 	if err := x.load(); err != nil {
 		return err
 	}
-	base.add(c, x.root, sizes{alignUp(f.result.Stream, erofs.BlockSize), alignUp(x.sparseSize, 4096)}, f)
+	base.add(c, x.root, sizes{alignUp(f.result.Stream, erofs.BlockSize), alignUp(x.sparseSize, 4096), head.large}, f)
 	if !s.HasImage(c) {
 		return nil
 	}
@@ -120,10 +129,10 @@ func verify(ctx context.Context, s *overlay.Store, c overlay.ChainID, base *Base
 	return damage("image", "it is not what the archives make of it")
 }
 
-// archiveIs reads the archive fd, of which size bytes count, into x and tells
-// whether it is that of the layer c.
-func (x *indexer) archiveIs(fd int, c, parent overlay.ChainID, size int64) error {
-	err := x.readAll(x.ctx, io.NewSectionReader(fdReaderAt{fd}, 0, size), nil, x)
+// archiveIs reads the archive fd, of which size bytes count, into x, with the large
+// files in their places, and tells whether it is that of the layer c.
+func (x *indexer) archiveIs(fd int, large *largeFiles, c, parent overlay.ChainID, size int64) error {
+	err := x.readAll(x.ctx, large.reader(fd, size), nil, x)
 	if err == nil {
 		err = x.finish()
 	}
@@ -135,7 +144,11 @@ func (x *indexer) archiveIs(fd int, c, parent overlay.ChainID, size int64) error
 	case x.in.err != nil:
 		return err // of reading
 	case err != nil, digestErr != nil, Chain(parent, got) != c:
-		return &DamageError{c, overlay.ArchiveFile, "its content is another"}
+		file := overlay.ArchiveFile
+		if x.opts.largeFrom > 0 {
+			file += " and " + overlay.LargeDir
+		}
+		return &DamageError{c, file, "its content is another"}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

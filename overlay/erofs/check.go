@@ -53,6 +53,9 @@ type checker struct {
 	root   uint32
 	blocks int64
 	slots  []slot
+
+	redirects bool // some file has one
+
 	inodes map[uint32]*Inode
 	want   map[*Inode]uint32
 }
@@ -100,6 +103,10 @@ func (c *checker) super() (*Image, error) {
 	if c.blocks<<c.bits != c.size || le.Uint32(sb[40:]) != 0 || sb[13] != 0 || sb[90] != 0 {
 		return nil, fmt.Errorf("%d blocks in an image of %d bytes", c.blocks, c.size)
 	}
+	volume := strings.TrimRight(string(sb[volumeAt:][:16]), "\x00")
+	if c.redirects = volume == RedirectVolume; !c.redirects && volume != "" {
+		return nil, fmt.Errorf("volume %q", volume)
+	}
 	img := &Image{Inodes: int(le.Uint64(sb[16:])), Bits: c.bits}
 	n, at := int64(le.Uint16(sb[86:])), int64(le.Uint16(sb[88:]))*slotSize
 	if (n > 0) != (le.Uint32(sb[80:])&incompatDevTable != 0) {
@@ -146,7 +153,7 @@ func (c *checker) inode(nid uint32) (*Inode, error) {
 		n := xattrHeader + (count-1)*4
 		raw, err := c.read(end, n)
 		if err == nil {
-			in.Xattrs, err = parseXattrs(raw)
+			in.Xattrs, in.Redirect, err = parseXattrs(raw)
 		}
 		if err != nil {
 			return nil, err
@@ -156,6 +163,9 @@ func (c *checker) inode(nid uint32) (*Inode, error) {
 	switch in.Mode & typeMask {
 	case typeReg:
 		in.Size = size
+		if in.Redirect != "" {
+			return in, c.redirect(in, end, layout, u)
+		}
 		if layout == layoutChunks && size > 0 {
 			if u&chunkIndexes != 0 {
 				return in, c.index(in, end, u)
@@ -267,25 +277,51 @@ func (c *checker) chunks(in *Inode, at int64, format uint32) error {
 	return c.fileData(in, first)
 }
 
-func parseXattrs(b []byte) ([]Xattr, error) {
+// redirect looks at the hole of a file whose data is elsewhere.
+func (c *checker) redirect(in *Inode, at int64, layout uint16, format uint32) error {
+	w := writer{bits: c.bits}
+	b, err := c.read(at, 4)
+	if err != nil {
+		return err
+	}
+	in.Device = -1
+	if !c.redirects || layout != layoutChunks || in.Size <= 0 || format != uint32(w.indexBits(in.Size)-c.bits) || le.Uint32(b) != noChunk {
+		return fmt.Errorf("the file is said to be at %q, and %d bytes in chunks of format %#x are here", in.Redirect, in.Size, format)
+	}
+	return nil
+}
+
+// parseXattrs reads the attributes of an inode. Those for overlayfs are told apart.
+func parseXattrs(b []byte) (list []Xattr, redirect string, err error) {
 	if b[4] != 0 {
-		return nil, errors.New("shared attributes")
+		return nil, "", errors.New("shared attributes")
 	}
 	b = b[xattrHeader:]
-	var list []Xattr
+	metacopy := false
 	for len(b) > 0 {
 		nameLen, index, valueLen := int(b[0]), b[1], int(le.Uint16(b[2:]))
 		if xattrEntry+nameLen+valueLen > len(b) {
-			return nil, errors.New("attribute beyond its inode")
+			return nil, "", errors.New("attribute beyond its inode")
 		}
 		name, ok := xattrName(index, string(b[xattrEntry:xattrEntry+nameLen]))
 		if !ok {
-			return nil, fmt.Errorf("attribute name with index %d", index)
+			return nil, "", fmt.Errorf("attribute name with index %d", index)
 		}
-		list = append(list, Xattr{name, string(b[xattrEntry+nameLen : xattrEntry+nameLen+valueLen])})
+		value := string(b[xattrEntry+nameLen : xattrEntry+nameLen+valueLen])
+		switch name {
+		case xattrMetacopy:
+			metacopy = true
+		case xattrRedirect:
+			redirect = value
+		default:
+			list = append(list, Xattr{name, value})
+		}
 		b = b[alignUp(int64(xattrEntry+nameLen+valueLen), 4):]
 	}
-	return list, nil
+	if metacopy != (redirect != "") {
+		return nil, "", fmt.Errorf("half of the attributes for overlayfs, redirect %q", redirect)
+	}
+	return list, redirect, nil
 }
 
 // entries reads a directory. Its inodes hold their nid only, and their type as

@@ -39,6 +39,10 @@
 //     its struct erofs_inode_chunk_index, 8 bytes that name the device and the
 //     block in it: the kernel reads such a file in few requests, and by unified
 //     addresses page by page;
+//   - files whose content overlayfs is to take from elsewhere, by the attributes
+//     trusted.overlay.metacopy and trusted.overlay.redirect, are one chunk that is a
+//     hole. An image with such files has the volume name "redirects", for whoever mounts
+//     it: alone it does not show them;
 //   - directory blocks with struct erofs_dirent, 12 bytes each, then the names.
 //     Names are sorted bytewise over the whole directory, "." and ".." among them;
 //   - attributes in the inode (struct erofs_xattr_ibody_header and struct

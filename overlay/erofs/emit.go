@@ -27,6 +27,8 @@ func (w *writer) emit(out *bufio.Writer) error {
 				w.dir(in, parent, o)
 			case typeReg:
 				switch {
+				case in.Redirect != "":
+					o.write(le.AppendUint32(nil, noChunk))
 				case w.indexed(in):
 					w.index(in, o)
 				case in.chunked():
@@ -69,18 +71,22 @@ func (w *writer) super() []byte {
 	le.PutUint16(sb[14:], uint16(w.order[0].nid))
 	le.PutUint64(sb[16:], uint64(len(w.order)))
 	le.PutUint32(sb[36:], uint32(w.total()))
-	if w.given > 0 {
-		features := uint32(incompatDevTable)
-		for _, in := range w.order {
-			if in.Mode&typeMask == typeReg && (in.chunked() || w.indexed(in)) {
-				features |= incompatChunks
-				break
-			}
+	features := uint32(0)
+	for _, in := range w.order {
+		if in.Mode&typeMask == typeReg && (in.Redirect != "" || in.chunked() || w.indexed(in)) {
+			features = incompatChunks
+			break
 		}
-		le.PutUint32(sb[80:], features)
+	}
+	if w.redirects {
+		copy(sb[volumeAt:], RedirectVolume)
+	}
+	if w.given > 0 {
+		features |= incompatDevTable
 		le.PutUint16(sb[86:], uint16(w.given))
 		le.PutUint16(sb[88:], slotsOffset/slotSize)
 	}
+	le.PutUint32(sb[80:], features)
 	at := slotsOffset
 	for i, d := range w.devices {
 		if !d.given() {
@@ -97,7 +103,8 @@ func (w *writer) super() []byte {
 
 // inode is struct erofs_inode_extended with the attributes.
 func (w *writer) inode(in *Inode) []byte {
-	xattrs, _ := xattrSize(in.Xattrs)
+	attributes := in.attributes()
+	xattrs, _ := xattrSize(attributes)
 	if need := int(inodeSize + xattrs); cap(w.buf) < need {
 		w.buf = make([]byte, need)
 	}
@@ -110,6 +117,9 @@ func (w *writer) inode(in *Inode) []byte {
 	case typeReg:
 		size = in.Size
 		switch {
+		case in.Redirect != "":
+			layout = layoutChunks
+			u = uint32(w.indexBits(size) - w.bits) // a map of one block number
 		case in.block != noBlock:
 			u = uint32(w.base + in.block)
 		case w.indexed(in):
@@ -149,7 +159,7 @@ func (w *writer) inode(in *Inode) []byte {
 	le.PutUint32(b[40:], in.Nsec)
 	le.PutUint32(b[44:], in.nlink)
 	at := inodeSize + xattrHeader
-	for _, x := range in.Xattrs {
+	for _, x := range attributes {
 		index, rest, _ := xattrIndex(x.Name)
 		b[at] = byte(len(rest))
 		b[at+1] = index

@@ -15,6 +15,7 @@ const (
 	slotSize    = 128        // EROFS_DEVT_SLOT_SIZE
 	tagSize     = 64         // its first field
 	slotsOffset = superOffset + superSize
+	volumeAt    = 64 // offset of volume_name in the superblock, 16 bytes
 	inodeSize   = 64 // sizeof(struct erofs_inode_extended)
 	nidUnit     = 32 // 1 << EROFS_ISLOTBITS: node ids count these
 	direntSize  = 12 // sizeof(struct erofs_dirent)
@@ -36,6 +37,7 @@ const (
 	extended     = 1         // EROFS_INODE_LAYOUT_EXTENDED, bit 0 of i_format
 
 	maxName    = 255     // EROFS_NAME_LEN
+	maxPath    = 256     // OVL_REDIRECT_MAX of overlayfs
 	maxTarget  = 4096    // PATH_MAX
 	maxXattrs  = 4 << 16 // what i_xattr_icount can say, less a bit
 	maxDevices = 4096    // extra_devices has 16 bits; this is what anybody mounts
@@ -46,6 +48,16 @@ const blockBits = 9
 
 // BlockSize is the alignment of file data in its device.
 const BlockSize = 1 << blockBits
+
+// RedirectVolume is the volume name of images that have a redirect.
+const RedirectVolume = "redirects"
+
+// Attributes that overlayfs obeys in a lower directory: the content is elsewhere, and
+// where. See "Data-only lower layers" in Documentation/filesystems/overlayfs.rst.
+const (
+	xattrMetacopy = "trusted.overlay.metacopy"
+	xattrRedirect = "trusted.overlay.redirect"
+)
 
 // pageSize is the kernel's where pages are smallest.
 const pageSize = 4096

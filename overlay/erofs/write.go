@@ -12,6 +12,10 @@ import (
 
 // Inode is a file of an image. A file with several names is in several
 // directories.
+//
+// The content of a file with a Redirect is a file of its own, which overlayfs finds by
+// that path, "/" first, in a data-only lower directory. The image itself has a hole in
+// its place, and the attributes that tell overlayfs.
 type Inode struct {
 	Mode         uint32 // type and permissions, as st_mode
 	UID, GID     uint32
@@ -21,6 +25,7 @@ type Inode struct {
 	Offset       int64    // of its data in the device; a multiple of BlockSize
 	Device       int32    // which one
 	Chunks       []byte   // of a sparse file: which chunks are no holes, a bit each, from the lowest; see ChunkBits
+	Redirect     string   // of a regular file whose data is in no device, see below
 	Major, Minor uint32   // of a device file
 	Target       string   // of a symbolic link
 	Xattrs       []Xattr  // sorted by name
@@ -90,8 +95,11 @@ func WritePlain(w io.Writer, root *Inode, devices []Device) (int64, error) {
 }
 
 type writer struct {
-	bits    uint
-	plain   bool // no inode is indexed
+	bits  uint
+	plain bool // no inode is indexed
+
+	redirects bool // some file has one
+
 	devices []Device
 	given   int      // devices that are not embedded
 	order   []*Inode // by place
@@ -223,7 +231,7 @@ func checkName(name string) error {
 
 // place appends an inode.
 func (w *writer) place(in *Inode) error {
-	xattrs, err := xattrSize(in.Xattrs)
+	xattrs, err := xattrSize(in.attributes())
 	if err != nil {
 		return err
 	}
@@ -261,6 +269,14 @@ func (w *writer) place(in *Inode) error {
 
 func (w *writer) placeFile(in *Inode, xattrs int64) error {
 	in.block = noBlock
+	if in.Redirect != "" {
+		if in.Size <= 0 || in.Size > 1<<(w.bits+maxChunkBits) || len(in.Redirect) > maxPath || in.Redirect[0] != '/' {
+			return fmt.Errorf("a file of %d bytes cannot be at %.300q", in.Size, in.Redirect)
+		}
+		w.redirects = true
+		w.add(in, inodeSize+xattrs+4)
+		return nil
+	}
 	if in.Size > 0 {
 		if int(in.Device) >= len(w.devices) || in.Device < 0 {
 			return fmt.Errorf("data in device %d of %d", in.Device, len(w.devices))
@@ -295,7 +311,7 @@ func (w *writer) placeFile(in *Inode, xattrs int64) error {
 // look like one that follows. Files of one page have nothing to lose, and what is larger
 // than the largest chunk (1 TiB) stays as it was.
 func (w *writer) indexed(in *Inode) bool {
-	return in.Size > pageSize && in.Size <= 1<<(w.bits+maxChunkBits) && in.Chunks == nil && in.block == noBlock && !w.plain
+	return in.Redirect == "" && in.Size > pageSize && in.Size <= 1<<(w.bits+maxChunkBits) && in.Chunks == nil && in.block == noBlock && !w.plain
 }
 
 // indexBits is the logarithm of the size of the only chunk of a file of that size.
@@ -306,6 +322,14 @@ func (w *writer) indexBits(size int64) uint {
 // chunked reports whether the inode has a map of its chunks. What is embedded
 // has its holes filled.
 func (in *Inode) chunked() bool { return in.Chunks != nil && in.Size > 0 && in.block == noBlock }
+
+// attributes are those of the inode and those for overlayfs.
+func (in *Inode) attributes() []Xattr {
+	if in.Redirect == "" {
+		return in.Xattrs
+	}
+	return append([]Xattr{{xattrMetacopy, ""}, {xattrRedirect, in.Redirect}}, in.Xattrs...)
+}
 
 func (w *writer) add(in *Inode, size int64) {
 	in.nid = uint32(w.end / nidUnit)
