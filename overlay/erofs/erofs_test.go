@@ -55,7 +55,9 @@ func randomTree(r *rand.Rand, files, devices, size int) (*Inode, [][]byte) {
 				in.Size = int64(r.IntN(5 * pageSize))
 			}
 			in.Device = int32(r.IntN(devices))
-			if in.Size > 0 {
+			if in.Size > 0 && r.IntN(6) == 0 {
+				in.Device, in.Redirect = 0, "/"+strings.Repeat("r", 1+r.IntN(maxPath-1))
+			} else if in.Size > 0 {
 				d := &data[in.Device]
 				in.Offset = int64(len(*d))
 				*d = append(*d, bytes.Repeat([]byte(fmt.Sprintf("%d.", i)), int(in.Size))[:in.Size]...)
@@ -109,7 +111,7 @@ func describe(root *Inode, content func(*Inode) []byte) []string {
 	first := map[*Inode]string{}
 	var walk func(in *Inode, path string)
 	walk = func(in *Inode, path string) {
-		line := fmt.Sprintf("%q %o %d:%d %d.%09d %d dev %d:%d -> %q %q", path, in.Mode, in.UID, in.GID, in.Sec, in.Nsec, in.Size, in.Major, in.Minor, in.Target, in.Xattrs)
+		line := fmt.Sprintf("%q %o %d:%d %d.%09d %d dev %d:%d -> %q %q", path, in.Mode, in.UID, in.GID, in.Sec, in.Nsec, in.Size, in.Major, in.Minor, in.Target, in.attributes())
 		if in.Mode&typeMask == typeReg {
 			line += fmt.Sprintf(" %x", content(in))
 		}
@@ -132,6 +134,8 @@ func readBack(image []byte, data [][]byte) func(*Inode) []byte {
 		switch {
 		case in.Size == 0:
 			return nil
+		case in.Redirect != "": // a hole here
+			return make([]byte, in.Size)
 		case in.Device < 0:
 			return image[in.Offset:][:in.Size]
 		}
@@ -254,6 +258,10 @@ func TestWrite_Refused(t *testing.T) {
 		"long link":            dirOf("a", &Inode{Mode: typeLink, Target: strings.Repeat("x", 4096)}),
 		"attribute of no kind": dirOf("a", &Inode{Mode: typeReg, Xattrs: []Xattr{{"other.x", ""}}}),
 		"attribute no name":    dirOf("a", &Inode{Mode: typeReg, Xattrs: []Xattr{{"user.", ""}}}),
+		"empty redirect":       dirOf("a", &Inode{Mode: typeReg, Redirect: "/x"}),
+		"relative redirect":    dirOf("a", &Inode{Mode: typeReg, Size: 1, Redirect: "x"}),
+		"long redirect":        dirOf("a", &Inode{Mode: typeReg, Size: 1, Redirect: "/" + strings.Repeat("x", maxPath)}),
+		"large redirect":       dirOf("a", &Inode{Mode: typeReg, Size: 1<<40 + 1, Redirect: "/x"}),
 		"large attribute":      dirOf("a", &Inode{Mode: typeReg, Xattrs: []Xattr{{"user.x", strings.Repeat("x", 1<<16)}}}),
 	} {
 		if n, err := Write(&bytes.Buffer{}, root, dev); err == nil {
