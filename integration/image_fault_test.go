@@ -60,8 +60,10 @@ func faultImages(t *testing.T) (one, two string) {
 	t.Helper()
 	dir := t.TempDir()
 	base := imageLayer(t, imageEntry{name: "base", data: strings.Repeat("base", 20000), mode: 0o644})
+	// Large enough to be kept apart from its layer's archive, see docs/images.md.
+	large := imageEntry{name: "large", data: strings.Repeat("large", 30000), mode: 0o644}
 	for i, name := range []string{"one", "two"} {
-		b := &imageBlobs{name: name, layers: [][]byte{base, imageLayer(t, imageEntry{name: name, data: strings.Repeat(name, 9000), mode: 0o644})}}
+		b := &imageBlobs{name: name, layers: [][]byte{base, imageLayer(t, imageEntry{name: name, data: strings.Repeat(name, 9000), mode: 0o644}, large)}}
 		path := filepath.Join(dir, name+".tar")
 		writeFile(t, path, string(imageLayer(t, b.oci(t)...)))
 		if i == 0 {
