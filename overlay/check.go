@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -83,7 +84,9 @@ func (s *Store) wholeChain(ids []ChainID) []ChainID {
 func (s *Store) checkLayer(k Kind, c ChainID) string {
 	files := []string{"fs"}
 	if k == Indexed {
-		files = []string{"tar", "entries"}
+		if files = []string{ArchiveFile, "entries"}; s.HasLarge(c) {
+			files = []string{RestFile, LargeDir, "entries"}
+		}
 	}
 	below, problem := s.checkDir(k.Dir(c), files...)
 	for _, b := range below {
@@ -156,6 +159,20 @@ func (s *Store) dropIf(k Kind, c ChainID, still func() bool) (*Dropped, error) {
 			return nil, &InUseError{c, fmt.Sprintf("snapshot %q", key)}
 		}
 	}
+	staged, err := s.names("staging")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range staged {
+		if below, err := s.readParents("staging/" + name); err == nil && slices.Contains(below, c) && s.alive(name) {
+			return nil, &InUseError{c, fmt.Sprintf("a layer being unpacked (%s)", name)}
+		}
+	}
+	if k == Indexed {
+		if err := s.dropImages(c); err != nil {
+			return nil, err
+		}
+	}
 	d := &Dropped{s: s, ID: c, name: randomName("trash")}
 	if err := s.toTrash(k.Dir(c), d.name); err != nil {
 		if errors.Is(err, unix.ENOENT) {
@@ -164,4 +181,25 @@ func (s *Store) dropIf(k Kind, c ChainID, still func() bool) (*Dropped, error) {
 		return nil, fmt.Errorf("remove layer %q: %w", string(c), err)
 	}
 	return d, nil
+}
+
+// dropImages removes the images of what stands on the layer c. They say where in its
+// files content is, and it may be kept in others when it is made again. Whoever needs
+// them makes them again too.
+func (s *Store) dropImages(c ChainID) error {
+	names, err := s.names(layersDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		dir := layersDir + "/" + name
+		below, err := s.readParents(dir)
+		if err != nil || !slices.Contains(below, c) {
+			continue // Check tells of those that cannot be read
+		}
+		if err := unix.Unlinkat(s.dir, dir+"/image", 0); err != nil && err != unix.ENOENT {
+			return &os.PathError{Op: "remove", Path: dir + "/image", Err: err}
+		}
+	}
+	return nil
 }

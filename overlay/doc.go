@@ -13,7 +13,9 @@
 //	<root>/layers/<hex of chain ID>/fs        the layer's files, whiteouts as overlayfs wants them
 //	                               /parents   chain IDs below it, nearest first, one per line
 //	<root>/layers/<hex of chain ID>.index/    the layer as an archive, see [Indexed]
-//	                               /tar       that archive, padded with zeros
+//	                               /tar       that archive, padded with zeros; or
+//	                               /rest      the same with holes for large files, and
+//	                               /large/    these
 //	                               /sparse    content of sparse files, if any
 //	                               /entries   what is where in the two, for overlay/apply
 //	                               /image     EROFS: the whole chain, if it was asked for
@@ -33,7 +35,7 @@
 //     lock dies with the process, and [Store.Cleanup] deletes what nobody locks.
 //   - A layer never changes once it is there, and outlives everything above it:
 //     deleting takes the exclusive lock of layers, adding a user takes the shared
-//     one.
+//     one. Only what was found damaged goes before the layers above it.
 //   - Layer files keep the owners, modes and set-user-ID bits of the image, so
 //     layers, snapshots and staging are 0700: a local user must not reach a
 //     set-user-ID file of an image (CVE-2021-41091, CVE-2021-41103).

@@ -52,8 +52,11 @@ const (
 	ArchiveFile = "tar"
 	// SparseFile is the name of the file with the content of sparse files.
 	SparseFile = "sparse"
+	// RestFile is the name of the archive of a layer with large files: those are
+	// holes in it. An image of the one kind of archive must not find the other.
+	RestFile = "rest"
 	// LargeDir is the name of the directory with the content of large files, each a
-	// file of its own. The archive has holes for them.
+	// file of its own.
 	LargeDir = "large"
 )
 
@@ -160,7 +163,7 @@ func (p *places) close() { linux.Close(p.fd) }
 func (p *places) device(tag string) (string, error) {
 	file, number, _ := strings.Cut(strings.TrimRight(tag, "\x00"), "/")
 	below, err := strconv.Atoi(number)
-	if err != nil || file != ArchiveFile && file != SparseFile {
+	if err != nil || file != ArchiveFile && file != RestFile && file != SparseFile {
 		return "", errDamaged
 	}
 	c, err := p.layer(below)
@@ -243,8 +246,8 @@ func (img *image) giveTo(fd int) error {
 	return os.NewSyscallError("utimensat", unix.UtimesNanoAt(fd, "", times, unix.AT_EMPTY_PATH))
 }
 
-// IndexError says that the kernel does not mount images from files, as it did
-// when the layers were indexed.
+// IndexError says that the kernel does not mount images from files, or does not find
+// large files by redirects, as it did when the layers were indexed.
 type IndexError struct{ Err error }
 
 func (e *IndexError) Error() string {
@@ -295,6 +298,11 @@ func (s *Store) mountImage(img *image) (int, error) {
 		return -1, fsError(fs, "fsmount", "erofs", err)
 	}
 	return fd, nil
+}
+
+// HasLarge reports whether the layer is in the store, with an index, and has large files.
+func (s *Store) HasLarge(c ChainID) bool {
+	return c.Valid() && s.exists(Indexed.Dir(c)+"/"+RestFile)
 }
 
 // dataDir is the data-only lower directory that goes with the image; "" for none.

@@ -35,14 +35,14 @@ func TestPlaces(t *testing.T) {
 	}
 	list(string(formatParents(below)))
 	for _, i := range []int{0, 1, 250, 498, 499} {
-		for _, file := range []string{ArchiveFile, SparseFile} {
+		for _, file := range []string{ArchiveFile, RestFile, SparseFile} {
 			want := Indexed.Dir(id(i)) + "/" + file
 			if got, err := look(DeviceTag(file, i) + strings.Repeat("\x00", 50)); err != nil || got != want {
 				t.Errorf("layer %d: got %q, %v, want %q", i, got, err, want)
 			}
 		}
 	}
-	for _, tag := range []string{"", "tar", "tar/", "tar/500", "tar/-1", "tar/1/1", "tar/99999999999999999999", "image/1", "../tar/1", "/etc/passwd"} {
+	for _, tag := range []string{"", "tar", "tar/", "tar/500", "tar/-1", "tar/1/1", "tar/99999999999999999999", "image/1", "../tar/1", "large/1", "/etc/passwd"} {
 		if got, err := look(tag); !errors.Is(err, errDamaged) {
 			t.Errorf("%q: got %q, %v", tag, got, err)
 		}

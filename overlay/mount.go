@@ -27,7 +27,8 @@ const (
 // options that every mount gets. A container's upper directory is read by
 // others (commit, diff), so the features that leave half a file or a pointer
 // to another directory in it are off whatever the kernel was built to prefer;
-// and a redirect in a layer, which could name a sibling, is not followed.
+// and a redirect in an upper directory or an extracted layer, which could name a
+// sibling, is not followed. Those of our images, to the data of large files, are.
 var options = [...][2]string{{"index", "off"}, {"metacopy", "off"}, {"redirect_dir", "nofollow"}}
 
 // stack is a mount to be made. Paths are relative to the store.
@@ -85,29 +86,39 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 		}
 	}
 	if sn.image != nil {
-		st.lowerFD, err = sn.mountImage(st.mapped)
-		st.data = sn.image.dataDir()
-		if err == nil && st.mapped {
-			if err = st.idmap(st.lowerFD); err != nil {
-				linux.Close(st.lowerFD)
-				return -1, err
-			}
-		}
-		if err == nil {
-			fd, err = st.mount(byFD)
-			linux.Close(st.lowerFD) // overlayfs has a clone of it
+		fd, err := sn.mountOverImage(st)
+		if !sn.s.insteadOf(err, sn.parent) {
 			return fd, err
 		}
-		var no *IndexError
-		if !errors.As(err, &no) || !sn.s.Has(Extracted, sn.parent) {
-			return -1, err
-		}
-		// An older kernel than yesterday's: the directories show the same.
+		st.lowerFD, st.data = 0, ""
 	}
 	if st.lowers, err = sn.s.lowerPaths(sn.parent); err != nil {
 		return -1, err
 	}
 	return st.mount(byFD)
+}
+
+// mountOverImage mounts st over the snapshot's image.
+func (sn *Snapshot) mountOverImage(st *stack) (fd int, err error) {
+	if st.lowerFD, err = sn.mountImage(st.mapped); err != nil {
+		return -1, err
+	}
+	defer linux.Close(st.lowerFD) // overlayfs has a clone of it
+	st.data = sn.image.dataDir()
+	if st.mapped {
+		if err := st.idmap(st.lowerFD); err != nil {
+			return -1, err
+		}
+	}
+	return st.mount(byFD)
+}
+
+// insteadOf reports whether the directories of an extracted chain have to do in place
+// of its image, which failed: because the kernel is older than yesterday's. They show
+// the same.
+func (s *Store) insteadOf(err error, c ChainID) bool {
+	var no *IndexError
+	return errors.As(err, &no) && s.Has(Extracted, c)
 }
 
 // mountedImage is what came of the mount of an image.
@@ -170,29 +181,41 @@ func (s *Store) MountView(c ChainID) (fd int, err error) {
 	if err == nil && c == "" {
 		err = &NameError{"chain ID", ""}
 	}
-	switch {
-	case err != nil:
-	case sn.image != nil:
-		if fd, err = s.mountImage(sn.image); err == nil && sn.image.redirects {
-			st := stack{s: s, lowerFD: fd, data: sn.image.dataDir()}
-			fd, err = st.mount(byFD)
-			linux.Close(st.lowerFD)
+	if err == nil {
+		if sn.image != nil {
+			fd, err = s.viewImage(sn.image)
 		}
-	default:
-		st := stack{s: s}
-		if st.lowers, err = s.lowerPaths(c); err != nil {
-			break
-		}
-		if len(st.lowers) == 1 {
-			fd, err = st.bind() // overlayfs wants two directories at least
-		} else {
-			fd, err = st.mount(byFD)
+		if sn.image == nil || s.insteadOf(err, c) {
+			fd, err = s.viewDirs(c)
 		}
 	}
 	if err != nil {
 		return -1, fmt.Errorf("mount layer %q: %w", string(c), err)
 	}
 	return fd, nil
+}
+
+// viewImage mounts what an image shows.
+func (s *Store) viewImage(img *image) (int, error) {
+	fd, err := s.mountImage(img)
+	if err != nil || !img.redirects {
+		return fd, err
+	}
+	defer linux.Close(fd)
+	st := stack{s: s, lowerFD: fd, data: img.dataDir()}
+	return st.mount(byFD)
+}
+
+// viewDirs mounts what the directories of an extracted chain show.
+func (s *Store) viewDirs(c ChainID) (fd int, err error) {
+	st := stack{s: s}
+	if st.lowers, err = s.lowerPaths(c); err != nil {
+		return -1, err
+	}
+	if len(st.lowers) == 1 {
+		return st.bind() // overlayfs wants two directories at least
+	}
+	return st.mount(byFD)
 }
 
 // lowerPaths are the directories of the extracted chain that ends with c, top first.
@@ -274,8 +297,8 @@ func (st *stack) mountNew(w way) (int, error) {
 			return -1, &noWayError{fsError(fs, "fsconfig lowerdir+", "image", err)}
 		}
 		if st.data != "" {
-			if err := st.setDir(fs, w, "datadir+", st.data); err != nil {
-				return -1, err
+			if err := st.setDir(fs, w, dataParameter, st.data); err != nil {
+				return -1, st.noData(err)
 			}
 		}
 	}
@@ -313,10 +336,10 @@ func (st *stack) mountNew(w way) (int, error) {
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		err = fsError(fs, "fsconfig", "create", err)
-		if (w == byPath || st.data != "") && errors.Is(err, unix.EINVAL) {
-			err = &noWayError{err} // data-only directories without metacopy: Linux 6.16
+		if w == byPath && errors.Is(err, unix.EINVAL) {
+			err = &noWayError{err}
 		}
-		return -1, err
+		return -1, st.noData(err)
 	}
 	attr := 0
 	if st.upper == "" {
@@ -327,6 +350,18 @@ func (st *stack) mountNew(w way) (int, error) {
 		return -1, fsError(fs, "fsmount", "overlay", err)
 	}
 	return fd, nil
+}
+
+// dataParameter is that of data-only lower directories.
+var dataParameter = "datadir+"
+
+// noData turns EINVAL into what it means for a stack with data for redirects: before
+// Linux 6.16 overlayfs wants metacopy for it.
+func (st *stack) noData(err error) error {
+	if st.data != "" && errors.Is(err, unix.EINVAL) {
+		return &IndexError{err}
+	}
+	return err
 }
 
 // setDir hands the directory dir to the context fs.

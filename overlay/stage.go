@@ -155,7 +155,7 @@ func (st *Staged) Parents() []ChainID { return st.parents }
 // error after deleting it. The data is synced with syncfs(2): one call instead
 // of one fsync per file, at the price of flushing what others wrote to that
 // file system too; without it a power failure could leave a layer that is there
-// and empty. Of an indexed layer the files must be synced already.
+// and empty. Of an indexed layer the caller's files must be synced already.
 func (st *Staged) Commit() error {
 	err := st.commit()
 	if err != nil {
@@ -167,6 +167,9 @@ func (st *Staged) Commit() error {
 
 func (st *Staged) commit() error {
 	if st.kind == Indexed {
+		if err := syncFile(st.dir, "parents"); err != nil {
+			return err
+		}
 		if err := unix.Fsync(st.dir); err != nil {
 			return os.NewSyscallError("fsync", err)
 		}
@@ -189,6 +192,15 @@ func (st *Staged) commit() error {
 		return os.NewSyscallError("fsync", err)
 	}
 	return nil
+}
+
+func syncFile(dir int, name string) error {
+	fd, err := linux.OpenAt(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(fd)
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(fd))
 }
 
 // Abort deletes the layer being made. It returns what could not be deleted.

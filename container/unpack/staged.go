@@ -16,7 +16,7 @@ func Staged(ctx context.Context, kind apply.Kind, g *imagestore.Ingest, layers *
 	if err := g.PinStaged(img); err != nil {
 		return nil, nil, err
 	}
-	as, err := way(layers, kind, overlay.ChainID(img.TopChainID()))
+	as, err := way(layers, kind, img)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -73,7 +73,7 @@ func ImageFrom(ctx context.Context, kind apply.Kind, images *imagestore.Store, l
 		return nil, err
 	}
 	chain := overlay.ChainID(img.TopChainID())
-	as, err := way(layers, kind, chain)
+	as, err := way(layers, kind, img)
 	if err != nil {
 		return nil, fmt.Errorf("unpack image %q with an index: %w", ref, err)
 	}
@@ -108,13 +108,20 @@ func record(images *imagestore.Store, img *imagestore.Image) error {
 	}, config)
 }
 
-// way decides how the layers of a chain are kept: as they are already, or as the
+// way decides how the layers of an image are kept: as they are already, or as the
 // kernel allows.
-func way(layers *overlay.Store, kind apply.Kind, chain overlay.ChainID) (overlay.Kind, error) {
+func way(layers *overlay.Store, kind apply.Kind, img *imagestore.Image) (overlay.Kind, error) {
+	chain := overlay.ChainID(img.TopChainID())
 	if chain == "" || kind == apply.Extract || kind == apply.Auto && layers.Has(overlay.Extracted, chain) {
 		return overlay.Extracted, nil
 	}
 	err := apply.CanIndex(layers)
+	for i := 0; i < len(img.DiffIDs) && err == nil; i++ {
+		if layers.HasLarge(overlay.ChainID(img.ChainID(i + 1))) { // by a kernel that could more
+			err = apply.CanRedirect(layers)
+			break
+		}
+	}
 	if err == nil {
 		return overlay.Indexed, nil
 	}

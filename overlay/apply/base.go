@@ -32,6 +32,14 @@ type Base struct {
 // large is as in entriesFile.
 type sizes struct{ archive, sparse, large int64 }
 
+// archiveFile is the name of the layer's archive.
+func archiveFile(large int64) string {
+	if large > 0 {
+		return overlay.RestFile
+	}
+	return overlay.ArchiveFile
+}
+
 // forget is for when it is not sure whether the base is right.
 func (b *Base) forget() {
 	if b != nil {

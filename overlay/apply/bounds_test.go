@@ -31,12 +31,13 @@ const (
 const boundsEnv = "APPLY_TEST_BOUNDS"
 
 type boundsTask struct {
-	Store  string
-	Layers []string // files
-	Digest []string
-	First  Options // of all but the last
-	Last   Options
-	Root   bool
+	LargeFrom int64 // of its options
+	Store     string
+	Layers    []string // files
+	Digest    []string
+	First     Options // of all but the last
+	Last      Options
+	Root      bool
 }
 
 type boundsResult struct {
@@ -60,7 +61,7 @@ func boundsChild(task string) {
 		if i == len(b.Layers)-1 {
 			o = b.Last
 		}
-		o.unprivileged = !b.Root
+		o.unprivileged, o.largeFrom = !b.Root, b.LargeFrom
 		var f *os.File
 		if f, err = os.Open(b.Layers[i]); err == nil {
 			c, _, err = Layer(context.Background(), s, c, b.Digest[i], f, o)
@@ -92,7 +93,7 @@ func boundsChild(task string) {
 func wantBounded(t *testing.T, layers [][]byte, first, last Options, fails bool) {
 	t.Helper()
 	dir := t.TempDir()
-	task := boundsTask{Store: filepath.Join(dir, "store"), First: first, Last: last, Root: os.Geteuid() == 0}
+	task := boundsTask{Store: filepath.Join(dir, "store"), First: first, Last: last, LargeFrom: last.largeFrom, Root: os.Geteuid() == 0}
 	for i, b := range layers {
 		path := filepath.Join(dir, fmt.Sprint(i))
 		if err := os.WriteFile(path, b, 0o600); err != nil {

@@ -174,7 +174,6 @@ func TestRootIndexEqualsExtract(t *testing.T) {
 		seq := 0
 		base := &Base{}
 		layers := 1 + r.IntN(4)
-		largeFrom := []int64{-1, 1, 10}[seed%3] // of some, files are apart from the archive
 		for layer := range layers {
 			ents := generate(r, m, &seq)
 			ents = slices.DeleteFunc(ents, func(e ent) bool {
@@ -185,6 +184,7 @@ func TestRootIndexEqualsExtract(t *testing.T) {
 			ents = append(ents, file(fmt.Sprintf("seed%d", seed), fmt.Sprint(layer)))
 			m.apply(ents)
 			b := rich(t, r, ents)
+			largeFrom := []int64{-1, 1, 10}[r.IntN(3)] // of some layers files are apart from the archive
 			for _, kind := range []Kind{Extract, Index} {
 				opts := Options{Kind: kind, Base: base, Inner: layer < layers-1, largeFrom: largeFrom}
 				id, _, err := Layer(t.Context(), s, ids[kind], digest(b), bytes.NewReader(b), opts)

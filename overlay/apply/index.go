@@ -182,12 +182,12 @@ func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged,
 	if err := x.finish(); err != nil {
 		return err
 	}
-	if err := x.separate.sync(x.large); err != nil {
-		return err
-	}
 	large := int64(0)
 	if len(x.large) > 0 {
 		large = x.opts.largeFrom
+		if err := x.separate.finish(ctx, x.large); err != nil {
+			return err
+		}
 	}
 	if err := keep.finish(f.result.Stream); err != nil {
 		return err
@@ -426,6 +426,9 @@ func (x *indexer) file(dir, base string, hdr *tar.Header, r io.Reader, a attr) e
 		}
 		x.sparseSize = alignUp(n.Offset+hdr.Size, 4096)
 	case n.isLarge(x.opts.largeFrom):
+		if err := x.mem.take(largeCost); err != nil {
+			return err
+		}
 		if err := x.setApart(n); err != nil {
 			return err
 		}

@@ -56,13 +56,13 @@ func (k *keeper) writer() archiveKeeper {
 	if k.linked >= 0 {
 		return nil
 	}
-	return archiveFile{fdWriter{k.fd}}
+	return holedFile{fdWriter{k.fd}}
 }
 
-// archiveFile has holes for what is kept elsewhere.
-type archiveFile struct{ fdWriter }
+// holedFile has holes for what is kept elsewhere.
+type holedFile struct{ fdWriter }
 
-func (f archiveFile) skip(n int64) error {
+func (f holedFile) skip(n int64) error {
 	_, err := unix.Seek(f.fd, n, unix.SEEK_CUR)
 	return os.NewSyscallError("lseek", err)
 }

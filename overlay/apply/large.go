@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ import (
 
 // maxLarge bounds large files; larger ones stay in the archive.
 const maxLarge = 1 << 40
+
+// largeCost estimates the memory of a large file besides that of its name and inode.
+const largeCost = 128
 
 // isLarge reports whether the file is one of its own in a layer where files of from
 // bytes on are; never if from is 0.
@@ -113,7 +117,7 @@ func (s *separator) create(at int64) (io.WriteCloser, error) {
 // largeWriter writes a large file.
 type largeWriter struct{ fdWriter }
 
-// Close has the kernel begin to write the file to the disk; see separator.sync.
+// Close has the kernel begin to write the file to the disk; see separator.finish.
 func (w largeWriter) Close() error {
 	_ = unix.SyncFileRange(w.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) // only a hint
 	linux.Close(w.fd)
@@ -124,24 +128,39 @@ func (w largeWriter) Close() error {
 // is asked for meanwhile in one go.
 const syncers = 8
 
-// sync has the files on the disk.
-func (s *separator) sync(list []largeFile) error {
-	if len(list) == 0 {
-		return nil
-	}
+// finish has the files on the disk, and the archive under the name that says that they
+// are not in it.
+func (s *separator) finish(ctx context.Context, list []largeFile) error {
 	var next atomic.Int64
 	errs := make([]error, min(syncers, len(list)))
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() {
-			for at := next.Add(1) - 1; at < int64(len(list)) && errs[i] == nil; at = next.Add(1) - 1 {
-				errs[i] = s.syncFile(largeName(list[at].at))
+			for errs[i] == nil {
+				at := next.Add(1) - 1
+				if at >= int64(len(list)) {
+					return
+				}
+				if errs[i] = ctx.Err(); errs[i] == nil {
+					errs[i] = s.syncFile(largeName(list[at].at))
+				}
+				if errs[i] != nil {
+					next.Store(int64(len(list))) // for the others too
+				}
 			}
 		})
 	}
 	wg.Wait()
-	errs = append(errs, os.NewSyscallError("fsync", unix.Fsync(s.dir)))
-	return errors.Join(errs...)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := unix.Fsync(s.dir); err != nil {
+		return os.NewSyscallError("fsync", err)
+	}
+	return os.NewSyscallError("renameat", unix.Renameat(s.layer, overlay.ArchiveFile, s.layer, overlay.RestFile))
 }
 
 func (s *separator) syncFile(name string) error {
@@ -165,14 +184,19 @@ type largeFiles struct {
 func openLarge(s *overlay.Store, c overlay.ChainID) (*largeFiles, error) {
 	l := &largeFiles{dir: -1, fd: -1}
 	var err error
-	if l.dir, err = s.OpenIndexed(c, overlay.LargeDir); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return l, nil
-		}
-		return nil, err
+	l.dir, err = s.OpenIndexed(c, overlay.LargeDir)
+	if errors.Is(err, unix.ENOENT) {
+		return l, nil
 	}
-	if err := l.read(); err != nil {
-		l.close()
+	if err == nil {
+		if err = l.read(); err != nil {
+			l.close()
+		}
+	}
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		err = &DamageError{c, overlay.LargeDir, "it is no directory"}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return l, nil

@@ -52,7 +52,7 @@ func TestRootLarge(t *testing.T) {
 		t.Errorf("large files %q, want 3", names)
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(archivePath(s, c), &st); err != nil || st.Size < int64(len(b)) || st.Blocks*512 > int64(len(small))+32<<10 {
+	if err := unix.Stat(filepath.Join(s.Root(), overlay.Indexed.Dir(c), overlay.RestFile), &st); err != nil || st.Size < int64(len(b)) || st.Blocks*512 > int64(len(small))+32<<10 {
 		t.Errorf("the archive has %d bytes, want %d, and takes %d, %v", st.Size, len(b), st.Blocks*512, err)
 	}
 	fd, err := s.MountView(c)
@@ -244,6 +244,8 @@ func TestVerify_Large(t *testing.T) {
 		{"a link", func() { os.Remove(dir + "/1"); os.Symlink("/etc/passwd", dir+"/1") }, func() { os.Remove(dir + "/1"); write("1", "first") }},
 		{"a directory", func() { os.Remove(dir + "/1"); os.Mkdir(dir+"/1", 0o700) }, func() { os.Remove(dir + "/1"); write("1", "first") }},
 		{"one too few", func() { os.Remove(dir + "/3") }, func() { write("3", strings.Repeat("second", 1000)) }},
+		{"a file in place of all", func() { os.Rename(dir, dir+".gone"); os.WriteFile(dir, nil, 0o600) }, func() { os.Remove(dir); os.Rename(dir+".gone", dir) }},
+		{"a link in place of all", func() { os.Rename(dir, dir+".gone"); os.Symlink(dir+".gone", dir) }, func() { os.Remove(dir); os.Rename(dir+".gone", dir) }},
 		{"none", func() { os.Rename(dir, dir+".gone") }, func() { os.Rename(dir+".gone", dir) }},
 	} {
 		tt.change()

@@ -110,11 +110,13 @@ func testPowerCut(t *testing.T) {
 		needRedirects(t, whole)
 	}
 	began := time.Now()
-	want := view(t, whole, mustLayer(t, whole, b))
+	below := archive(t, file("below", "x"))
+	want := view(t, whole, mustLayer(t, whole, mustLayer(t, whole, "", below), b))
 	took := time.Since(began)
 
 	d := newCutDisk(t)
-	c := Chain("", digest(b))
+	parent := Chain("", digest(below))
+	c := Chain(parent, digest(b))
 	made := 0
 	for round := range 12 {
 		s, err := overlay.OpenStore(d.dir + "/store")
@@ -124,10 +126,12 @@ func testPowerCut(t *testing.T) {
 		if err := s.RemoveLayer(c); err != nil {
 			t.Fatal(err)
 		}
-		d.sync() // the store as such is there
+		if mustLayer(t, s, "", below); round == 0 {
+			d.sync() // the store as such is there
+		}
 		done := make(chan error, 1)
 		go func() {
-			_, _, err := Layer(t.Context(), s, "", digest(b), bytes.NewReader(b), testOptions())
+			_, _, err := Layer(t.Context(), s, parent, digest(b), bytes.NewReader(b), testOptions())
 			done <- err
 		}()
 		if round%3 == 0 {
@@ -151,7 +155,7 @@ func testPowerCut(t *testing.T) {
 				t.Errorf("round %d: the layer was made and is lost", round)
 			} else if has {
 				if kindUnderTest != Extract {
-					if d := verifyAll(t, s, []overlay.ChainID{c}); d != nil {
+					if d := verifyAll(t, s, []overlay.ChainID{parent, c}); d != nil {
 						t.Errorf("round %d (%v): %v", round, err, d)
 					}
 				}
@@ -174,9 +178,9 @@ func testPowerCut(t *testing.T) {
 	}
 }
 
-func mustLayer(t *testing.T, s *overlay.Store, b []byte) overlay.ChainID {
+func mustLayer(t *testing.T, s *overlay.Store, parent overlay.ChainID, b []byte) overlay.ChainID {
 	t.Helper()
-	c, _, err := apply(s, "", b)
+	c, _, err := apply(s, parent, b)
 	if err != nil {
 		t.Fatal(err)
 	}

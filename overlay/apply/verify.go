@@ -70,7 +70,7 @@ func verify(ctx context.Context, s *overlay.Store, c overlay.ChainID, base *Base
 		return err
 	}
 	x.opts.largeFrom = head.large
-	fd, err := s.OpenIndexed(c, overlay.ArchiveFile)
+	fd, err := s.OpenIndexed(c, archiveFile(head.large))
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (x *indexer) archiveIs(fd int, large *largeFiles, c, parent overlay.ChainID
 	case x.in.err != nil:
 		return err // of reading
 	case err != nil, digestErr != nil, Chain(parent, got) != c:
-		file := overlay.ArchiveFile
+		file := archiveFile(x.opts.largeFrom)
 		if x.opts.largeFrom > 0 {
 			file += " and " + overlay.LargeDir
 		}
@@ -155,7 +155,7 @@ func (x *indexer) archiveIs(fd int, large *largeFiles, c, parent overlay.ChainID
 		return os.NewSyscallError("fstat", err)
 	}
 	if st.Size != size && st.Size != alignUp(size, 4096) { // a blob, or padded
-		return &DamageError{c, overlay.ArchiveFile, fmt.Sprintf("it has %d bytes, want %d", st.Size, size)}
+		return &DamageError{c, archiveFile(x.opts.largeFrom), fmt.Sprintf("it has %d bytes, want %d", st.Size, size)}
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ func (b *Base) writeImage(s *overlay.Store, w io.Writer, write imageWriter) erro
 		if n == 0 {
 			continue
 		}
-		file, size := overlay.ArchiveFile, b.sizes[i/2].archive
+		file, size := archiveFile(b.sizes[i/2].large), b.sizes[i/2].archive
 		if i%2 == 1 {
 			file, size = overlay.SparseFile, b.sizes[i/2].sparse
 		}
