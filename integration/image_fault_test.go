@@ -61,7 +61,7 @@ func faultImages(t *testing.T) (one, two string) {
 	dir := t.TempDir()
 	base := imageLayer(t, imageEntry{name: "base", data: strings.Repeat("base", 20000), mode: 0o644})
 	// Large enough to be kept apart from its layer's archive, see docs/images.md.
-	large := imageEntry{name: "large", data: strings.Repeat("large", 30000), mode: 0o644}
+	large := imageEntry{name: "large", data: strings.Repeat("large", 60000), mode: 0o644}
 	for i, name := range []string{"one", "two"} {
 		b := &imageBlobs{name: name, layers: [][]byte{base, imageLayer(t, imageEntry{name: name, data: strings.Repeat(name, 9000), mode: 0o644}, large)}}
 		path := filepath.Join(dir, name+".tar")

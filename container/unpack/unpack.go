@@ -14,6 +14,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/decompress"
 	"github.com/minirun/minirun/imagestore/unpacked"
@@ -161,11 +163,12 @@ func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Stor
 	if as == overlay.Indexed {
 		opts = apply.Options{Kind: apply.Index, Base: &apply.Base{}, Inner: true}
 	}
+	var done []imagestore.Descriptor // which nobody reads soon
 	for i, l := range img.Layers {
 		chain := overlay.ChainID(img.ChainID(i + 1))
 		if !layers.Has(as, chain) {
 			p.Layer = i + 1
-			r, err := layer(ctx, pin, layers, res.Chain, img.DiffIDs[i], l, plain, opts, func(n int64) {
+			r, compressed, err := layer(ctx, pin, layers, res.Chain, img.DiffIDs[i], l, plain, opts, func(n int64) {
 				p.Done += n
 				if onProgress != nil {
 					onProgress(p)
@@ -177,9 +180,20 @@ func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Stor
 			if !r.Existed {
 				res.Unpacked++
 			}
+			if compressed {
+				done = append(done, l)
+			}
 			res.Warnings = append(res.Warnings, r.Warnings...)
 		}
 		res.Chain = chain
+	}
+	for _, l := range done {
+		if blob, err := pin.OpenBlob("layer", l); err == nil {
+			if f, ok := blob.(*os.File); ok {
+				forget(f)
+			}
+			blob.Close()
+		}
 	}
 	if as == overlay.Indexed {
 		if err := apply.MakeImage(ctx, layers, res.Chain, opts); err != nil {
@@ -189,34 +203,43 @@ func allLayers(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Stor
 	return res, nil
 }
 
-func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, parent overlay.ChainID, diffID imagestore.Digest, d imagestore.Descriptor, plain *os.File, opts apply.Options, count func(int64)) (apply.Result, error) {
+func layer(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, parent overlay.ChainID, diffID imagestore.Digest, d imagestore.Descriptor, plain *os.File, opts apply.Options, count func(int64)) (r apply.Result, compressed bool, err error) {
 	if plain != nil {
 		if _, err := plain.Seek(0, io.SeekStart); err != nil {
-			return apply.Result{}, err
+			return r, false, err
 		}
 		opts.Plain = plain
 		_, res, err := apply.Layer(ctx, layers, parent, string(diffID), imagestore.ContextReader(ctx, plain), opts)
 		count(d.Size)
-		return res, err
+		return res, false, err
 	}
 	blob, err := pin.OpenBlob("layer", d)
 	if err != nil {
-		return apply.Result{}, err
+		return r, false, err
 	}
 	defer blob.Close()
 	// The blob's own digest was checked when it came in; the diff ID that
 	// apply checks covers every byte that can reach a container.
 	z, err := decompress.NewReader(&counter{r: imagestore.ContextReader(ctx, blob), count: count})
 	if err != nil {
-		return apply.Result{}, err
+		return r, false, err
 	}
 	defer z.Close()
-	if f, ok := blob.(*os.File); ok && z.Format == decompress.None {
+	compressed = z.Format != decompress.None
+	f, isFile := blob.(*os.File)
+	if isFile && !compressed {
 		opts.Plain = f // no second copy of it
 	}
-	_, res, err := apply.Layer(ctx, layers, parent, string(diffID), z, opts)
-	return res, err
+	_, r, err = apply.Layer(ctx, layers, parent, string(diffID), z, opts)
+	if isFile && compressed {
+		forget(f) // which has the kernel begin to write it to the disk, if it is new
+	}
+	return r, compressed, err
 }
+
+// forget takes a compressed blob out of memory, as far as it is on the disk. Nobody reads
+// it before the image is pushed or saved. See posix_fadvise(2).
+func forget(f *os.File) { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
 
 type counter struct {
 	r     io.Reader

@@ -33,12 +33,12 @@ func namesIn(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// What is large is a file of its own from 128 KiB on, whose bytes are not in the
+// What is large is a file of its own from 256 KiB on, whose bytes are not in the
 // archive too; all else stays in the archive.
 func TestRootLarge(t *testing.T) {
 	s := openStore(t)
 	needRedirects(t, s)
-	large, small := strings.Repeat("large.", 1<<17/6+1)[:1<<17], strings.Repeat("s", 1<<17-1)
+	large, small := strings.Repeat("large.", 1<<18/6+1)[:1<<18], strings.Repeat("s", 1<<18-1)
 	b := archive(t, file("large", large), file("small", small), hardlink("same", "large"), file("twice", large+"1"), file("twice", large+"2"))
 	b = append(b[:len(b)-1024], append(sparse("holes", 1<<20), make([]byte, 1024)...)...)
 	o := Options{Kind: Index}

@@ -55,7 +55,7 @@ type Options struct {
 	// done. It may be nil, and is left at the caller's.
 	Plain *os.File
 
-	// largeFrom is the size from which files are large. 0 means 128 KiB, a negative one
+	// largeFrom is the size from which files are large. 0 means 256 KiB, a negative one
 	// that none is.
 	largeFrom int64
 
@@ -81,7 +81,7 @@ func (o *Options) setDefaults() {
 		o.MaxMemory = 256 << 20
 	}
 	if o.largeFrom == 0 {
-		o.largeFrom = 128 << 10
+		o.largeFrom = 256 << 10
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 var dataParameter string
 
 // largeBody is that of a file that is kept apart from its layer's archive.
-var largeBody = strings.Repeat("large", 50000)
+var largeBody = strings.Repeat("large", 60000)
 
 func largeArchive(t *testing.T, names ...string) (b []byte, diffID string) {
 	t.Helper()
