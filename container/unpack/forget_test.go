@@ -59,7 +59,14 @@ func TestRootImage_BlobIsForgotten(t *testing.T) {
 	b := s.load(t, imagetest.Image{Names: []string{"x"}, Layers: []imagetest.Layer{
 		layer(t, decompress.Gzip, "a", string(noise)), layer(t, decompress.Zstd, "b", string(noise)), layer(t, decompress.None, "c", string(noise)),
 	}})
-	unix.Sync()
+	d, err := os.Open(s.images.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil); err != nil {
 		t.Fatal(err)
 	}
