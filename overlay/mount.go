@@ -91,6 +91,10 @@ func (sn *Snapshot) mountOver(st *stack) (fd int, err error) {
 			return fd, err
 		}
 		st.lowerFD, st.data = 0, ""
+		if sn.share != nil { // nobody stands on it
+			sn.share.Close()
+			sn.share = nil
+		}
 	}
 	if st.lowers, err = sn.s.lowerPaths(sn.parent); err != nil {
 		return -1, err
@@ -174,7 +178,8 @@ func (sn *Snapshot) Close() {
 }
 
 // MountView mounts the layers of a chain read-only and detached, without any
-// snapshot, to look into an image.
+// snapshot, to look into an image. What keeps the layers has to do so as long as it is
+// looked into: large files are opened in them.
 func (s *Store) MountView(c ChainID) (fd int, err error) {
 	sn := Snapshot{s: s}
 	err = sn.stand(c)

@@ -234,7 +234,8 @@ func (s *Store) OpenIndexed(c ChainID, file string) (fd int, err error) {
 
 // MakeImage makes the image of the chain that ends with the indexed layer c: write
 // fills the file, which then appears complete and on disk. Whoever makes the same
-// one at the same time makes the same bytes; one of them stays.
+// one at the same time makes the same bytes; one of them stays. While write runs no
+// layer of the chain is replaced by another.
 func (s *Store) MakeImage(ctx context.Context, c ChainID, write func(fd int) error) error {
 	if !s.Has(Indexed, c) {
 		return &NotExistError{"layer", string(c)}
@@ -245,11 +246,33 @@ func (s *Store) MakeImage(ctx context.Context, c ChainID, write func(fd int) err
 		return err
 	}
 	defer linux.Close(dir)
-	err = s.makeImage(name, dir, c, write)
+	if err = s.claim(dir, c); err == nil {
+		err = s.makeImage(name, dir, c, write)
+	}
 	if err != nil {
 		err = fmt.Errorf("make the image of layer %q: %w", string(c), err)
 	}
 	return errors.Join(err, s.removeIn("staging", name))
+}
+
+// claim has the staging directory dir stand on the indexed layer c, if its chain is
+// there.
+func (s *Store) claim(dir int, c ChainID) error {
+	lock, err := s.lockDir(layersDir, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(lock)
+	chain, err := s.chain(Indexed, c)
+	if err != nil {
+		return err
+	}
+	for _, c := range chain {
+		if !s.Has(Indexed, c) {
+			return &NotExistError{"layer", string(c)}
+		}
+	}
+	return writeFile(dir, "parents", formatParents(chain))
 }
 
 func (s *Store) makeImage(name string, dir int, c ChainID, write func(fd int) error) error {

@@ -227,7 +227,26 @@ func (b *Base) makeImage(ctx context.Context, s *overlay.Store, c overlay.ChainI
 	if err := b.advance(ctx, s, c, &mem); err != nil {
 		return err
 	}
-	return s.MakeImage(ctx, c, func(fd int) error { return b.writeImage(s, fdWriter{fd}, erofs.Write) })
+	return s.MakeImage(ctx, c, func(fd int) error {
+		if !b.current(s) { // a layer was damaged, and made again in another way
+			b.forget()
+			mem := budget{limits.MaxMemory}
+			if err := b.advance(ctx, s, c, &mem); err != nil {
+				return err
+			}
+		}
+		return b.writeImage(s, fdWriter{fd}, erofs.Write)
+	})
+}
+
+// current reports whether the layers are kept in the files that the base knows.
+func (b *Base) current(s *overlay.Store) bool {
+	for i, c := range b.chain {
+		if !s.Has(overlay.Indexed, c) || s.HasLarge(c) != (b.sizes[i].large > 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // prepare gives directories their sorted entries and counts the content of

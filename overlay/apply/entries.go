@@ -254,7 +254,7 @@ func parseEntries(b []byte, base *Base, mem *budget) (e *entriesFile, err error)
 	}
 	r := &entryReader{b: b, base: base, mem: mem}
 	e = r.head(large)
-	r.archive, r.sparse = alignUp(e.archive, erofs.BlockSize), e.sparse
+	r.archive, r.sparse, r.large = alignUp(e.archive, erofs.BlockSize), e.sparse, e.large
 	e.root = newDir(nil, "")
 	r.dir(e.root)
 	if r.err == nil && len(r.b) > 0 {
@@ -268,6 +268,7 @@ type entryReader struct {
 	base            *Base
 	mem             *budget
 	archive, sparse int64
+	large           int64
 	files           []*inode
 	err             error
 }
@@ -448,6 +449,11 @@ func (r *entryReader) entry(parent *inode, name string) *inode {
 			}
 			n.Chunks = bytes.Clone(r.b[:size])
 			r.b = r.b[size:]
+		}
+		if n.isLarge(r.large) {
+			if err := r.mem.take(largeCost); err != nil {
+				r.fail(err)
+			}
 		}
 		if n.Size > 0 {
 			n.Device += int32(2 * len(r.base.chain))

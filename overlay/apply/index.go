@@ -185,7 +185,7 @@ func (f *front) index(ctx context.Context, s *overlay.Store, st *overlay.Staged,
 	large := int64(0)
 	if len(x.large) > 0 {
 		large = x.opts.largeFrom
-		if err := x.separate.finish(ctx, x.large); err != nil {
+		if err := x.separate.finish(ctx); err != nil {
 			return err
 		}
 	}

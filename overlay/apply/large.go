@@ -94,11 +94,23 @@ func (x *indexer) setApart(n *inode) error {
 
 // separator makes the large files of a layer.
 type separator struct {
-	layer int // the layer's directory
-	dir   int // that of the large files, -1 until there is one
+	layer int   // the layer's directory
+	dir   int   // that of the large files, -1 until there is one
+	open  []int // files that are whole, and not known to be on the disk
 }
 
-func (s *separator) close() { linux.Close(s.dir) }
+// close is for when nobody writes any more.
+func (s *separator) close() {
+	s.closeFiles()
+	linux.Close(s.dir)
+}
+
+func (s *separator) closeFiles() {
+	for _, fd := range s.open {
+		linux.Close(fd)
+	}
+	s.open = nil
+}
 
 func (s *separator) create(at int64) (io.WriteCloser, error) {
 	if s.dir < 0 {
@@ -111,41 +123,51 @@ func (s *separator) create(at int64) (io.WriteCloser, error) {
 		}
 	}
 	fd, err := create(s.dir, largeName(at))
-	return largeWriter{fdWriter{fd}}, err
+	return largeWriter{fdWriter{fd}, s}, err
 }
 
 // largeWriter writes a large file.
-type largeWriter struct{ fdWriter }
+type largeWriter struct {
+	fdWriter
+	s *separator
+}
 
-// Close has the kernel begin to write the file to the disk; see separator.finish.
+// maxUnsynced bounds the large files that are open because they are not synced. Whoever
+// closes a file before does not hear of errors of writing it to the disk.
+const maxUnsynced = 200
+
+// Close has the kernel begin to write the file to the disk.
 func (w largeWriter) Close() error {
 	_ = unix.SyncFileRange(w.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) // only a hint
-	linux.Close(w.fd)
-	return nil
+	w.s.open = append(w.s.open, w.fd)
+	if len(w.s.open) < maxUnsynced {
+		return nil
+	}
+	return w.s.sync(context.Background())
 }
 
 // syncers is how many files are synced at a time: the file system's journal takes what
 // is asked for meanwhile in one go.
 const syncers = 8
 
-// finish has the files on the disk, and the archive under the name that says that they
-// are not in it.
-func (s *separator) finish(ctx context.Context, list []largeFile) error {
+// sync has the files on the disk.
+func (s *separator) sync(ctx context.Context) error {
+	defer s.closeFiles()
 	var next atomic.Int64
-	errs := make([]error, min(syncers, len(list)))
+	errs := make([]error, min(syncers, len(s.open)))
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() {
 			for errs[i] == nil {
 				at := next.Add(1) - 1
-				if at >= int64(len(list)) {
+				if at >= int64(len(s.open)) {
 					return
 				}
 				if errs[i] = ctx.Err(); errs[i] == nil {
-					errs[i] = s.syncFile(largeName(list[at].at))
+					errs[i] = os.NewSyscallError("fdatasync", unix.Fdatasync(s.open[at]))
 				}
 				if errs[i] != nil {
-					next.Store(int64(len(list))) // for the others too
+					next.Store(int64(len(s.open))) // for the others too
 				}
 			}
 		})
@@ -154,22 +176,19 @@ func (s *separator) finish(ctx context.Context, list []largeFile) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err := errors.Join(errs...); err != nil {
+	return errors.Join(errs...)
+}
+
+// finish has the files on the disk, and the archive under the name that says that they
+// are not in it.
+func (s *separator) finish(ctx context.Context) error {
+	if err := s.sync(ctx); err != nil {
 		return err
 	}
 	if err := unix.Fsync(s.dir); err != nil {
 		return os.NewSyscallError("fsync", err)
 	}
 	return os.NewSyscallError("renameat", unix.Renameat(s.layer, overlay.ArchiveFile, s.layer, overlay.RestFile))
-}
-
-func (s *separator) syncFile(name string) error {
-	fd, err := linux.OpenAt(s.dir, name, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer linux.Close(fd)
-	return os.NewSyscallError("fdatasync", unix.Fdatasync(fd))
 }
 
 // largeFiles are those in a layer's directory, in the order of the archive.

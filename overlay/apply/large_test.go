@@ -246,10 +246,11 @@ func TestVerify_Large(t *testing.T) {
 		{"one too few", func() { os.Remove(dir + "/3") }, func() { write("3", strings.Repeat("second", 1000)) }},
 		{"a file in place of all", func() { os.Rename(dir, dir+".gone"); os.WriteFile(dir, nil, 0o600) }, func() { os.Remove(dir); os.Rename(dir+".gone", dir) }},
 		{"a link in place of all", func() { os.Rename(dir, dir+".gone"); os.Symlink(dir+".gone", dir) }, func() { os.Remove(dir); os.Rename(dir+".gone", dir) }},
+		{"no archive", func() { os.Rename(filepath.Dir(dir)+"/rest", dir+".gone") }, func() { os.Rename(dir+".gone", filepath.Dir(dir)+"/rest") }},
 		{"none", func() { os.Rename(dir, dir+".gone") }, func() { os.Rename(dir+".gone", dir) }},
 	} {
 		tt.change()
-		if d := verifyAll(t, s, chain); d == nil || !strings.Contains(d.File, overlay.LargeDir) || d.Layer != c {
+		if d := verifyAll(t, s, chain); d == nil || !strings.Contains(d.File, overlay.LargeDir) && d.File != overlay.RestFile || d.Layer != c {
 			t.Errorf("%s: %v", tt.name, d)
 		}
 		tt.restore()

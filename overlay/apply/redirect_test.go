@@ -167,6 +167,58 @@ func TestRootRedirect_MadeAgain(t *testing.T) {
 	}
 }
 
+// So it is if the layer goes while the image is being made, or between two layers of an
+// image: what is known of it in memory is looked at again.
+func TestRootRedirect_MadeAgainMeanwhile(t *testing.T) {
+	s := store(t)
+	a := largeLayer(t, s, "", Index, "a")
+	base := &Base{}
+	opts := Options{Kind: Index, Base: base, Inner: true}
+	body, diffID := largeArchive(t, "b")
+	b, _, err := Layer(t.Context(), s, a, diffID, bytes.NewReader(body), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := func() error {
+		d, err := s.DropDamaged(overlay.Indexed, a)
+		if err == nil {
+			err = d.Delete()
+		}
+		return err
+	}
+	var used *overlay.InUseError
+	if err := s.MakeImage(t.Context(), b, func(int) error { return drop() }); !errors.As(err, &used) {
+		t.Errorf("a layer is dropped while an image is made of it: %v", err)
+	}
+	if err := drop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := MakeImage(t.Context(), s, b, opts); err == nil || s.HasImage(b) {
+		t.Errorf("an image of a chain that lacks a layer: %v", err)
+	}
+	path := filepath.Join(s.Root(), "blob")
+	whole, diffID := largeArchive(t, "a")
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, _, err := Layer(t.Context(), s, "", diffID, f, Options{Kind: Index, Plain: f, Inner: true}); err != nil || s.HasLarge(a) {
+		t.Fatal(err, s.HasLarge(a))
+	}
+	if err := MakeImage(t.Context(), s, b, opts); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := s.MountView(b)
+	shows(t, fd, err, "a", "b")
+	if d := verifyAll(t, s, []overlay.ChainID{a, b}); d != nil {
+		t.Error(d)
+	}
+}
+
 // While somebody makes a layer on top, one is not dropped: what that one knows of it
 // would not be true of another.
 func TestRootRedirect_DropWhileUsed(t *testing.T) {

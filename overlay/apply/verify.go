@@ -71,6 +71,9 @@ func verify(ctx context.Context, s *overlay.Store, c overlay.ChainID, base *Base
 	}
 	x.opts.largeFrom = head.large
 	fd, err := s.OpenIndexed(c, archiveFile(head.large))
+	if errors.Is(err, unix.ENOENT) && s.Has(overlay.Indexed, c) && s.HasLarge(c) != (head.large > 0) { // else Check says so
+		return damage(archiveFile(head.large), "it is missing")
+	}
 	if err != nil {
 		return err
 	}
