@@ -417,3 +417,34 @@ func TestLarge_Cancelled(t *testing.T) {
 		t.Errorf("%d descriptors open, %d before", after, before)
 	}
 }
+
+// closes counts how often it is closed, which fails.
+type closes struct {
+	io.Writer
+	n int
+}
+
+func (c *closes) Close() error { c.n++; return unix.EIO }
+
+type noKeeper struct{ io.Writer }
+
+func (noKeeper) skip(int64) error { return nil }
+
+// What goes elsewhere is closed once, also if that fails, which is an error of the
+// archive: a second time would be somebody else's descriptor.
+func TestStream_CloseFails(t *testing.T) {
+	for _, size := range []int64{100, chunkSize + 100, 1 << 40} { // the last one does not end
+		s := newStream(t.Context(), bytes.NewReader(make([]byte, 4*chunkSize)), 1<<40, noKeeper{io.Discard})
+		w := &closes{Writer: io.Discard}
+		s.setAside(size, w)
+		drained := s.drain(make([]byte, 4096))
+		_, _, err := s.digest()
+		s.close()
+		if w.n != 1 {
+			t.Errorf("%d bytes: closed %d times", size, w.n)
+		}
+		if ends := size < 4*chunkSize; ends && !errors.Is(errors.Join(drained, err), unix.EIO) {
+			t.Errorf("%d bytes: %v, %v", size, drained, err)
+		}
+	}
+}

@@ -70,7 +70,7 @@ type archiveKeeper interface {
 type aside struct {
 	from, to int64
 	w        io.WriteCloser
-	done     atomic.Bool // w has all and is closed
+	done     atomic.Bool // w is closed
 }
 
 func newStream(ctx context.Context, r io.Reader, max int64, keep archiveKeeper) *stream {
@@ -168,10 +168,11 @@ func (c *chunk) keep(to archiveKeeper) error {
 			return err
 		}
 		if at, b = at+n, b[n:]; at == a.to {
-			if err := a.w.Close(); err != nil {
+			err := a.w.Close()
+			a.done.Store(true) // closed once, whatever came of it
+			if err != nil {
 				return err
 			}
-			a.done.Store(true)
 		}
 	}
 	_, err := to.Write(b)
