@@ -27,7 +27,7 @@ import (
 func child(what string, args []string) error {
 	switch what {
 	case "generate":
-		g, err := generate(args[0], midSize)
+		g, err := generate(args[0], images[args[1]])
 		if err != nil {
 			return err
 		}

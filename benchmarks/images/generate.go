@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -36,20 +37,66 @@ const (
 	layerType    = "application/vnd.oci.image.layer.v1.tar+gzip"
 )
 
-// scale is the size of the generated image: the number of files of each layer.
+// scale is the size of the generated image.
 type scale struct {
-	files   []int
-	average int // bytes of a file
+	files []int                // of each layer
+	size  func(*rand.Rand) int // bytes of a file
+	owner func(*rand.Rand) (uid, gid int)
 }
 
-// midSize is 7 layers with 52,000 files, 390 MB of archives or so: the size of a language's tools on a small base.
-var midSize = scale{files: []int{7000, 16000, 9000, 8000, 6000, 5000, 1000}, average: 6400}
+// images are what can be measured.
+var images = map[string]scale{
+	// 7 layers with 51,000 regular files, 1.4 GB: what installedSizes was taken from.
+	"installed": {[]int{7000, 17000, 9500, 8500, 6000, 5000, 1200}, installedSize, root},
+	// The same with small files only, 378 MB, and other owners than root.
+	"small": {[]int{7000, 16000, 9000, 8000, 6000, 5000, 1000}, smallSize(6400), func(r *rand.Rand) (int, int) { return r.IntN(3), r.IntN(3) }},
+}
+
+func root(*rand.Rand) (uid, gid int) { return 0, 0 }
+
+// installedSizes are quantiles of the sizes of 50,223 regular files, 1.38 GB: a Debian 12
+// system (debootstrap's minbase) with build-essential, git, cmake, Boost's headers,
+// Python with NumPy, Vim, LLVM and Clang, and the Go tree. All belong to root.
+var installedSizes = []struct {
+	below float64 // part of the files
+	size  float64 // bytes
+}{
+	{0, 0}, {.01, 39}, {.02, 64}, {.05, 188}, {.1, 305}, {.2, 561}, {.3, 879}, {.4, 1314}, {.5, 2034}, {.6, 3099}, {.7, 5120}, {.8, 9486},
+	{.85, 13840}, {.9, 21836}, {.94, 37341}, {.96, 57326}, {.98, 112968}, {.985, 151344}, {.99, 229040}, {.992, 285304}, {.994, 383410}, {.996, 619043},
+	{.997, 769408}, {.998, 1554929}, {.9985, 2141696}, {.999, 2750712}, {.9994, 4528886}, {.9996, 6834488}, {.9998, 15434687}, {.9999, 31262256}, {1, 33342568},
+}
+
+// installedSize draws a size from installedSizes.
+func installedSize(r *rand.Rand) int {
+	u := r.Float64()
+	i := 1
+	for installedSizes[i].below < u {
+		i++
+	}
+	lo, hi := installedSizes[i-1], installedSizes[i]
+	// Sizes spread over magnitudes: between two quantiles their logarithms are even.
+	return int(math.Exp(math.Log(lo.size+1)+(math.Log(hi.size+1)-math.Log(lo.size+1))*(u-lo.below)/(hi.below-lo.below))) - 1
+}
+
+// smallSize draws sizes of small files.
+func smallSize(average int) func(*rand.Rand) int {
+	return func(r *rand.Rand) int {
+		size := r.IntN(average)
+		switch r.IntN(100) {
+		case 0: // few files have most of the bytes
+			size = average * (10 + r.IntN(60))
+		case 1, 2, 3:
+			size = average * (1 + r.IntN(10))
+		}
+		return size
+	}
+}
 
 // generated is what was made of a scale.
 type generated struct {
 	Manifest, Config descriptor
 	Layers           []descriptor
-	Files            int   // entries of all layers
+	Files, Regular   int   // entries of all layers, and how many of them are regular files
 	Plain, Packed    int64 // bytes of the archives, and of them compressed
 }
 
@@ -68,7 +115,7 @@ func generate(dir string, s scale) (*generated, error) {
 	g := &generated{}
 	var diffIDs []string
 	for l, n := range s.files {
-		d, diffID, plain, err := writeLayer(dir, func(w *tar.Writer) (int, error) { return layerFiles(w, r, words, l, n, s.average) }, &g.Files)
+		d, diffID, plain, err := writeLayer(dir, func(w *tar.Writer) (int, error) { return layerFiles(w, r, words, l, n, s, &g.Regular) }, &g.Files)
 		if err != nil {
 			return nil, fmt.Errorf("layer %d: %w", l+1, err)
 		}
@@ -88,8 +135,9 @@ func generate(dir string, s scale) (*generated, error) {
 	return g, err
 }
 
-// layerFiles writes the entries of layer l and returns their number.
-func layerFiles(w *tar.Writer, r *rand.Rand, words [][]byte, l, n, average int) (int, error) {
+// layerFiles writes the entries of layer l and returns their number; those that are regular files
+// with a content of their own it adds to regular.
+func layerFiles(w *tar.Writer, r *rand.Rand, words [][]byte, l, n int, s scale, regular *int) (int, error) {
 	at := time.Unix(1700000000, 0)
 	entries := 0
 	put := func(h tar.Header, body []byte) error {
@@ -102,13 +150,7 @@ func layerFiles(w *tar.Writer, r *rand.Rand, words [][]byte, l, n, average int) 
 		return err
 	}
 	file := func(name string) error {
-		size := r.IntN(average)
-		switch r.IntN(100) {
-		case 0: // few files have most of the bytes
-			size = average * (10 + r.IntN(60))
-		case 1, 2, 3:
-			size = average * (1 + r.IntN(10))
-		}
+		size := s.size(r)
 		var body []byte
 		if r.IntN(20) == 0 { // compressed already
 			body = make([]byte, size)
@@ -127,7 +169,10 @@ func layerFiles(w *tar.Writer, r *rand.Rand, words [][]byte, l, n, average int) 
 				}
 			}
 		}
-		return put(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(0o644 + 0o111*(r.IntN(8)/7)), Uid: r.IntN(3), Gid: r.IntN(3)}, body)
+		mode := int64(0o644 + 0o111*(r.IntN(8)/7))
+		uid, gid := s.owner(r)
+		*regular++
+		return put(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Uid: uid, Gid: gid}, body)
 	}
 	dir := func(name string) error {
 		return put(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755}, nil)

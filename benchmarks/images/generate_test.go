@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +17,7 @@ import (
 // The image is the same each time, and one that every tool can unpack: no name is there twice
 // in a layer, links lead to files of the layer, whiteouts hide something.
 func TestGenerate(t *testing.T) {
-	s := scale{files: []int{450, 420, 410}, average: 100}
+	s := scale{[]int{450, 420, 410}, smallSize(100), root}
 	a, err := generate(t.TempDir(), s)
 	if err != nil {
 		t.Fatal(err)
@@ -68,5 +70,29 @@ func TestGenerate(t *testing.T) {
 	}
 	if whiteouts != 20 {
 		t.Errorf("%d whiteouts, want 20", whiteouts)
+	}
+}
+
+// The sizes that are drawn are those of the table.
+func TestInstalledSize(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	sizes := make([]int, 200_000)
+	total := 0
+	for i := range sizes {
+		sizes[i] = installedSize(r)
+		total += sizes[i]
+	}
+	slices.Sort(sizes)
+	for _, q := range installedSizes[3:23] { // the last ones are few
+		got, want := float64(sizes[int(q.below*float64(len(sizes)))]), q.size
+		if got < want*0.9-2 || got > want*1.1+2 {
+			t.Errorf("%v of the files are below %v, want %v", q.below, got, want)
+		}
+	}
+	if sizes[0] < 0 || sizes[len(sizes)-1] > 33342568 {
+		t.Errorf("from %d to %d", sizes[0], sizes[len(sizes)-1])
+	}
+	if average := total / len(sizes); average < 18_000 || average > 28_000 { // of what was measured 27,525, with a tail of 110 MB
+		t.Errorf("the average is %d bytes", average)
 	}
 }

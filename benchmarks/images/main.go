@@ -12,10 +12,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -29,6 +31,7 @@ type options struct {
 	rounds    int
 	time      time.Duration
 	only      string
+	image     string
 	dir, out  string
 	save      bool
 	isolated  bool
@@ -40,6 +43,7 @@ func main() {
 	flag.IntVar(&o.rounds, "n", 3, "rounds")
 	flag.DurationVar(&o.time, "time", 0, "begin no round that would not be done after this time, as long as the last one; 0: all rounds")
 	flag.StringVar(&o.only, "tools", "", "comma-separated names of the tools to measure; all if empty")
+	flag.StringVar(&o.image, "image", "small", "the image: \"small\", with few large files, or \"installed\", with sizes as an installed system has")
 	flag.StringVar(&o.dir, "dir", "", "work in this directory; if empty, on an ext4 file system in memory")
 	flag.StringVar(&o.out, "out", "", "write the report to this directory")
 	flag.BoolVar(&o.save, "save", false, "write the report to benchmarks/results")
@@ -53,6 +57,8 @@ func main() {
 	switch {
 	case o.childWhat != "":
 		err = child(o.childWhat, flag.Args())
+	case images[o.image].files == nil:
+		err = fmt.Errorf("no image %q: -image is %s", o.image, strings.Join(slices.Sorted(maps.Keys(images)), " or "))
 	case !o.isolated:
 		err = isolate()
 	default:
@@ -194,7 +200,7 @@ func inMemory(work, name string) (*disk, error) {
 	if err := unix.Mount("tmpfs", d.tmpfs, "tmpfs", 0, "mode=0700"); err != nil {
 		return d, fmt.Errorf("mount tmpfs: %w", err)
 	}
-	if err := command("truncate", "-s", "12G", d.tmpfs+"/image"); err != nil {
+	if err := command("truncate", "-s", "8G", d.tmpfs+"/image"); err != nil {
 		return d, err
 	}
 	if err := command("mkfs.ext4", "-q", "-F", "-N", "1500000", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.tmpfs+"/image"); err != nil {
@@ -241,7 +247,7 @@ func (b *bench) registry() (address string, end func(), err error) {
 	if err := os.Mkdir(b.blobs, 0o700); err != nil {
 		return "", nil, err
 	}
-	if _, err := b.run(b.own, b.child("generate", b.blobs)); err != nil {
+	if _, err := b.run(b.own, b.child("generate", b.blobs, b.o.image)); err != nil {
 		return "", nil, err
 	}
 	text, err := os.ReadFile(filepath.Join(b.blobs, "generated.json"))

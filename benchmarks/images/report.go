@@ -79,7 +79,7 @@ func (b *bench) report(m *machine) string {
 	}
 	fmt.Fprintf(&s, "  rounds: %d, each tool once in each, in rotating order\n  stores: %s\n", m.o.rounds, where)
 	g := b.image
-	fmt.Fprintf(&s, "  image: %d layers, %d entries, %.0f MB of archives, %.0f MB as gzip\n", len(g.Layers), g.Files, float64(g.Plain)/1e6, float64(g.Packed)/1e6)
+	fmt.Fprintf(&s, "  image: %s, %d layers, %d entries, %d regular files, %.0f MB of archives, %.0f MB as gzip\n", b.o.image, len(g.Layers), g.Files, g.Regular, float64(g.Plain)/1e6, float64(g.Packed)/1e6)
 	pigz := "no unpigz in PATH"
 	if _, err := exec.LookPath("unpigz"); err == nil {
 		pigz = "unpigz in PATH, which containerd and docker use"

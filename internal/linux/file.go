@@ -158,6 +158,25 @@ func WriteAll(fd int, p []byte) error {
 	return nil
 }
 
+// WriteBoth writes all of a and then all of b, as far as the kernel takes them in one go.
+func WriteBoth(fd int, a, b []byte) error {
+	for len(a) > 0 && len(b) > 0 {
+		n, err := unix.Writev(fd, [][]byte{a, b})
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b = b[max(0, n-len(a)):]
+		a = a[min(n, len(a)):]
+	}
+	if err := WriteAll(fd, a); err != nil {
+		return err
+	}
+	return WriteAll(fd, b)
+}
+
 // Close closes fd; negative descriptors are ignored. close(2) must not be
 // retried on Linux, whatever it returns.
 func Close(fd int) {

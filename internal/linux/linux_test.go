@@ -287,3 +287,44 @@ func TestReadAll_Sizes(t *testing.T) {
 		}
 	}
 }
+
+func TestWriteBoth(t *testing.T) {
+	for _, sizes := range [][2]int{{0, 0}, {0, 10}, {10, 0}, {3000, 5000}, {100_000, 300_000}} {
+		fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer Close(fd)
+		a, b := bytes.Repeat([]byte("a"), sizes[0]), bytes.Repeat([]byte("b"), sizes[1])
+		if err := WriteBoth(fd, a, b); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, sizes[0]+sizes[1]+1)
+		if n, err := unix.Pread(fd, got, 0); err != nil || string(got[:n]) != string(a)+string(b) {
+			t.Errorf("%v: %d bytes, %v", sizes, n, err)
+		}
+	}
+}
+
+// The kernel takes less than there is, in the first part or in the second.
+func TestWriteBoth_Partial(t *testing.T) {
+	for _, first := range []int{3000, 5000, 4096} {
+		var p [2]int
+		if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+			t.Fatal(err)
+		}
+		defer Close(p[0])
+		defer Close(p[1])
+		if _, err := unix.FcntlInt(uintptr(p[1]), unix.F_SETPIPE_SZ, 4096); err != nil {
+			t.Fatal(err)
+		}
+		a, b := bytes.Repeat([]byte("a"), first), bytes.Repeat([]byte("b"), 6000)
+		if err := WriteBoth(p[1], a, b); err != unix.EAGAIN {
+			t.Errorf("%d: %v, want EAGAIN: the pipe is full", first, err)
+		}
+		got := make([]byte, 8192)
+		if n, err := Read(p[0], got); err != nil || string(got[:n]) != (string(a) + string(b))[:4096] {
+			t.Errorf("%d: read %d bytes, %v", first, n, err)
+		}
+	}
+}

@@ -94,9 +94,10 @@ func (x *indexer) setApart(n *inode) error {
 
 // separator makes the large files of a layer.
 type separator struct {
-	layer int   // the layer's directory
-	dir   int   // that of the large files, -1 until there is one
-	open  []int // files that are whole, and not known to be on the disk
+	layer int    // the layer's directory
+	dir   int    // that of the large files, -1 until there is one
+	open  []int  // files that are whole, and not known to be on the disk
+	spare []byte // for who writes next
 }
 
 // close is for when nobody writes any more.
@@ -123,21 +124,48 @@ func (s *separator) create(at int64) (io.WriteCloser, error) {
 		}
 	}
 	fd, err := create(s.dir, largeName(at))
-	return largeWriter{fdWriter{fd}, s}, err
+	return &largeWriter{fd: fd, s: s}, err
 }
 
-// largeWriter writes a large file.
+// largeWriter writes a large file. It gets pieces of the archive, which do not begin where
+// pages of the file do; what it writes ends at multiples of chunkSize, so that the page
+// cache can hold it in few folios.
 type largeWriter struct {
-	fdWriter
-	s *separator
+	fd   int
+	s    *separator
+	held []byte // less than chunkSize
+}
+
+func (w *largeWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	if whole := (len(w.held) + n) / chunkSize * chunkSize; whole > 0 {
+		now := p[:whole-len(w.held)]
+		if err := linux.WriteBoth(w.fd, w.held, now); err != nil {
+			return 0, os.NewSyscallError("write", err)
+		}
+		w.held, p = w.held[:0], p[len(now):]
+	}
+	if w.held == nil {
+		if w.held, w.s.spare = w.s.spare, nil; w.held == nil {
+			w.held = make([]byte, 0, chunkSize)
+		}
+	}
+	w.held = append(w.held, p...)
+	return n, nil
 }
 
 // maxUnsynced bounds the large files that are open because they are not synced. Whoever
 // closes a file before does not hear of errors of writing it to the disk.
 const maxUnsynced = 200
 
-// Close has the kernel begin to write the file to the disk.
-func (w largeWriter) Close() error {
+// Close writes what is left, and has the kernel begin to write the file to the disk.
+func (w *largeWriter) Close() error {
+	err := linux.WriteAll(w.fd, w.held)
+	w.s.spare, w.held = w.held[:0], nil
+	if err != nil {
+		linux.Close(w.fd)
+		return os.NewSyscallError("write", err)
+	}
 	_ = unix.SyncFileRange(w.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) // only a hint
 	w.s.open = append(w.s.open, w.fd)
 	if len(w.s.open) < maxUnsynced {
