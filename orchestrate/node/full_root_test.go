@@ -56,7 +56,7 @@ func fill(t *testing.T, disk string) (filler string) {
 // ends is started again, and when there is room all of it is written.
 func TestRootPodFullDisk(t *testing.T) {
 	b := newBench(t)
-	disk := b.smallDisk("4m")
+	disk := b.smallDisk("12m")
 	b.c.Store = filepath.Join(disk, "store")
 	b.run("", 0)
 	b.runPod("p", `
@@ -65,6 +65,12 @@ func TestRootPodFullDisk(t *testing.T) {
   containers: [{name: c, image: "base:1", command: [sh, -c, "echo run >> /v/runs; exec sleep 1000"], volumeMounts: [{name: v, mountPath: /v}]}]
 `)
 	p := b.until("p", "it runs", ready)
+	for _, name := range []string{"q", "r"} {
+		b.runPod(name, `
+  containers: [{name: c, image: "base:1", command: [sh, -c, "trap exit TERM; sleep 1000 & wait"]}]
+`)
+		b.until(name, "it runs", ready)
+	}
 	filler := fill(t, disk)
 	big, err := json.Marshal(&corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "big"}, Data: map[string]string{"k": strings.Repeat("x", 500<<10)}})
 	if err != nil {
@@ -81,6 +87,10 @@ func TestRootPodFullDisk(t *testing.T) {
 	b.signal(p, syscall.SIGKILL)
 	runs := filepath.Join(b.c.Dir, "node/pods", string(p.UID), volumesDir, "v/runs")
 	b.eventually("it was started again", func() bool { raw, _ := os.ReadFile(runs); return string(raw) == "run\nrun\n" })
+	b.delete("q", 30) // which are several writes
+	b.gone("q")
+	b.delete("r", 0)
+	b.gone("r")
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}

@@ -70,6 +70,7 @@ type Store struct {
 	now   func() time.Time
 	uid   func() types.UID
 	write sync.Mutex // held from reading what a write is based on to its end
+	short bool       // the reserve is not whole; guarded by write
 
 	mu       sync.RWMutex // guards what follows
 	revision uint64
@@ -121,6 +122,7 @@ func Open(path string, kinds []Kind, o Options) (*Store, error) {
 	if err := s.load(func(t *table, obj Object) { s.put(t, nil, obj) }); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
+	s.reserve()
 	return s, nil
 }
 

@@ -259,7 +259,7 @@ func (s *Store) commit(t *table, key name, old, n Object) (Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %s %q: %w", t.Name, key.name, err)
 	}
-	err = s.update(revision, func(objects *bolt.Bucket) error {
+	err = s.update(revision, n.GetDeletionTimestamp() != nil, func(objects *bolt.Bucket) error {
 		b, err := objects.CreateBucketIfNotExists([]byte(t.Name))
 		if err != nil {
 			return err
@@ -286,7 +286,7 @@ func (s *Store) commit(t *table, key name, old, n Object) (Object, error) {
 // remove deletes one object. Watches see it with the revision of its deletion.
 func (s *Store) remove(t *table, key name, last Object) error {
 	revision := s.revision + 1
-	err := s.update(revision, func(objects *bolt.Bucket) error {
+	err := s.update(revision, true, func(objects *bolt.Bucket) error {
 		b := objects.Bucket([]byte(t.Name))
 		if b == nil {
 			return errors.New("no such bucket")
@@ -306,16 +306,28 @@ func (s *Store) remove(t *table, key name, last Object) error {
 	return nil
 }
 
-// update is a transaction that carries a revision.
-func (s *Store) update(revision uint64, f func(objects *bolt.Bucket) error) error {
-	return careful(func() error {
-		return s.db.Update(func(tx *bolt.Tx) error {
-			if err := f(tx.Bucket(objectsBucket)); err != nil {
-				return err
-			}
-			return putRevision(tx, revision)
+// update is a transaction that carries a revision. One that is a step to an object's end
+// gets the reserve when the disk is full.
+func (s *Store) update(revision uint64, ending bool, f func(objects *bolt.Bucket) error) error {
+	try := func() error {
+		return careful(func() error {
+			return s.db.Update(func(tx *bolt.Tx) error {
+				if err := f(tx.Bucket(objectsBucket)); err != nil {
+					return err
+				}
+				return putRevision(tx, revision)
+			})
 		})
-	})
+	}
+	err := try()
+	if ending && noRoom(err) {
+		s.release()
+		err = try()
+	}
+	if s.short {
+		s.reserve()
+	}
+	return err
 }
 
 // put changes what is in memory; new is nil for what was deleted.
