@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/minirun/minirun/imagestore/reference"
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
 )
@@ -326,6 +327,9 @@ func (c *checker) images() error {
 		if unix.Lstat(c.s.blobPath(d.Digest), &st) == nil && st.Size != d.Size {
 			problem(&SizeError{Object: kind(d.MediaType) + " " + string(d.Digest), Want: d.Size, Got: st.Size})
 			continue
+		}
+		if !reference.Fits(entryName(&d), d.Digest) {
+			c.add(Finding{Object: object, Problem: "the digest in its name is not its own, " + string(d.Digest), Advice: "no command takes it by that name; remove it by its ID: image rm --force " + string(d.Digest)})
 		}
 		e := Entry{Name: entryName(&d), Target: d}
 		e.Image, e.Err = c.s.load(d, HostPlatform(), false)

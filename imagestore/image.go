@@ -78,23 +78,28 @@ func entryName(d *Descriptor) string { return d.Annotations[AnnotationRefName] }
 
 // find returns the entry of index.json that ref stands for.
 func (s *Store) find(x *Index, ref string) (*Descriptor, error) {
+	isID := reference.IsID(ref)
 	// As written first: another tool may have given a name that is no
 	// reference of ours, such as a bare tag.
 	for i := range x.Manifests {
-		if ref != "" && entryName(&x.Manifests[i]) == ref {
-			return &x.Manifests[i], nil
+		d := &x.Manifests[i]
+		if ref != "" && !isID && entryName(d) == ref && reference.Fits(ref, d.Digest) {
+			return d, nil
 		}
 	}
 	r, refErr := ParseReference(ref)
-	if refErr == nil {
+	if refErr == nil && !isID {
 		full := r.String()
 		for i := range x.Manifests {
 			d := &x.Manifests[i]
 			name := entryName(d)
+			if r.Digest != "" && d.Digest != r.Digest {
+				continue // whatever it is called
+			}
 			if name == full {
 				return d, nil
 			}
-			if r.Digest == "" || d.Digest != r.Digest {
+			if r.Digest == "" {
 				continue
 			}
 			if have, err := ParseReference(name); err == nil && have.Repository() == r.Repository() {

@@ -38,11 +38,14 @@ func (g *Ingest) Publish(ctx context.Context, names ...Naming) (*Published, erro
 		if n.Name == "" {
 			continue
 		}
-		full, err := Normalize(n.Name)
+		r, err := ParseReference(n.Name)
+		if err == nil {
+			err = r.Check(n.Name, n.Target.Digest)
+		}
 		if err != nil {
 			return nil, err
 		}
-		names[i].Name = full
+		names[i].Name = r.String()
 	}
 	staged, err := g.reachable(names)
 	if err != nil {

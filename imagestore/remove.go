@@ -44,16 +44,19 @@ type RemoveOptions struct {
 // Tag gives the image ref a further name and tells whether that name stood for
 // another image before.
 func (s *Store) Tag(ref, name string) (replaced bool, err error) {
-	full, err := Normalize(name)
+	r, err := ParseReference(name)
 	if err != nil {
 		return false, err
 	}
 	err = s.update(false, func(x *Index) error {
 		d, err := s.find(x, ref)
+		if err == nil {
+			err = r.Check(name, d.Digest)
+		}
 		if err != nil {
 			return err
 		}
-		replaced = x.set(full, *d)
+		replaced = x.set(r.String(), *d)
 		return nil
 	})
 	return replaced, err

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/decompress"
 	"github.com/minirun/minirun/imagestore/imagetest"
+	"github.com/minirun/minirun/imagestore/unpacked"
 )
 
 func open(t testing.TB, root string) *imagestore.Store {
@@ -692,6 +694,65 @@ func TestResolve_ForeignNames(t *testing.T) {
 		t.Error(err)
 	}
 	if err := s.Verify(context.Background(), "mine"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A name with a digest, and an ID, stand for what has the digest, whoever says otherwise.
+func TestResolve_LyingNames(t *testing.T) {
+	good, bad := image(t, "good"), image(t, "bad")
+	digest, id := string(good.Manifest.Digest), string(good.Config.Digest)
+	for _, lie := range []string{"docker.io/library/app@" + digest, "app@" + digest, "docker.io/library/app:1@" + digest, id, id[len("sha256:"):], digest, "docker.io/library/" + id} {
+		for _, both := range []bool{false, true} {
+			dir := t.TempDir()
+			bad.Names = []string{lie}
+			imagetest.WriteDir(t, dir, imagetest.Layout(t, bad))
+			s := open(t, dir)
+			if both {
+				publish(t, s, "true/name", good)
+			}
+			for _, b := range []*imagetest.Built{good, bad} {
+				if err := unpacked.Write(dir, &unpacked.Image{Target: b.Manifest.Digest, Manifest: b.Manifest.Digest, ID: b.Config.Digest}, []byte("{}")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if lie == "docker.io/library/"+id {
+				lie = id // as a name it stands for what has it
+			}
+			for _, ref := range []string{lie, "app@" + digest, "app:1@" + digest, id, id[len("sha256:"):], digest} {
+				img, err := s.Resolve(ref)
+				if err == nil && img.ConfigDigest != good.Config.Digest {
+					t.Errorf("with the name %q, %q is another image", lie, ref)
+				}
+				if both && (ref == id || ref == digest) && err != nil {
+					t.Errorf("with the name %q: %v", lie, err)
+				}
+				got, _, findErr := unpacked.Find(dir, ref)
+				if findErr == nil && got.ID != good.Config.Digest {
+					t.Errorf("with the name %q, to run %q is another image", lie, ref)
+				}
+			}
+			found, err := s.Fsck(context.Background(), imagestore.FsckOptions{})
+			if err != nil || strings.Contains(lie, "@") != slices.ContainsFunc(found, func(f imagestore.Finding) bool { return strings.Contains(f.Problem, "the digest in its name") }) {
+				t.Errorf("fsck of %q: %+v, %v", lie, found, err)
+			}
+			if _, err := s.RemoveWith(string(bad.Manifest.Digest), imagestore.RemoveOptions{AllNames: true}); err != nil {
+				t.Errorf("remove what lies: %v", err)
+			}
+		}
+	}
+	s := newStore(t)
+	publish(t, s, "good", good)
+	var refErr *imagestore.ReferenceError
+	for _, name := range []string{"x@" + string(bad.Manifest.Digest), "x:1@" + string(bad.Manifest.Digest), "sha256:1234", "sha512", "docker.io/library/" + id} {
+		if _, err := s.Tag("good", name); !errors.As(err, &refErr) {
+			t.Errorf("tag %q: %v, want a ReferenceError", name, err)
+		}
+	}
+	if _, err := s.Tag("good", "x@"+digest); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Tag("good", "quay.io/sha256:1234"); err != nil {
 		t.Error(err)
 	}
 }

@@ -56,6 +56,15 @@ func signatures(found []imagestore.Signature) []trust.Signature {
 	return list
 }
 
+// ruleFor is the rule for an image of the store. One whose name has another image's
+// digest is in no scope.
+func ruleFor(policy *trust.Policy, img *imagestore.Image) trust.Rule {
+	if img.Name != "" && !reference.Fits(img.Name, img.Target.Digest) {
+		return policy.Rule("")
+	}
+	return policy.Rule(img.Name)
+}
+
 // checkStored checks an image of the store by the signatures that are there.
 func checkStored(images *imagestore.Store, img *imagestore.Image, rule trust.Rule, name string) (by *trust.Key, err error) {
 	digests := []reference.Digest{img.Target.Digest}
@@ -97,7 +106,7 @@ func imageTrustCommand(u *ui) *cli.Command {
 				errs = append(errs, err)
 				continue
 			}
-			by, err := checkStored(images, img, policy.Rule(img.Name), img.Name)
+			by, err := checkStored(images, img, ruleFor(policy, img), img.Name)
 			if err == nil {
 				err = unpacked.WriteTrust(images.Root(), img.Target.Digest, img.Name, policy.Text)
 			}
@@ -150,7 +159,7 @@ func verifyTrust(c *cli.Context) (func(images *imagestore.Store, ref string) (st
 		}
 		var by *trust.Key
 		if policy != nil {
-			if by, err = checkStored(images, img, policy.Rule(img.Name), img.Name); err != nil {
+			if by, err = checkStored(images, img, ruleFor(policy, img), img.Name); err != nil {
 				return "", err
 			}
 		}

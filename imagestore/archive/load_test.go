@@ -200,6 +200,14 @@ func TestLoad_Names(t *testing.T) {
 		{"docker, two tags", "x.tar", "", docker("a:1", "b"), "docker.io/library/a:1,docker.io/library/b:latest", false},
 		{"docker, none", "x.tar", "", docker(), "", false},
 		{"docker, option", "x.tar", "mine:2", docker("a:1", "b"), "docker.io/library/mine:2", false},
+		{"its digest", "x.tar", "", layout(map[string]string{ref: "a@" + string(b.Manifest.Digest)}), "docker.io/library/a@" + string(b.Manifest.Digest), false},
+		{"another one's digest", "x.tar", "", layout(map[string]string{ref: "docker.io/library/a@sha256:" + strings.Repeat("a", 64)}), "", true},
+		{"another one's digest, containerd", "x.tar", "", layout(map[string]string{full: "docker.io/library/a:1@sha256:" + strings.Repeat("a", 64)}), "", true},
+		{"another one's digest, option", "x.tar", "a@sha256:" + strings.Repeat("a", 64), layout(nil), "", true},
+		{"another one's digest, docker", "x.tar", "", docker("a@sha256:" + strings.Repeat("a", 64)), "", true},
+		{"an ID", "x.tar", "", layout(map[string]string{ref: "sha256:" + strings.Repeat("a", 64)}), "", true},
+		{"an ID, docker", "x.tar", "", docker("sha256:" + strings.Repeat("a", 64)), "", true},
+		{"the beginning of an ID, docker", "x.tar", "", docker("sha256:aaaa"), "", true},
 		{"docker, invalid", "x.tar", "", docker("a b"), "", true},
 	}
 	for _, tt := range tests {

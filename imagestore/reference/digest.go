@@ -79,6 +79,28 @@ func (d Digest) Check() error {
 	return err
 }
 
+// IsID reports whether ref is a digest, or the 64 hexadecimal digits of one. Such a word
+// stands for what has the digest, whatever else has it for a name.
+func IsID(ref string) bool { return ValidDigest(ref) || len(ref) == 64 && IsLowerHex(ref) }
+
+// Fits reports whether what has the digest d can be called name: if there is a digest in
+// the name, it is d. A name that is no reference fits all.
+func Fits(name string, d Digest) bool {
+	r, err := Parse(name)
+	return err != nil || r.Digest == "" || r.Digest == d
+}
+
+// Check tells why what has the digest d cannot be called name: as an [*Error].
+func (r Reference) Check(name string, d Digest) error {
+	switch {
+	case r.Digest != "" && r.Digest != d:
+		return &Error{Name: name, Reason: fmt.Sprintf("the image is %s, and not what the name says; give it another name", d)}
+	case r.Domain == "docker.io" && (r.Path == "library/sha256" || r.Path == "library/sha512"):
+		return &Error{Name: name, Reason: "it would be taken for the ID of an image; give the image another name"}
+	}
+	return nil
+}
+
 // LooksLikeID reports whether ref is a digest, or the beginning of one that is
 // long enough to stand for an image.
 func LooksLikeID(ref string) bool {

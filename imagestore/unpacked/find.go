@@ -50,20 +50,24 @@ func Find(store, ref string) (img *Image, sure bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
+	isID := reference.IsID(ref)
 	// As written first: another tool may have given a name that is no
 	// reference of ours, such as a bare tag.
 	for _, e := range entries {
-		if ref != "" && e.name == ref {
+		if ref != "" && !isID && e.name == ref && reference.Fits(ref, e.digest) {
 			img, err = e.image(store, ref)
 			return img, true, err
 		}
 	}
 	r, refErr := reference.Parse(ref)
-	if refErr == nil {
+	if refErr == nil && !isID {
 		full := r.String()
 		for _, e := range entries {
+			if r.Digest != "" && e.digest != r.Digest {
+				continue // whatever it is called
+			}
 			match := e.name == full
-			if !match && r.Digest != "" && e.digest == r.Digest {
+			if !match && r.Digest != "" {
 				have, err := reference.Parse(e.name)
 				match = err == nil && have.Repository() == r.Repository()
 			}
