@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -34,40 +33,6 @@ func (s *Store) RemoveLayer(c ChainID) error {
 		return err
 	}
 	return d.Delete()
-}
-
-// user names something that has the layer c as its direct parent, or "".
-// Everything else above c has that something above it.
-func (s *Store) user(c ChainID) (string, error) {
-	for _, kind := range []string{"layers", "snapshots", "staging"} {
-		names, err := s.names(kind)
-		if err != nil {
-			return "", err
-		}
-		for _, name := range names {
-			below, err := s.readParents(kind + "/" + name)
-			if errors.Is(err, unix.ENOENT) {
-				continue
-			}
-			if err != nil && kind != "staging" {
-				return "", err // unreadable: rather keep a layer too many
-			}
-			if len(below) == 0 || below[0] != c {
-				continue
-			}
-			switch kind {
-			case "layers":
-				return fmt.Sprintf("layer %q", prefix+strings.TrimSuffix(name, indexSuffix)), nil
-			case "snapshots":
-				return fmt.Sprintf("snapshot %q", name), nil
-			default:
-				if s.alive(name) {
-					return fmt.Sprintf("a layer being unpacked (%s)", name), nil
-				}
-			}
-		}
-	}
-	return "", nil
 }
 
 // alive reports whether a process holds the lock of staging/<name>.

@@ -127,7 +127,7 @@ func (s *Store) Stage(ctx context.Context, kind Kind, c, parent ChainID) (*Stage
 			return nil, err
 		}
 		if err == nil {
-			err = writeFile(dir, "parents", formatParents(parents))
+			err = st.claim()
 		}
 		if err == nil && kind == Extracted {
 			if err = safepath.MkdirAt(dir, "fs", 0o700); err == nil {
@@ -139,6 +139,28 @@ func (s *Store) Stage(ctx context.Context, kind Kind, c, parent ChainID) (*Stage
 		}
 		return st, nil
 	}
+}
+
+// claim has the layer stand on its parents, if they are there still. Who removes
+// layers sees that or has removed them before.
+func (st *Staged) claim() error {
+	lock, err := st.s.lockDir(layersDir, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(lock)
+	if err := st.standing(); err != nil {
+		return err
+	}
+	return writeFile(st.dir, "parents", formatParents(st.parents))
+}
+
+// standing reports whether the layer below is there, with the lock of layers held.
+func (st *Staged) standing() error {
+	if len(st.parents) > 0 && !st.s.Has(st.kind, st.parents[0]) {
+		return &NotExistError{"layer", string(st.parents[0])}
+	}
+	return nil
 }
 
 // Dir returns the directory of the layer, where the files of an indexed one are
@@ -181,8 +203,8 @@ func (st *Staged) commit() error {
 		return err
 	}
 	defer linux.Close(lock)
-	if len(st.parents) > 0 && !st.s.Has(st.kind, st.parents[0]) {
-		return &NotExistError{"layer", string(st.parents[0])}
+	if err := st.standing(); err != nil {
+		return err
 	}
 	err = unix.Renameat2(st.s.dir, "staging/layer-"+st.id.hex(), st.s.dir, st.kind.Dir(st.id), unix.RENAME_NOREPLACE)
 	if err != nil {

@@ -118,12 +118,25 @@ func dropFrom(layers *overlay.Store, c overlay.ChainID) error {
 			}
 		}
 	}
+	r, err := layers.BeginRemoval()
+	if err != nil {
+		return err
+	}
+	var dropped []*overlay.Dropped
 	for _, c := range slices.Backward(drop) {
-		if err := layers.RemoveLayer(c); err != nil {
-			return err
+		var d *overlay.Dropped
+		if d, err = r.Drop(c); err != nil {
+			break
+		}
+		if d != nil {
+			dropped = append(dropped, d)
 		}
 	}
-	return nil
+	r.Close()
+	for _, d := range dropped {
+		err = errors.Join(err, d.Delete())
+	}
+	return err
 }
 
 // drop removes a layer and says so in f, unless a container stands on it.

@@ -38,11 +38,19 @@ func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store,
 		if err != nil {
 			return err
 		}
+		if len(unused) == 0 {
+			return nil
+		}
+		r, err := layers.BeginRemoval()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
 		for _, c := range unused {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
 			}
-			d, err := layers.DropLayer(c)
+			d, err := r.Drop(c)
 			var inUse *overlay.InUseError
 			switch {
 			case errors.As(err, &inUse), d == nil && err == nil:
@@ -99,9 +107,14 @@ func unusedLayers(layers *overlay.Store, used map[overlay.ChainID]bool) ([]overl
 	for _, l := range all {
 		parent[l.ID] = l.Parent
 	}
-	depth := func(c overlay.ChainID) (n int) {
-		for ; c != "" && n <= len(all); c = parent[c] {
-			n++
+	depths := map[overlay.ChainID]int{"": 0}
+	var depth func(overlay.ChainID) int
+	depth = func(c overlay.ChainID) int {
+		n, ok := depths[c]
+		if !ok {
+			depths[c] = 0 // ends a circle, which only damage makes
+			n = depth(parent[c]) + 1
+			depths[c] = n
 		}
 		return n
 	}
