@@ -404,7 +404,7 @@ func TestPull_Cancel(t *testing.T) {
 		t.Errorf("left: %v", names)
 	}
 	// What is kept can be thrown away.
-	if _, err := s.GC(); err != nil {
+	if _, err := s.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	residue(t, s)
