@@ -29,7 +29,8 @@ const (
 	canPull    capability = 1 << iota // content by its digest
 	canResolve                        // tags
 	canPush
-	canAll = canPull | canResolve | canPush
+	canReferrers // lists of what is about an image
+	canAll       = canPull | canResolve | canPush | canReferrers
 )
 
 // endpoint is one host that serves a registry: itself or a mirror.

@@ -94,11 +94,13 @@ func (c *Client) tableEndpoint(registry, dir, server string, t hostTable) (*endp
 			case "pull":
 				e.can |= canPull
 			case "resolve":
-				e.can |= canResolve
+				e.can |= canResolve | canReferrers // the capability is younger than many files
 			case "push":
 				e.can |= canPush
+			case "referrers":
+				e.can |= canReferrers
 			default:
-				return nil, fmt.Errorf("capabilities: %q is none of pull, resolve and push", name)
+				return nil, fmt.Errorf("capabilities: %q is none of pull, resolve, push and referrers", name)
 			}
 		}
 	}
