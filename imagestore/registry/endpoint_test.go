@@ -49,6 +49,33 @@ func TestEndpoint_Owns(t *testing.T) {
 	}
 }
 
+// A mirror counts however the file gives it, in its place.
+func TestParseHosts_Forms(t *testing.T) {
+	for text, want := range map[string][]string{
+		"[host.\"https://a\"]\n[host.\"https://b\"]":                                                    {"a", "b"},
+		"[host.\"https://a\".header]\nx = \"1\"\n[host.\"https://b\"]":                                  {"a", "b"},
+		"host.\"https://a\".capabilities = [\"pull\"]\nhost.\"https://b\".skip_verify = true":           {"a", "b"},
+		"[host.\"https://b\"]\n[host.\"https://a\".header]\nx = \"1\"":                                  {"b", "a"},
+		"[host.\"https://b\".header]\nx = \"1\"\n[host.\"https://a\"]\n[host.\"https://b\"]":            {"b", "a"},
+		"[host]\n\"https://b\" = { capabilities = [\"pull\"] }\n\"https://a\" = { skip_verify = true }": {"b", "a"},
+		"host = { \"https://b\" = {}, \"https://a\" = { skip_verify = true } }":                         {"b", "a"},
+		"[header]\nhost = [\"x\"]": nil,
+	} {
+		list, err := New(Options{}).parseHosts("registry.example", "", []byte(text))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		var got []string
+		for _, e := range list {
+			got = append(got, e.host)
+		}
+		if want := append(want, "registry.example"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestParseChallenges(t *testing.T) {
 	for in, want := range map[string][]challenge{
 		`Bearer realm="https://a/token",service="s",scope="repository:a:pull,push"`: {{"bearer", map[string]string{"realm": "https://a/token", "service": "s", "scope": "repository:a:pull,push"}}},
