@@ -54,19 +54,19 @@ func (s *Store) Fsck(ctx context.Context, o FsckOptions) ([]Finding, error) {
 		return nil, nil // no store yet
 	}
 	c := &checker{s: s, o: o}
-	if err := c.layout(); err != nil {
+	if err := c.layout(ctx); err != nil {
 		return c.found, err
 	}
 	if err := c.blobs(ctx); err != nil {
 		return c.found, err
 	}
-	if err := c.index(); err != nil { // after bad blobs went: they name no images
+	if err := c.index(ctx); err != nil { // after bad blobs went: they name no images
 		return c.found, err
 	}
 	if err := c.images(); err != nil {
 		return c.found, err
 	}
-	return c.found, c.residue()
+	return c.found, c.residue(ctx)
 }
 
 type checker struct {
@@ -78,7 +78,7 @@ type checker struct {
 func (c *checker) add(f Finding) { c.found = append(c.found, f) }
 
 // layout checks the file that makes the directory an image layout.
-func (c *checker) layout() error {
+func (c *checker) layout(ctx context.Context) error {
 	b, err := linux.ReadFile(c.s.path(layoutFile), 4096)
 	f := Finding{Object: layoutFile}
 	var l struct {
@@ -97,7 +97,7 @@ func (c *checker) layout() error {
 		return nil
 	}
 	if c.o.Repair {
-		unlock, err := c.s.lock()
+		unlock, err := c.s.lock(ctx)
 		if err != nil {
 			return err
 		}
@@ -165,7 +165,7 @@ func (c *checker) blobs(ctx context.Context) error {
 
 // removeBad removes a blob unless it is good by now.
 func (c *checker) removeBad(ctx context.Context, d Digest) (bool, error) {
-	unlock, err := c.s.lock()
+	unlock, err := c.s.lock(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -185,8 +185,8 @@ func (c *checker) removeBad(ctx context.Context, d Digest) (bool, error) {
 
 // index checks index.json. A repair keeps the entries that can be read; if it is
 // no index at all, the images are found again by their content, without names.
-func (c *checker) index() error {
-	unlock, err := c.s.lock()
+func (c *checker) index(ctx context.Context) error {
+	unlock, err := c.s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -383,8 +383,8 @@ func Damaged(found []Finding) bool {
 
 // residue lists what a collection would remove, and runs one in a store that is
 // otherwise in order.
-func (c *checker) residue() error {
-	v, err := c.s.Survey()
+func (c *checker) residue(ctx context.Context) error {
+	v, err := c.s.Survey(ctx)
 	if err != nil {
 		return nil // reported by index
 	}
@@ -393,9 +393,9 @@ func (c *checker) residue() error {
 	if c.o.Repair {
 		removed = "removed"
 		if damaged {
-			err = c.removeDead()
+			err = c.removeDead(ctx)
 		} else {
-			_, err = c.s.GC()
+			_, err = c.s.GC(ctx)
 		}
 		if err != nil {
 			return err
@@ -417,8 +417,8 @@ func (c *checker) residue() error {
 	return nil
 }
 
-func (c *checker) removeDead() error {
-	unlock, err := c.s.lock()
+func (c *checker) removeDead(ctx context.Context) error {
+	unlock, err := c.s.lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -34,10 +34,10 @@ func (s *Store) BeginFor(ctx context.Context, purpose string) (*Ingest, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	if err := s.create(); err != nil {
+	if err := s.create(ctx); err != nil {
 		return nil, fmt.Errorf("create image store %q: %w", s.root, err)
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -322,7 +322,7 @@ func (s *Store) Pin(ctx context.Context, ref string) (*Image, *Ingest, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	img, err := g.pin(ref)
+	img, err := g.pin(ctx, ref)
 	if err != nil {
 		g.Close()
 		return nil, nil, err
@@ -330,8 +330,8 @@ func (s *Store) Pin(ctx context.Context, ref string) (*Image, *Ingest, error) {
 	return img, g, nil
 }
 
-func (g *Ingest) pin(ref string) (*Image, error) {
-	unlock, err := g.s.lock() // so that it is not removed blob by blob meanwhile
+func (g *Ingest) pin(ctx context.Context, ref string) (*Image, error) {
+	unlock, err := g.s.lock(ctx) // so that it is not removed blob by blob meanwhile
 	if err != nil {
 		return nil, err
 	}

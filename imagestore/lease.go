@@ -177,7 +177,7 @@ func (s *Store) Hold(ctx context.Context, purpose string, refs ...string) ([]Hel
 	if err != nil {
 		return nil, nil, err
 	}
-	entries, err := g.hold(refs)
+	entries, err := g.hold(ctx, refs)
 	if err != nil {
 		g.Close()
 		return nil, nil, err
@@ -185,8 +185,8 @@ func (s *Store) Hold(ctx context.Context, purpose string, refs ...string) ([]Hel
 	return entries, g, nil
 }
 
-func (g *Ingest) hold(refs []string) ([]Held, error) {
-	unlock, err := g.s.lock()
+func (g *Ingest) hold(ctx context.Context, refs []string) ([]Held, error) {
+	unlock, err := g.s.lock(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"context"
 	"os"
 	"sort"
 )
@@ -37,11 +38,11 @@ func (s *Store) entries(x *Index) []Entry {
 // WithImages calls f with the images that the store holds or that work in
 // progress relies on, while nobody can add or remove one. It is how unpacked
 // layers that no image needs are found and removed.
-func (s *Store) WithImages(f func([]*Image) error) error {
+func (s *Store) WithImages(ctx context.Context, f func([]*Image) error) error {
 	if _, err := os.Lstat(s.path(layoutFile)); err != nil {
 		return f(nil)
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}

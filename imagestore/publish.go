@@ -59,7 +59,7 @@ func (g *Ingest) Publish(ctx context.Context, names ...Naming) (*Published, erro
 			return nil, err
 		}
 	}
-	unlock, err := g.s.lock()
+	unlock, err := g.s.lock(ctx)
 	if err != nil {
 		return nil, err
 	}

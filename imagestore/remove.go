@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,12 +44,12 @@ type RemoveOptions struct {
 
 // Tag gives the image ref a further name and tells whether that name stood for
 // another image before.
-func (s *Store) Tag(ref, name string) (replaced bool, err error) {
+func (s *Store) Tag(ctx context.Context, ref, name string) (replaced bool, err error) {
 	r, err := ParseReference(name)
 	if err != nil {
 		return false, err
 	}
-	err = s.update(false, func(x *Index) error {
+	err = s.update(ctx, false, func(x *Index) error {
 		d, err := s.find(x, ref)
 		if err == nil {
 			err = r.Check(name, d.Digest)
@@ -65,14 +66,14 @@ func (s *Store) Tag(ref, name string) (replaced bool, err error) {
 // Remove removes the name ref, and the blobs that nothing else refers to. An ID
 // names the image only if it has one name or none: otherwise the error is an
 // [*AmbiguousError].
-func (s *Store) Remove(ref string) (*Removed, error) {
-	return s.RemoveWith(ref, RemoveOptions{})
+func (s *Store) Remove(ctx context.Context, ref string) (*Removed, error) {
+	return s.RemoveWith(ctx, ref, RemoveOptions{})
 }
 
 // RemoveWith is Remove with options.
-func (s *Store) RemoveWith(ref string, o RemoveOptions) (*Removed, error) {
+func (s *Store) RemoveWith(ctx context.Context, ref string, o RemoveOptions) (*Removed, error) {
 	var r *Removed
-	err := s.update(true, func(x *Index) error {
+	err := s.update(ctx, true, func(x *Index) error {
 		r = &Removed{}
 		d, err := s.find(x, ref)
 		if err != nil {
@@ -148,11 +149,11 @@ func (s *Store) askLast(x *Index, gone Descriptor, o RemoveOptions) error {
 }
 
 // GC removes what dead processes left and every blob that nothing refers to.
-func (s *Store) GC() (Swept, error) {
+func (s *Store) GC(ctx context.Context) (Swept, error) {
 	if _, err := os.Lstat(s.path(layoutFile)); errors.Is(err, fs.ErrNotExist) {
 		return Swept{}, nil
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return Swept{}, err
 	}
@@ -175,7 +176,7 @@ func (s *Store) GC() (Swept, error) {
 }
 
 // update changes index.json under the lock and calls after while it is held.
-func (s *Store) update(removal bool, change func(*Index) error, after ...func()) error {
+func (s *Store) update(ctx context.Context, removal bool, change func(*Index) error, after ...func()) error {
 	x, err := s.readIndex()
 	if err == nil {
 		err = change(x) // a trial: errors come before a lock file is made
@@ -183,7 +184,7 @@ func (s *Store) update(removal bool, change func(*Index) error, after ...func())
 	if err != nil {
 		return err
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}

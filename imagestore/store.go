@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/minirun/minirun/internal/linux"
 	"golang.org/x/sys/unix"
@@ -78,7 +80,7 @@ func (s *Store) blobPath(d Digest) string { return s.path(blobsDir, d.Algorithm(
 
 // create makes the layout if it is not there. Directories are private to root:
 // layers contain set-user-ID files and secrets of whoever built them.
-func (s *Store) create() error {
+func (s *Store) create(ctx context.Context) error {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func (s *Store) create() error {
 	if _, err := os.Lstat(s.path(layoutFile)); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,18 +119,30 @@ func (s *Store) writeLayout() error {
 	return replaceFile(s.root, layoutFile, layoutFile+".new", []byte(`{"imageLayoutVersion":"`+layoutVersion+`"}`))
 }
 
-// lock takes the store's lock exclusively; it blocks. Everything done under it
-// is short.
-func (s *Store) lock() (unlock func(), err error) {
+// lock takes the store's lock exclusively. It waits for it until ctx ends.
+// Everything done under it is short.
+func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	fd, err := linux.OpenAt(unix.AT_FDCWD, s.path(lockFile), unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(fd, unix.LOCK_EX); err != nil {
-		linux.Close(fd)
-		return nil, fmt.Errorf("lock %q: %w", s.path(lockFile), err)
+	// flock(2) that waits could not be interrupted.
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		err := flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { linux.Close(fd) }, nil
+		}
+		if err != unix.EWOULDBLOCK {
+			linux.Close(fd)
+			return nil, fmt.Errorf("lock %q: %w", s.path(lockFile), err)
+		}
+		select {
+		case <-ctx.Done():
+			linux.Close(fd)
+			return nil, fmt.Errorf("waiting for lock %q, which others hold: %w", s.path(lockFile), context.Cause(ctx))
+		case <-time.After(pause):
+		}
 	}
-	return func() { linux.Close(fd) }, nil
 }
 
 func flock(fd, how int) error {

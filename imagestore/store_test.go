@@ -91,10 +91,10 @@ func TestStore_EmptyIsNotCreated(t *testing.T) {
 	if !errors.As(err, &ne) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Resolve = %v, want a NotExistError", err)
 	}
-	if _, err := s.Remove("x"); !errors.As(err, &ne) {
+	if _, err := s.Remove(t.Context(), "x"); !errors.As(err, &ne) {
 		t.Errorf("Remove = %v, want a NotExistError", err)
 	}
-	if _, err := s.GC(); err != nil {
+	if _, err := s.GC(t.Context()); err != nil {
 		t.Errorf("GC: %v", err)
 	}
 	if _, _, err := s.Pin(context.Background(), "x"); !errors.As(err, &ne) {
@@ -323,7 +323,7 @@ func TestList_DamagedImageDoesNotHideOthers(t *testing.T) {
 	if list[1].Err != nil || list[1].Image.ConfigDigest != b.Config.Digest {
 		t.Errorf("sound entry: %+v", list[1])
 	}
-	if _, err := s.Remove("aaa"); err != nil {
+	if _, err := s.Remove(t.Context(), "aaa"); err != nil {
 		t.Errorf("a damaged image cannot be removed: %v", err)
 	}
 }
@@ -335,22 +335,22 @@ func TestTagAndRemove(t *testing.T) {
 	two := image(t, "two", "shared")
 	publish(t, s, "one", one)
 	publish(t, s, "two", two)
-	if replaced, err := s.Tag("one", "also/one:5"); err != nil || replaced {
+	if replaced, err := s.Tag(t.Context(), "one", "also/one:5"); err != nil || replaced {
 		t.Fatalf("Tag = %v, %v", replaced, err)
 	}
-	if _, err := s.Tag("one", "BAD"); err == nil {
+	if _, err := s.Tag(t.Context(), "one", "BAD"); err == nil {
 		t.Error("Tag accepts an invalid name")
 	}
 	id := string(one.Config.Digest)
 	var amb *imagestore.AmbiguousError
-	if _, err := s.Remove(id); !errors.As(err, &amb) || len(amb.Names) != 2 {
+	if _, err := s.Remove(t.Context(), id); !errors.As(err, &amb) || len(amb.Names) != 2 {
 		t.Errorf("Remove by ID of an image with two names = %v, want an AmbiguousError with both", err)
 	}
-	r, err := s.Remove("one")
+	r, err := s.Remove(t.Context(), "one")
 	if err != nil || r.Swept.Blobs != 0 || r.Name != "docker.io/library/one:latest" {
 		t.Fatalf("Remove of one of two names = %+v, %v", r, err)
 	}
-	r, err = s.Remove(id[:20])
+	r, err = s.Remove(t.Context(), id[:20])
 	if err != nil || r.Name != "docker.io/also/one:5" {
 		t.Fatalf("Remove by ID = %+v, %v", r, err)
 	}
@@ -361,7 +361,7 @@ func TestTagAndRemove(t *testing.T) {
 	if err := s.Verify(context.Background(), "two"); err != nil {
 		t.Errorf("the other image suffered: %v", err)
 	}
-	if _, err := s.Remove("two"); err != nil {
+	if _, err := s.Remove(t.Context(), "two"); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Root(), "blobs/*/*")); len(left) != 0 {
@@ -400,7 +400,7 @@ func TestPublish_Unnamed(t *testing.T) {
 	if list, _ := s.List(); len(list) != 1 || list[0].Name != "docker.io/library/named:latest" {
 		t.Fatalf("List = %+v", list)
 	}
-	if _, err := s.Remove(b.Config.Digest.Hex()[:10]); err != nil {
+	if _, err := s.Remove(t.Context(), b.Config.Digest.Hex()[:10]); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -459,7 +459,7 @@ func TestKeep_SurvivesRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Remove("one"); err != nil {
+	if _, err := s.Remove(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
 	f, err := g.OpenBlob("layer", b.Layers[0])
@@ -488,11 +488,11 @@ func TestPin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pin.Close()
-	if _, err := s.Remove("one"); err != nil {
+	if _, err := s.Remove(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
 	count := func() (n int) {
-		err := s.WithImages(func(list []*imagestore.Image) error {
+		err := s.WithImages(t.Context(), func(list []*imagestore.Image) error {
 			for _, im := range list {
 				if im.ConfigDigest == img.ConfigDigest {
 					n++
@@ -508,7 +508,7 @@ func TestPin(t *testing.T) {
 	if count() != 1 {
 		t.Error("a pinned image is not among those that are in use")
 	}
-	if _, err := s.GC(); err != nil {
+	if _, err := s.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if f, err := pin.OpenBlob("layer", b.Layers[0]); err != nil {
@@ -569,7 +569,7 @@ func TestSweep_ManifestAsLayer(t *testing.T) {
 	for _, name := range []string{"a", "zz"} { // before and after the victim in index.json
 		publish(t, s, name, attack)
 	}
-	if _, err := s.GC(); err != nil {
+	if _, err := s.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Verify(context.Background(), "victim"); err != nil {
@@ -586,14 +586,14 @@ func TestSweep_DamagedManifestKeepsBlobs(t *testing.T) {
 	if err := os.WriteFile(blobFile(s, a.Manifest.Digest), bytes.Repeat([]byte("x"), int(a.Manifest.Size)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r, err := s.Remove("bbb")
+	r, err := s.Remove(t.Context(), "bbb")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r.Kept == nil || r.Swept.Blobs != 0 {
 		t.Errorf("Removed = %+v, want blobs kept and a reason", r)
 	}
-	if r, err = s.Remove("aaa"); err != nil || r.Kept != nil {
+	if r, err = s.Remove(t.Context(), "aaa"); err != nil || r.Kept != nil {
 		t.Errorf("Removed = %+v, %v", r, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Root(), "blobs/*/*")); len(left) != 0 {
@@ -658,7 +658,7 @@ func TestConcurrentPublish(t *testing.T) {
 			}
 			publish(t, o, n, image(t, n, "shared"))
 			publish(t, o, "gone-"+n, image(t, "gone"+n, "shared"))
-			if _, err := o.Remove("gone-" + n); err != nil {
+			if _, err := o.Remove(t.Context(), "gone-"+n); err != nil {
 				t.Error(err)
 			}
 		})
@@ -687,10 +687,10 @@ func TestResolve_ForeignNames(t *testing.T) {
 	if _, err := s.Resolve("v1"); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Tag("v1", "mine"); err != nil {
+	if _, err := s.Tag(t.Context(), "v1", "mine"); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Remove("v1"); err != nil {
+	if _, err := s.Remove(t.Context(), "v1"); err != nil {
 		t.Error(err)
 	}
 	if err := s.Verify(context.Background(), "mine"); err != nil {
@@ -736,7 +736,7 @@ func TestResolve_LyingNames(t *testing.T) {
 			if err != nil || strings.Contains(lie, "@") != slices.ContainsFunc(found, func(f imagestore.Finding) bool { return strings.Contains(f.Problem, "the digest in its name") }) {
 				t.Errorf("fsck of %q: %+v, %v", lie, found, err)
 			}
-			if _, err := s.RemoveWith(string(bad.Manifest.Digest), imagestore.RemoveOptions{AllNames: true}); err != nil {
+			if _, err := s.RemoveWith(context.Background(), string(bad.Manifest.Digest), imagestore.RemoveOptions{AllNames: true}); err != nil {
 				t.Errorf("remove what lies: %v", err)
 			}
 		}
@@ -745,14 +745,14 @@ func TestResolve_LyingNames(t *testing.T) {
 	publish(t, s, "good", good)
 	var refErr *imagestore.ReferenceError
 	for _, name := range []string{"x@" + string(bad.Manifest.Digest), "x:1@" + string(bad.Manifest.Digest), "sha256:1234", "sha512", "docker.io/library/" + id} {
-		if _, err := s.Tag("good", name); !errors.As(err, &refErr) {
+		if _, err := s.Tag(context.Background(), "good", name); !errors.As(err, &refErr) {
 			t.Errorf("tag %q: %v, want a ReferenceError", name, err)
 		}
 	}
-	if _, err := s.Tag("good", "x@"+digest); err != nil {
+	if _, err := s.Tag(context.Background(), "good", "x@"+digest); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Tag("good", "quay.io/sha256:1234"); err != nil {
+	if _, err := s.Tag(context.Background(), "good", "quay.io/sha256:1234"); err != nil {
 		t.Error(err)
 	}
 }
@@ -776,14 +776,14 @@ func TestResolve_IDAmbiguous(t *testing.T) {
 	if _, err := s.Resolve(prefix); !errors.As(err, &amb) || len(amb.Names) != 2 {
 		t.Errorf("Resolve(%q) = %v, want an AmbiguousError with two IDs", prefix, err)
 	}
-	if _, err := s.Remove(prefix); !errors.As(err, &amb) {
+	if _, err := s.Remove(t.Context(), prefix); !errors.As(err, &amb) {
 		t.Errorf("Remove(%q) = %v, want an AmbiguousError", prefix, err)
 	}
 	if img, err := s.Resolve(a.Config.Digest.Hex()[:20]); err != nil || img.ConfigDigest != a.Config.Digest {
 		t.Errorf("Resolve of 20 digits = %v, %v", img, err)
 	}
 	// A name that looks like an ID is a name.
-	if _, err := s.Tag("b", prefix); err != nil {
+	if _, err := s.Tag(t.Context(), "b", prefix); err != nil {
 		t.Fatal(err)
 	}
 	if img, err := s.Resolve(prefix); err != nil || img.ConfigDigest != b.Config.Digest {
@@ -794,7 +794,7 @@ func TestResolve_IDAmbiguous(t *testing.T) {
 func TestIndexJSON_IsAnImageIndex(t *testing.T) {
 	s := newStore(t)
 	publish(t, s, "one", image(t, "one"))
-	if _, err := s.Remove("one"); err != nil {
+	if _, err := s.Remove(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(s.Root(), "index.json"))

@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,11 +37,11 @@ type Object struct {
 }
 
 // Survey looks at everything while nobody can change it. It creates nothing.
-func (s *Store) Survey() (*Survey, error) {
+func (s *Store) Survey(ctx context.Context) (*Survey, error) {
 	if _, err := os.Lstat(s.path(layoutFile)); errors.Is(err, fs.ErrNotExist) {
 		return &Survey{}, nil
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -43,18 +43,18 @@ func TestSweep_ChainOfIndexes(t *testing.T) {
 	}
 	publish(t, s, "victim", victim)
 	publish(t, s, "other", image(t, "other"))
-	if r, err := s.Remove("other"); err != nil || r.Kept != nil || r.Swept.Blobs == 0 {
+	if r, err := s.Remove(t.Context(), "other"); err != nil || r.Kept != nil || r.Swept.Blobs == 0 {
 		t.Errorf("Remove = %+v, %v, want its blobs to go", r, err)
 	}
 	for i := range len(chain) - 1 { // reachable by the last of the chain alone
-		if _, err := s.Remove(fmt.Sprintf("n%d", i)); err != nil {
+		if _, err := s.Remove(t.Context(), fmt.Sprintf("n%d", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Remove("victim"); err != nil {
+	if _, err := s.Remove(t.Context(), "victim"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.GC(); err != nil {
+	if _, err := s.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := s.ReadBlob("manifest", victim.Manifest, 1<<20); err != nil || len(b) == 0 {

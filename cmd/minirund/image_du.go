@@ -26,7 +26,7 @@ func imageDUCommand(u *ui) *cli.Command {
 			return err
 		}
 		defer closeLayers()
-		use, err := inventory.NewUsage(s)
+		use, err := inventory.NewUsage(c.Context, s)
 		if err != nil {
 			return err
 		}

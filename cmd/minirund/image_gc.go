@@ -37,7 +37,7 @@ func imageGCCommand(u *ui) *cli.Command {
 		defer closeLayers()
 		s.RemoveLost = c.Bool("lost")
 		if c.Bool("dry-run") {
-			p, err := inventory.NewPlan(s)
+			p, err := inventory.NewPlan(c.Context, s)
 			if err != nil {
 				return err
 			}

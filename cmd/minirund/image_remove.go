@@ -29,7 +29,7 @@ func imageRemoveCommand(u *ui) *cli.Command {
 		defer closeLayers()
 		r := removal{u: u, s: s}
 		for _, ref := range c.Args().Slice() {
-			if err := r.image(ref, c.Bool("force")); err != nil {
+			if err := r.image(c.Context, ref, c.Bool("force")); err != nil {
 				r.errs = append(r.errs, fmt.Errorf("remove: %w", err))
 			}
 		}
@@ -46,7 +46,7 @@ type removal struct {
 	errs  []error
 }
 
-func (r *removal) image(ref string, force bool) error {
+func (r *removal) image(ctx context.Context, ref string, force bool) error {
 	o := imagestore.RemoveOptions{AllNames: force}
 	if !force {
 		o.Last = func(gone *imagestore.Image, others []*imagestore.Image) error {
@@ -57,7 +57,7 @@ func (r *removal) image(ref string, force bool) error {
 			return err
 		}
 	}
-	done, err := r.s.Images.RemoveWith(ref, o)
+	done, err := r.s.Images.RemoveWith(ctx, ref, o)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func imagePruneCommand(u *ui) *cli.Command {
 				fmt.Fprintf(u.out, "would remove %s\n", imagestore.Familiar(ref))
 				continue
 			}
-			if err := r.image(ref, false); err != nil {
+			if err := r.image(c.Context, ref, false); err != nil {
 				var used *imagestore.InUseError
 				if !errors.As(err, &used) { // since we looked
 					r.errs = append(r.errs, fmt.Errorf("remove: %w", err))

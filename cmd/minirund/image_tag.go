@@ -16,7 +16,7 @@ func imageTagCommand(u *ui) *cli.Command {
 		if err != nil {
 			return err
 		}
-		replaced, err := images.Tag(c.Args().Get(0), c.Args().Get(1))
+		replaced, err := images.Tag(c.Context, c.Args().Get(0), c.Args().Get(1))
 		if err != nil {
 			return fmt.Errorf("tag: %w", err)
 		}

@@ -19,7 +19,7 @@ type Collected struct {
 // Collect removes what nothing needs. It may run at any time, beside everything:
 // names, containers and leases keep what is in use.
 func Collect(ctx context.Context, s Stores) (*Collected, error) {
-	swept, err := s.Images.GC()
+	swept, err := s.Images.GC(ctx)
 	c := &Collected{Blobs: swept.Blobs, Freed: swept.Disk}
 	if s.Layers != nil {
 		err = errors.Join(err, c.sweepLost(s), c.prune(ctx, s))

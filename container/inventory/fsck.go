@@ -210,7 +210,10 @@ func contents(ctx context.Context, s Stores, o imagestore.FsckOptions, found []i
 
 // residue adds what a collection would remove in the half of the layers.
 func residue(ctx context.Context, s Stores, o imagestore.FsckOptions, found []imagestore.Finding) ([]imagestore.Finding, error) {
-	p, err := NewPlan(s)
+	p, err := NewPlan(ctx, s)
+	if ctx.Err() != nil {
+		return found, context.Cause(ctx)
+	}
 	if err != nil {
 		return found, nil // of an index.json that was found damaged
 	}

@@ -88,7 +88,7 @@ func blocks(t *testing.T, root string) (n int64) {
 
 func plan(t *testing.T, s inventory.Stores) *inventory.Plan {
 	t.Helper()
-	p, err := inventory.NewPlan(s)
+	p, err := inventory.NewPlan(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestRootPlan_IsWhatHappens(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"a", "b"} {
-		if _, err := s.Images.Remove(name); err != nil {
+		if _, err := s.Images.Remove(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -278,7 +278,7 @@ func TestRootUsage_SumIsDu(t *testing.T) {
 	root := s.Images.Root()
 	check := func(when string) *inventory.Usage {
 		t.Helper()
-		u, err := inventory.NewUsage(s)
+		u, err := inventory.NewUsage(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -322,7 +322,7 @@ func TestRootUsage_SumIsDu(t *testing.T) {
 	// What an image has for itself becomes free with it.
 	i := slices.IndexFunc(u.Images, func(i inventory.ImageUse) bool { return i.Digest == built["b"].Manifest.Digest })
 	before := blocks(t, root)
-	if _, err := s.Images.Remove("b"); err != nil {
+	if _, err := s.Images.Remove(t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := inventory.Collect(context.Background(), s); err != nil {
@@ -339,7 +339,7 @@ func TestUsage_Empty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := inventory.NewUsage(inventory.Stores{Images: images})
+	u, err := inventory.NewUsage(t.Context(), inventory.Stores{Images: images})
 	if err != nil || u.Total != 0 || len(u.Images) != 0 {
 		t.Errorf("%+v, %v", u, err)
 	}

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -71,11 +72,11 @@ type LostContainer struct {
 }
 
 // NewPlan looks at everything and changes nothing.
-func NewPlan(s Stores) (*Plan, error) {
+func NewPlan(ctx context.Context, s Stores) (*Plan, error) {
 	if _, err := os.Lstat(s.Images.Root()); errors.Is(err, fs.ErrNotExist) {
 		return &Plan{survey: &imagestore.Survey{}, disk: &disk{}}, nil
 	}
-	survey, err := s.Images.Survey()
+	survey, err := s.Images.Survey(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"context"
 	"sort"
 
 	"github.com/minirun/minirun/imagestore"
@@ -35,8 +36,8 @@ type Group struct {
 var kinds = [...]Kind{Blob, Layer, Snapshot, Lost, Record, Work}
 
 // NewUsage measures a store.
-func NewUsage(s Stores) (*Usage, error) {
-	p, err := NewPlan(s)
+func NewUsage(ctx context.Context, s Stores) (*Usage, error) {
+	p, err := NewPlan(ctx, s)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ import (
 // processes left in the layer store.
 func Prune(ctx context.Context, images *imagestore.Store, layers *overlay.Store, onDelete func(*overlay.Dropped)) (removed []overlay.ChainID, err error) {
 	var dropped []*overlay.Dropped
-	err = images.WithImages(func(list []*imagestore.Image) error {
+	err = images.WithImages(ctx, func(list []*imagestore.Image) error {
 		used, recorded := map[overlay.ChainID]bool{}, map[imagestore.Digest]bool{}
 		for _, img := range list {
 			recorded[img.Target.Digest] = true

@@ -268,7 +268,7 @@ func TestRootPrune(t *testing.T) {
 	if _, err := s.layers.Prepare("container", tops[0]); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.images.Remove("x"); err != nil {
+	if _, err := s.images.Remove(t.Context(), "x"); err != nil {
 		t.Fatal(err)
 	}
 	prune(0)
@@ -288,7 +288,7 @@ func TestRootPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pin.Close()
-	if _, err := s.images.Remove("y"); err != nil {
+	if _, err := s.images.Remove(t.Context(), "y"); err != nil {
 		t.Fatal(err)
 	}
 	prune(0)

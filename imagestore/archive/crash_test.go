@@ -61,7 +61,7 @@ func TestLoad_Killed(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	took := time.Since(began)
-	if _, err := s.Remove("test/one:1"); err != nil {
+	if _, err := s.Remove(t.Context(), "test/one:1"); err != nil {
 		t.Fatal(err)
 	}
 	killed, left := 0, 0
@@ -91,7 +91,7 @@ func TestLoad_Killed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.Remove("test/one:1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if _, err := s.Remove(t.Context(), "test/one:1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
 	}

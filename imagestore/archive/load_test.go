@@ -288,7 +288,7 @@ func TestLoad_PartialIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(t, s, "test/multi:1", native)
-		if _, err := s.GC(); err != nil {
+		if _, err := s.GC(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		check(t, s, "test/multi:1", native)
@@ -535,7 +535,7 @@ func TestLoad_CutAnywhere(t *testing.T) {
 					if err == nil {
 						good++
 						check(t, s, "test/one:1", b)
-						if _, err := s.Remove("test/one:1"); err != nil {
+						if _, err := s.Remove(t.Context(), "test/one:1"); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -578,7 +578,7 @@ func TestLoad_FlippedAnywhere(t *testing.T) {
 						if ref == "" {
 							ref = string(img.ID)
 						}
-						if _, err := s.Remove(ref); err != nil {
+						if _, err := s.Remove(t.Context(), ref); err != nil {
 							t.Fatal(err)
 						}
 					}

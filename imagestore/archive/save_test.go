@@ -94,7 +94,7 @@ func saveBytes(t *testing.T, s *imagestore.Store, f archive.Format, refs ...stri
 // blobs are the digests in a store.
 func blobs(t *testing.T, s *imagestore.Store) []string {
 	t.Helper()
-	list, err := s.Survey()
+	list, err := s.Survey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestSave_RoundTrip(t *testing.T) {
 	if _, err := loadBytes(from, imagetest.Archive(t, imagetest.Layout(t, one))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := from.Tag("test/one:1", "quay.io/other/name:2"); err != nil {
+	if _, err := from.Tag(t.Context(), "test/one:1", "quay.io/other/name:2"); err != nil {
 		t.Fatal(err)
 	}
 	refs := []string{"test/multi:1", "test/one:1", "quay.io/other/name:2"}
@@ -190,10 +190,10 @@ func TestSave_RoundTrip(t *testing.T) {
 		t.Errorf("entries\n%s\nfrom the directory\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
 	}
 	// The referrers go with the last name of what they are about.
-	if _, err := from.Tag("test/multi:1", "second"); err != nil {
+	if _, err := from.Tag(t.Context(), "test/multi:1", "second"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := from.Remove("test/multi:1"); err != nil {
+	if _, err := from.Remove(t.Context(), "test/multi:1"); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range append(referrers, multi) {
@@ -201,7 +201,7 @@ func TestSave_RoundTrip(t *testing.T) {
 			t.Errorf("%s went while its subject has a name", d.Digest)
 		}
 	}
-	if _, err := from.Remove("second"); err != nil {
+	if _, err := from.Remove(t.Context(), "second"); err != nil {
 		t.Fatal(err)
 	}
 	if got := blobs(t, from); len(got) != len(one.Blobs) {
@@ -215,7 +215,7 @@ func TestSave_Docker(t *testing.T) {
 	if _, err := loadBytes(s, imagetest.Archive(t, imagetest.Layout(t, one, two))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Tag("test/one:1", "alpine"); err != nil {
+	if _, err := s.Tag(t.Context(), "test/one:1", "alpine"); err != nil {
 		t.Fatal(err)
 	}
 	saved := saveBytes(t, s, archive.Docker, "test/one:1", "test/two:1", "alpine", string(two.Config.Digest))
@@ -308,10 +308,10 @@ func TestSave_RemovedMeanwhile(t *testing.T) {
 	w := writerFunc(func(p []byte) (int, error) {
 		if !removed {
 			removed = true
-			if _, err := s.Remove("test/one:1"); err != nil {
+			if _, err := s.Remove(t.Context(), "test/one:1"); err != nil {
 				t.Error(err)
 			}
-			if _, err := s.GC(); err != nil {
+			if _, err := s.GC(t.Context()); err != nil {
 				t.Error(err)
 			}
 		}

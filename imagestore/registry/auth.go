@@ -208,8 +208,8 @@ func checkRealm(e *endpoint, realm string) (*url.URL, error) {
 	case u.Scheme != "http":
 	case !e.isPlain():
 		return nil, &SecurityError{Reason: fmt.Sprintf("%s names %q as its token service: https must not become http", e.name(), oneLine(realm))}
-	case strings.EqualFold(u.Hostname(), (&url.URL{Host: e.host}).Hostname()), isLoopback(u.Host) && isLoopback(e.host):
-		return u, nil // the host's own name was allowed to be spoken to by http
+	case strings.EqualFold(u.Hostname(), (&url.URL{Host: e.host}).Hostname()):
+		return u, nil // its name may be spoken to by http; the service is often at a port of its own
 	default:
 		return nil, &SecurityError{Reason: fmt.Sprintf("%s names %q as its token service: another host, by plain http", e.name(), oneLine(realm))}
 	}

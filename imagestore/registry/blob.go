@@ -59,9 +59,10 @@ func (t *transfer) from(ctx context.Context, e *endpoint, last bool, object stri
 		limit = 2
 	}
 	wrong := 0
+	whole := false // it does not answer Range as it should
 	for n := 1; ; n++ {
 		before := part.Size()
-		err := t.stream(ctx, e, object, part, d)
+		err := t.stream(ctx, e, object, part, d, whole)
 		if err == nil {
 			err = part.Commit(ctx)
 			var digest *imagestore.DigestError
@@ -81,6 +82,13 @@ func (t *transfer) from(ctx context.Context, e *endpoint, last bool, object stri
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		var ranges *rangeError
+		if errors.As(err, &ranges) {
+			whole = true
+			t.counted.retry(err)
+			n--
+			continue
+		}
 		if permanent(err) {
 			return err
 		}
@@ -97,13 +105,21 @@ func (t *transfer) from(ctx context.Context, e *endpoint, last bool, object stri
 	}
 }
 
+// rangeError is an answer to a request for the rest of a blob that is not the rest.
+type rangeError struct{ err error }
+
+func (e *rangeError) Error() string { return e.err.Error() }
+func (e *rangeError) Unwrap() error { return e.err }
+
 // stream is one request: it appends to part what comes, up to the blob's size.
-func (t *transfer) stream(ctx context.Context, e *endpoint, object string, part *imagestore.Partial, d imagestore.Descriptor) error {
+// With whole it asks for all of the blob and skips what is there.
+func (t *transfer) stream(ctx context.Context, e *endpoint, object string, part *imagestore.Partial, d imagestore.Descriptor, whole bool) error {
 	w := newWatch(ctx, t.c.o.Stall)
 	defer w.stop()
 	off := part.Size()
 	header := http.Header{}
-	if off > 0 {
+	ranged := off > 0 && !whole
+	if ranged {
 		header.Set("Range", "bytes="+strconv.FormatInt(off, 10)+"-")
 	}
 	resp, err := t.c.send(w.ctx, e, call{
@@ -117,9 +133,13 @@ func (t *transfer) stream(ctx context.Context, e *endpoint, object string, part 
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		skip = off // a server that knows no ranges sends all of it again
-	case resp.StatusCode == http.StatusPartialContent && off > 0 && startsAt(resp, off, d.Size):
+	case resp.StatusCode == http.StatusPartialContent && ranged && startsAt(resp, off, d.Size):
+	case resp.StatusCode == http.StatusPartialContent && ranged:
+		return &rangeError{&requestError{what: object, host: e.name(), err: fmt.Errorf("asked for bytes from %d on, got %q", off, oneLine(resp.Header.Get("Content-Range")))}}
 	case resp.StatusCode == http.StatusPartialContent:
-		return &requestError{what: object, host: e.name(), err: fmt.Errorf("asked for bytes from %d on, got %q", off, oneLine(resp.Header.Get("Content-Range")))}
+		return &requestError{what: object, host: e.name(), err: fmt.Errorf("asked for all of it, got a part: %q", oneLine(resp.Header.Get("Content-Range")))}
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
+		return &rangeError{responseError(object, e, resp)}
 	default:
 		return responseError(object, e, resp)
 	}

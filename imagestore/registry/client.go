@@ -129,6 +129,7 @@ func (c *Client) follow(ctx context.Context, e *endpoint, k call, authorization 
 		at = e.url(k.path, k.query)
 	}
 	left := !e.owns(at)
+	var noHTTPS error // why plain http is tried
 	for hop := 0; ; hop++ {
 		req, err := http.NewRequestWithContext(ctx, k.method, at.String(), nil)
 		if err != nil {
@@ -162,15 +163,27 @@ func (c *Client) follow(ctx context.Context, e *endpoint, k call, authorization 
 		}
 		resp, err := client.Do(req)
 		if err != nil {
-			if k.at == nil && hop == 0 && errors.Is(err, http.ErrSchemeMismatch) {
+			mismatch := errors.Is(err, http.ErrSchemeMismatch)
+			if k.at == nil && hop == 0 && at.Scheme == "https" && (mismatch || e.noHTTPS(err)) {
 				if e.plain() {
+					noHTTPS = unwrapURL(err)
 					at = e.url(k.path, k.query)
 					left = false
+					hop--
 					continue
 				}
-				return nil, &SchemeError{Host: e.name()}
+				if mismatch {
+					return nil, &SchemeError{Host: e.name()}
+				}
+			}
+			if noHTTPS != nil && hop == 0 {
+				e.notPlain()
+				err = fmt.Errorf("%w (by plain http: %v)", noHTTPS, unwrapURL(err))
 			}
 			return nil, &requestError{what: k.what, host: at.Host, err: unwrapURL(err)}
+		}
+		if k.at == nil && hop == 0 {
+			e.answered()
 		}
 		switch resp.StatusCode {
 		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:

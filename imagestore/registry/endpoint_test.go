@@ -49,6 +49,66 @@ func TestEndpoint_Owns(t *testing.T) {
 	}
 }
 
+// A mirror counts however the file gives it, in its place.
+func TestParseHosts_Forms(t *testing.T) {
+	for text, want := range map[string][]string{
+		"[host.\"https://a\"]\n[host.\"https://b\"]":                                                    {"a", "b"},
+		"[host.\"https://a\".header]\nx = \"1\"\n[host.\"https://b\"]":                                  {"a", "b"},
+		"host.\"https://a\".capabilities = [\"pull\"]\nhost.\"https://b\".skip_verify = true":           {"a", "b"},
+		"[host.\"https://b\"]\n[host.\"https://a\".header]\nx = \"1\"":                                  {"b", "a"},
+		"[host.\"https://b\".header]\nx = \"1\"\n[host.\"https://a\"]\n[host.\"https://b\"]":            {"b", "a"},
+		"[host]\n\"https://b\" = { capabilities = [\"pull\"] }\n\"https://a\" = { skip_verify = true }": {"b", "a"},
+		"host = { \"https://b\" = {}, \"https://a\" = { skip_verify = true } }":                         {"b", "a"},
+		"[header]\nhost = [\"x\"]": nil,
+	} {
+		list, err := New(Options{}).parseHosts("registry.example", "", []byte(text))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		var got []string
+		for _, e := range list {
+			got = append(got, e.host)
+		}
+		if want := append(want, "registry.example"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
+// A token service by plain http must have the name of the registry, which is spoken
+// to by plain http itself.
+func TestCheckRealm(t *testing.T) {
+	for _, tt := range []struct {
+		server, realm string
+		want          bool
+	}{
+		{"http://registry.example:5000", "http://registry.example:5000/token", true},
+		{"http://registry.example:5000", "http://REGISTRY.example:5001/token", true},
+		{"http://registry.example:5000", "http://registry.example/token", true},
+		{"http://registry.example:5000", "https://auth.example/token", true},
+		{"http://registry.example:5000", "http://auth.example:5000/token", false},
+		{"http://registry.example:5000", "http://x.registry.example:5000/token", false},
+		{"http://registry.example:5000", "http://localhost/token", false},
+		{"http://127.0.0.1:5000", "http://127.0.0.1:5001/token", true},
+		{"http://127.0.0.1:5000", "http://127.0.0.2:5000/token", false},
+		{"http://localhost:5000", "http://127.0.0.1:5000/token", false},
+		{"http://[::1]:5000", "http://[::1]:5001/token", true},
+		{"https://registry.example", "https://auth.example/token", true},
+		{"https://registry.example", "http://registry.example/token", false},
+		{"https://localhost", "http://localhost/token", false},
+		{"http://registry.example", "ftp://registry.example/token", false},
+	} {
+		e, err := New(Options{}).newEndpoint("registry.example", tt.server, security{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := checkRealm(e, tt.realm); (err == nil) != tt.want {
+			t.Errorf("%s names %s: %v, want it asked: %v", tt.server, tt.realm, err, tt.want)
+		}
+	}
+}
+
 func TestParseChallenges(t *testing.T) {
 	for in, want := range map[string][]challenge{
 		`Bearer realm="https://a/token",service="s",scope="repository:a:pull,push"`: {{"bearer", map[string]string{"realm": "https://a/token", "service": "s", "scope": "repository:a:pull,push"}}},

@@ -14,6 +14,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -29,7 +30,8 @@ const (
 	canPull    capability = 1 << iota // content by its digest
 	canResolve                        // tags
 	canPush
-	canAll = canPull | canResolve | canPush
+	canReferrers // lists of what is about an image
+	canAll       = canPull | canResolve | canPush | canReferrers
 )
 
 // endpoint is one host that serves a registry: itself or a mirror.
@@ -46,6 +48,7 @@ type endpoint struct {
 	mu       sync.Mutex
 	scheme   string
 	fallback bool  // plain http will do if the host does not speak https
+	settled  bool  // it has answered: the scheme stays
 	down     error // it could not be reached
 }
 
@@ -92,11 +95,40 @@ func (e *endpoint) isPlain() bool {
 func (e *endpoint) plain() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.fallback {
-		e.scheme, e.fallback = "http", false
-		return true
+	if e.fallback && !e.settled {
+		e.scheme = "http"
 	}
-	return e.scheme == "http" // another goroutine did
+	return e.scheme == "http" // perhaps another goroutine did
+}
+
+// notPlain goes back to https: plain http was of no use either.
+func (e *endpoint) notPlain() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.fallback && !e.settled {
+		e.scheme = "https"
+	}
+}
+
+// answered keeps the scheme: what was sent by https does not go by http later.
+func (e *endpoint) answered() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.settled = true
+}
+
+// noHTTPS tells errors that mean that https cannot be spoken at the endpoint. That
+// of a proxy says nothing about it, and one about a certificate is none.
+func (e *endpoint) noHTTPS(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "proxyconnect" {
+		return false
+	}
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) {
+		return record.Conn != nil // the first record was none
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) && (&url.URL{Host: e.host}).Port() == ""
 }
 
 func (e *endpoint) setDown(err error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/minirun/minirun/imagestore/registry"
 	"github.com/minirun/minirun/imagestore/registrytest"
 )
 
@@ -144,6 +145,32 @@ func TestHosts_Capabilities(t *testing.T) {
 	}
 }
 
+// Lists of referrers are asked of a mirror that may give them or resolve, in containerd's words.
+func TestHosts_Referrers(t *testing.T) {
+	b := build(t, 24)
+	for capabilities, want := range map[string]bool{
+		`"pull", "resolve", "referrers"`: true,
+		`"pull", "referrers"`:            true,
+		`"pull", "resolve"`:              true,
+		`"pull"`:                         false,
+	} {
+		mirror, origin := registrytest.New(t, registrytest.Options{}), registrytest.New(t, registrytest.Options{})
+		publish(mirror, "test/one", b, "v1")
+		publish(origin, "test/one", b, "v1")
+		sig, _ := sign(t, mirror, "test/one", b)
+		o := quick()
+		o.HostDirs = []string{hostsDir(t, "_default", fmt.Sprintf("server = %q\n[host.%q]\ncapabilities = [%s]\n", origin.URL, mirror.URL, capabilities))}
+		res, err := client(t, o).Pull(t.Context(), newStore(t), reference(t, "registry.example/test/one:v1"), registry.PullOptions{Referrers: true})
+		if err != nil {
+			t.Errorf("%s: %v", capabilities, err)
+			continue
+		}
+		if got := len(res.Referrers) == 1 && res.Referrers[0].Digest == sig.Digest; got != want {
+			t.Errorf("%s: referrers %+v of the mirror, want some: %v", capabilities, res.Referrers, want)
+		}
+	}
+}
+
 func TestHosts_Errors(t *testing.T) {
 	for text, want := range map[string]string{
 		"server = ":                "hosts.toml",
@@ -152,7 +179,7 @@ func TestHosts_Errors(t *testing.T) {
 		`ca = 3`:                   "want a text or a list of texts",
 		`client = "x.pem"`:         `client certificate "`,
 		"server = \"ftp://x\"":     `"ftp://x" is no URL of a host`,
-		`capabilities = ["fly"]`:   `"fly" is none of pull, resolve and push`,
+		`capabilities = ["fly"]`:   `"fly" is none of pull, resolve, push and referrers`,
 		"[host.\"https://u:p@x\"]": "is no URL of a host",
 		"[host.\"https://x\"]\ndial_timeout = \"soon\"": "dial_timeout",
 	} {

@@ -35,8 +35,9 @@ func (c *Client) parseHosts(registry, dir string, b []byte) ([]*endpoint, error)
 	}
 	var list []*endpoint
 	seen := map[string]bool{}
-	for _, key := range meta.Keys() { // in the order of the file
-		if len(key) != 2 || key[0] != "host" || seen[key[1]] {
+	// In the order of the file. A host may have a key before its table, or no table at all.
+	for _, key := range meta.Keys() {
+		if len(key) < 2 || key[0] != "host" || seen[key[1]] {
 			continue
 		}
 		seen[key[1]] = true
@@ -94,11 +95,13 @@ func (c *Client) tableEndpoint(registry, dir, server string, t hostTable) (*endp
 			case "pull":
 				e.can |= canPull
 			case "resolve":
-				e.can |= canResolve
+				e.can |= canResolve | canReferrers // the capability is younger than many files
 			case "push":
 				e.can |= canPush
+			case "referrers":
+				e.can |= canReferrers
 			default:
-				return nil, fmt.Errorf("capabilities: %q is none of pull, resolve and push", name)
+				return nil, fmt.Errorf("capabilities: %q is none of pull, resolve, push and referrers", name)
 			}
 		}
 	}

@@ -180,6 +180,7 @@ type fault struct {
 	fails string // text of the error; empty: it succeeds
 	stall bool   // with a short time without data
 	more  int64  // how many bytes of blobs may be sent beyond the image's
+	then  registrytest.Fault
 }
 
 func faults(b *imagetest.Built) []fault {
@@ -209,6 +210,9 @@ func faults(b *imagetest.Built) []fault {
 		{name: "shorter than said", f: registrytest.Fault{Path: big, Length: -100, Times: 1}},
 		{name: "endless", f: registrytest.Fault{Path: big, Endless: true}, fails: "content is longer than"},
 		{name: "no ranges", f: registrytest.Fault{Path: big, NoRange: true}},
+		{name: "416 for the rest", f: registrytest.Fault{Path: big, Cut: half, Times: 1}, then: registrytest.Fault{Path: big, Tagged: "bytes=", Status: 416}, more: size / 2},
+		{name: "a part without Content-Range", f: registrytest.Fault{Path: big, Cut: half, Times: 1}, then: registrytest.Fault{Path: big, Tagged: "bytes=", Part: "none"}, more: size},
+		{name: "another part", f: registrytest.Fault{Path: big, Cut: half, Times: 1}, then: registrytest.Fault{Path: big, Tagged: "bytes=", Part: "bytes 5-9/10"}, more: size},
 		{name: "flipped manifest", f: registrytest.Fault{Path: "manifests/", Flip: 10}, fails: "content has digest sha256:"},
 		{name: "manifest cut", f: registrytest.Fault{Path: "manifests/", Cut: 10, Times: 1}},
 		{name: "manifest is a page", f: registrytest.Fault{Path: "manifests/", Status: 200, Body: "<html>log in here</html>", Header: map[string]string{"Content-Type": "text/html"}}, fails: "content has digest"},
@@ -229,6 +233,9 @@ func TestPull_Faults(t *testing.T) {
 			srv := registrytest.New(t, registrytest.Options{})
 			publish(srv, "test/one", b, "v1")
 			srv.Fail(tt.f)
+			if tt.then.Path != "" {
+				srv.Fail(tt.then)
+			}
 			o := quick()
 			if tt.stall {
 				o.Stall, o.Attempts = 150*time.Millisecond, 3
@@ -350,6 +357,31 @@ func TestPull_ResumeAfterError(t *testing.T) {
 	}
 }
 
+// A host that refuses to send the rest, and all of it, too, does not cost what is there.
+func TestPull_BadRangeKeepsPart(t *testing.T) {
+	b := build(t, 4)
+	srv := registrytest.New(t, registrytest.Options{})
+	publish(srv, "test/one", b, "v1")
+	s := newStore(t)
+	blob := string(b.Layers[1].Digest)
+	srv.Fail(registrytest.Fault{Path: blob, Cut: int(b.Layers[1].Size * 9 / 10), Times: 1})
+	srv.Fail(registrytest.Fault{Path: blob, Tagged: "bytes=", Status: 416})
+	srv.Fail(registrytest.Fault{Path: blob, Status: 403})
+	name := srv.Host() + "/test/one:v1"
+	if _, err := client(t, quick()).Pull(t.Context(), s, reference(t, name), registry.PullOptions{}); !errors.Is(err, fs.ErrPermission) {
+		t.Fatalf("%v, want 403", err)
+	}
+	srv.Heal()
+	srv.Reset()
+	if _, err := client(t, quick()).Pull(t.Context(), s, reference(t, name), registry.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s, name, b)
+	if got, most := srv.BlobBytes(), blobBytes(b)*12/100; got > most {
+		t.Errorf("%d bytes were sent again, want at most %d", got, most)
+	}
+}
+
 // Twenty pulls at once, with clients of their own, as processes have: each blob is sent once.
 func TestPull_SingleFlight(t *testing.T) {
 	b := build(t, 5)
@@ -404,7 +436,7 @@ func TestPull_Cancel(t *testing.T) {
 		t.Errorf("left: %v", names)
 	}
 	// What is kept can be thrown away.
-	if _, err := s.GC(); err != nil {
+	if _, err := s.GC(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	residue(t, s)

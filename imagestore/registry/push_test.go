@@ -25,7 +25,7 @@ func stored(t *testing.T, b *imagetest.Built, name string) *imagestore.Store {
 	if _, err := client(t, quick()).Pull(t.Context(), s, reference(t, from), registry.PullOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Tag(from, name); err != nil {
+	if _, err := s.Tag(t.Context(), from, name); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -133,7 +133,7 @@ func TestPush_Faults(t *testing.T) {
 			if extra := srv.BlobBytes() - blobBytes(b); extra > tt.more {
 				t.Errorf("%d bytes arrived twice (%+v)", extra, res)
 			}
-			if left, err := s.GC(); err != nil || left.Blobs != 0 {
+			if left, err := s.GC(t.Context()); err != nil || left.Blobs != 0 {
 				t.Errorf("gc: %+v, %v", left, err)
 			}
 		})
@@ -165,7 +165,7 @@ func TestPush_Index(t *testing.T) {
 		if _, err := client(t, quick()).Pull(t.Context(), s, from, o); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Tag(from.String(), name); err != nil {
+		if _, err := s.Tag(t.Context(), from.String(), name); err != nil {
 			t.Fatal(err)
 		}
 	}

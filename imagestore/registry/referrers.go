@@ -50,7 +50,7 @@ func (p *puller) referrers(ctx context.Context, manifests []imagestore.Descripto
 // Referrers"; of a registry that does not know the question, for the tag that
 // clients keep in place of the answer.
 func (p *puller) referrersOf(ctx context.Context, subject imagestore.Digest) (list []imagestore.Descriptor, err error) {
-	err = p.c.try(ctx, p.ref.Domain, canPull|canResolve, func(e *endpoint, last bool) error {
+	err = p.c.try(ctx, p.ref.Domain, canPull|canReferrers, func(e *endpoint, last bool) error {
 		return p.c.attempts(ctx, last, func() (err error) {
 			list, err = p.c.referrers(ctx, e, p.ref.Path, subject)
 			return err

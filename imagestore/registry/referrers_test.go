@@ -56,7 +56,7 @@ func TestPull_Referrers(t *testing.T) {
 		if res, err := client(t, quick()).Pull(t.Context(), s, reference(t, name), registry.PullOptions{Referrers: true}); err != nil || !res.UpToDate {
 			t.Errorf("%+v, %v", res, err)
 		}
-		if _, err := s.Remove(name); err != nil {
+		if _, err := s.Remove(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 		if left, err := s.List(); err != nil || len(left) != 0 {

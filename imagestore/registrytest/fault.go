@@ -31,6 +31,7 @@ type Fault struct {
 	Length      int                 // claim that the body is so many bytes longer, or shorter
 	Endless     bool                // go on after the end, without a Content-Length
 	NoRange     bool                // send all of it, whatever was asked for
+	Part        string              // the Content-Range of a part; "none": without one
 	ContentType string              // of a manifest
 	Do          func(*http.Request) // called for each request that fits
 }

@@ -340,6 +340,12 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, repo, digest strin
 			return
 		}
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", off, len(b)-1, len(b)))
+		if f != nil && f.Part != "" {
+			w.Header().Set("Content-Range", f.Part)
+		}
+		if f != nil && f.Part == "none" {
+			w.Header().Del("Content-Range")
+		}
 		status, b = http.StatusPartialContent, b[off:]
 	}
 	s.body(w, r, status, b, len(whole)-len(b), f, s.counter())
