@@ -112,8 +112,19 @@ func NewReader(r io.Reader) (*Reader, error) {
 	case None:
 		return &Reader{Reader: br, Format: format}, nil
 	}
-	return nil, fmt.Errorf("compression %s: %w", format, errors.ErrUnsupported)
+	return nil, &FormatError{format}
 }
+
+// FormatError reports a format that is recognised and not supported. It is
+// errors.ErrUnsupported.
+type FormatError struct{ Format Format }
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("it is compressed with %s; gzip and zstd are supported", e.Format)
+}
+
+// Is makes it errors.ErrUnsupported.
+func (e *FormatError) Is(target error) bool { return target == errors.ErrUnsupported }
 
 // errReader names the format in errors. An end in the middle of the stream is
 // io.ErrUnexpectedEOF, whatever the decoder says.

@@ -74,8 +74,8 @@ func TestNewReader_Errors(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{"bzip2": []byte("BZh91AY"), "xz": {0xfd, '7', 'z', 'X', 'Z', 0, 0}} {
-		if _, _, err := read(b); !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("%s: %v, want ErrUnsupported", name, err)
+		if _, _, err := read(b); !errors.Is(err, errors.ErrUnsupported) || err.Error() != "it is compressed with "+name+"; gzip and zstd are supported" {
+			t.Errorf("%s: %v, want ErrUnsupported and what is supported", name, err)
 		}
 	}
 	// A frame that asks for a window of 4 GiB: refused, not allocated.
