@@ -394,8 +394,11 @@ func TestRootImageUsage(t *testing.T) {
 		{"flag --memory needs --image", []string{"explain", "--memory", "1g"}},
 		{"unknown flag --nosuch", []string{"run", "--image", "base", "--nosuch", h.id()}},
 		{"unknown flag", []string{"run", "--image", "base", "-ix", h.id()}},
-		{"hint: minirun image list shows", []string{"run", "--pull", "never", "--image", "no-such-image", h.id()}},
-		{"hint: minirun image list shows", []string{"create", "--pull", "never", "--image", "registry.invalid/a/b:1", h.id()}},
+		{`flag --image: invalid value "": the name is empty`, []string{"run", "--rm", "--image", "", h.id()}},
+		{"the name is empty", []string{"explain", "--image="}},
+		{"hint: minirun pull fetches it; minirun image list shows", []string{"run", "--pull", "never", "--image", "no-such-image", h.id()}},
+		{"hint: minirun image list shows", []string{"run", "--pull", "never", "--image", "sha256:" + strings.Repeat("0", 64), h.id()}},
+		{"hint: minirun pull fetches it; minirun image list shows", []string{"create", "--pull", "never", "--image", "registry.invalid/a/b:1", h.id()}},
 		{"hint: minirun pull fetches it", []string{"explain", "--image", "no-such-image"}},
 		{"", []string{"run", "--image", "Bad Name", h.id()}},
 		{"", []string{"run", "--image", "../../etc/passwd", h.id()}},
@@ -404,6 +407,14 @@ func TestRootImageUsage(t *testing.T) {
 	} {
 		h.refused(tt.want, tt.args...)
 	}
+	// PATH is in no config.json that the user has.
+	running := h.background("true")
+	for _, args := range [][]string{{"run", "--image", "base", "--rm", h.id(), "no-such-program"}, {"exec", running, "no-such-program"}} {
+		if r := h.do(args...); r.Code == 0 || !strings.Contains(r.Stderr, "hint: PATH is that of the container: of Env in the image") {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+	h.must("delete", "--force", running)
 	// Flags before an argument that is none, and a store that is named by a
 	// relative path: the container is deleted from anywhere.
 	id := h.id()

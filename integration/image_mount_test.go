@@ -91,6 +91,15 @@ func TestRootImageMount(t *testing.T) {
 	if r := h.do("image", "rm", "two"); r.Code == 0 || !strings.Contains(r.Stderr, "in use by image mount\nhint: it is mounted: minirun image unmount two\n") {
 		t.Errorf("rm: %+v", r)
 	}
+	// An image with the same layers is another one; a second name is not.
+	h.must("image", "import", "-q", "--change", "LABEL a=b", testenv.Rootfs(t), "labelled")
+	h.must("image", "rm", "labelled")
+	h.must("image", "import", "-q", "--change", "LABEL a=b", testenv.Rootfs(t), "labelled")
+	if r := h.do("image", "rm", "base"); r.Code == 0 || !strings.Contains(r.Stderr, "in use by image mount\n") {
+		t.Errorf("rm beside an image with the same layers: %+v", r)
+	}
+	h.must("image", "tag", "base", "again")
+	h.must("image", "rm", "again", "labelled")
 	h.must("image", "rm", "--force", "two")
 	h.must("image", "gc")
 	sameTree(t, "after gc", below(), tree)

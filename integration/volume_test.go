@@ -119,6 +119,17 @@ func TestRootVolumeAnonymous(t *testing.T) {
 		t.Errorf("prune of what is in use: %q", got)
 	}
 	h.must("delete", id)
+	if got := strings.Split(h.must("volume", "prune", "--dry-run"), "\n"); len(got) != 3 || len(got[0]) != len("would remove ")+64 {
+		t.Errorf("prune --dry-run: %q", got)
+	}
+	var rows []struct{ Name string }
+	if err := json.Unmarshal([]byte(h.must("volume", "prune", "--dry-run", "--all", "--format", "json")), &rows); err != nil || len(rows) != 3 || rows[2].Name != "kept" {
+		t.Errorf("prune --dry-run --all --format json: %v, %v", rows, err)
+	}
+	h.refused("--format json is for --dry-run", "volume", "prune", "--format", "json")
+	if left := h.entries("volumes"); len(left) != 3 {
+		t.Errorf("after --dry-run: %q", left)
+	}
 	if got := strings.Fields(h.must("volume", "prune")); len(got) != 2 || len(got[0]) != 64 {
 		t.Errorf("prune: %q", got)
 	}

@@ -47,11 +47,16 @@ func (e *InUseError) Error() string {
 	return fmt.Sprintf("remove layer %q: %s needs it", string(e.Layer), e.By)
 }
 
-// DepthError says that a chain has more layers than overlayfs mounts.
+// DepthError says that a chain has more extracted layers than overlayfs mounts.
 type DepthError struct{ Layers int }
 
 func (e *DepthError) Error() string {
-	return fmt.Sprintf("mount %d layers: overlayfs takes at most %d", e.Layers, MaxLayers)
+	return fmt.Sprintf("%d layers as directories: overlayfs takes at most %d", e.Layers, MaxLayers)
+}
+
+// Hint says what to do.
+func (e *DepthError) Hint() string {
+	return "an index has no such limit (Linux 6.12): minirun image unpack --unpacker index IMAGE, or pull --unpacker index IMAGE; or import the root file system as one layer"
 }
 
 // VolatileError says that a snapshot was mounted by MountVolatile before, so that

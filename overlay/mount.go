@@ -11,7 +11,8 @@ import (
 	"github.com/minirun/minirun/internal/linux"
 )
 
-// MaxLayers is OVL_MAX_STACK of the kernel: more lower directories are EINVAL.
+// MaxLayers is OVL_MAX_STACK of the kernel: more lower directories are EINVAL. A
+// chain with an index is one of them, whatever its length.
 const MaxLayers = 500
 
 // way is one of the three ways to hand lower directories to overlayfs.

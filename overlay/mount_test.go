@@ -127,7 +127,7 @@ func TestRootMountLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var deep *DepthError
-	if fd, err := sn.Mount(); !errors.As(err, &deep) {
+	if fd, err := sn.Mount(); !errors.As(err, &deep) || !strings.Contains(deep.Hint(), "image unpack --unpacker index") {
 		t.Errorf("501 layers: got %d, %v, want *DepthError", fd, err)
 	}
 	if after := mounts(t); after != before {

@@ -160,7 +160,7 @@ func (l *launch) keep(o *runOptions) bool { return o.keep || l.image && !l.remov
 func (l *launch) createOnly(a *app) error {
 	c, err := l.store.Create(l.options)
 	if err != nil {
-		return err
+		return ofImage(l.image, err)
 	}
 	a.warnings(c.Warnings)
 	return nil

@@ -115,7 +115,7 @@ func (a *app) exec(args []string) error {
 		defer tty.close()
 	}
 	if err != nil {
-		return &execFailure{err}
+		return &execFailure{ofImage(c.Snapshot != "", err)}
 	}
 	a.warnings(p.Warnings)
 	if o.detach {

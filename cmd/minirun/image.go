@@ -49,7 +49,12 @@ func (o *imageOptions) add(f *flagSet) {
 	toggle := func(p *bool, name string, letter byte, help string) {
 		f.add(name, letter, "", help, note(name, func(v string) (err error) { *p, err = strconv.ParseBool(v); return err }))
 	}
-	f.String(&o.ref, "image", 0, "REF", "make the container from this image; the flags below need it")
+	f.add("image", 0, "REF", "make the container from this image; the flags below need it", func(v string) error {
+		if o.ref = v; v == "" {
+			return errors.New("the name is empty")
+		}
+		return nil
+	})
 	f.add("pull", 0, "always|missing|never", "when to fetch the image from its registry (default missing)", note("pull", func(v string) error {
 		if v != "always" && v != "missing" && v != "never" {
 			return errors.New("want always, missing or never")
@@ -327,8 +332,10 @@ func (a *app) fetchImage(ref, pull string) (*unpacked.Image, error) {
 		err = a.runSibling("image", "unpack", ref) // which knows the IDs of all images
 	case errors.Is(err, fs.ErrNotExist) && isDemo(ref):
 		err = a.runSibling("image", "demo")
-	case errors.Is(err, fs.ErrNotExist) && (pull == "never" || isID(ref)):
+	case errors.Is(err, fs.ErrNotExist) && isID(ref):
 		return nil, &hintError{err, noImageHint}
+	case errors.Is(err, fs.ErrNotExist) && pull == "never":
+		return nil, &hintError{err, "minirun pull fetches it; " + noImageHint}
 	case errors.Is(err, fs.ErrNotExist):
 		err = a.pullImage(ref)
 	}

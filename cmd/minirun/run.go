@@ -57,7 +57,7 @@ func (a *app) runDetached(l *launch) error {
 		l.announce(c)
 	}
 	if err != nil {
-		return err
+		return ofImage(l.image, err)
 	}
 	a.warnings(c.Warnings)
 	a.awaitReady(l.options.Notifier, c)
@@ -90,7 +90,7 @@ func (a *app) runForeground(l *launch, o *runOptions) error {
 	l.store.Signals = waiting
 	c, err := l.store.Run(l.options)
 	if err != nil {
-		return err
+		return ofImage(l.image, err)
 	}
 	a.warnings(c.Warnings)
 	notify := &readiness{a, l.options.Notifier, c}

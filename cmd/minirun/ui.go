@@ -174,7 +174,8 @@ func hints(err error) []string {
 	}
 	var execErr *runtime.ExecError
 	if errors.As(err, &execErr) {
-		h = append(h, execHints(execErr)...)
+		var of *imageError
+		h = append(h, execHints(execErr, errors.As(err, &of))...)
 	}
 	var exists *runtime.ExistsError
 	switch {
@@ -207,12 +208,26 @@ func hints(err error) []string {
 	return h
 }
 
-func execHints(e *runtime.ExecError) []string {
+// imageError marks an error of a container made from an image, for its hints.
+type imageError struct{ error }
+
+func (e *imageError) Unwrap() error { return e.error }
+
+func ofImage(image bool, err error) error {
+	if image && err != nil {
+		return &imageError{err}
+	}
+	return err
+}
+
+func execHints(e *runtime.ExecError, image bool) []string {
 	switch {
 	case errors.Is(e.Err, syscall.ENOEXEC):
 		return []string{"it is no program for this machine, or a script without a #! line"}
 	case errors.Is(e.Err, fs.ErrNotExist) && strings.Contains(e.Name, "/"):
 		return []string{"the path is looked up inside the container's root; for a script or a dynamic program also check its interpreter"}
+	case errors.Is(e.Err, fs.ErrNotExist) && image:
+		return []string{"PATH is that of the container: of Env in the image, see minirun image inspect, or of --env PATH=DIR:DIR"}
 	case errors.Is(e.Err, fs.ErrNotExist):
 		return []string{"PATH is that of the container, process.env in config.json"}
 	case errors.Is(e.Err, syscall.EACCES):

@@ -36,7 +36,7 @@ func (a *app) start(args []string) error {
 	c.Timing = timing.Timing
 	c.Notifier = a.notifier()
 	if err := c.Start(); err != nil {
-		return err
+		return ofImage(c.Snapshot != "", err)
 	}
 	a.awaitReady(c.Notifier, c)
 	return nil

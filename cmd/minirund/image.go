@@ -100,6 +100,20 @@ func formatFlag() cli.Flag {
 	return &cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` is table or json"}
 }
 
+// dryRunFormatFlag is the --format of commands that list something with --dry-run only.
+func dryRunFormatFlag() cli.Flag {
+	return &cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of what --dry-run prints: table or json"}
+}
+
+// dryRunJSON checks it.
+func dryRunJSON(c *cli.Context) (bool, error) {
+	asJSON, err := wantsJSON(c)
+	if asJSON && !c.Bool("dry-run") {
+		err = &usageError{text: c.Command.HelpName + ": --format json is for --dry-run", command: c.Command.HelpName}
+	}
+	return asJSON, err
+}
+
 func noTruncFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "no-trunc", Usage: "print IDs and texts in full"}
 }
@@ -163,6 +177,12 @@ func openStores(c *cli.Context) (s inventory.Stores, closeLayers func(), err err
 		return nil
 	}
 	s.Manifest = func(sn overlay.SnapshotInfo) string { return container.ManifestOf(sn.Owner) }
+	s.Mounted = func(sn overlay.SnapshotInfo) string {
+		if m := readMount(container.OverlayDir(s.Images.Root()), sn.Key); m != nil {
+			return m.ID
+		}
+		return ""
+	}
 	return s, func() {
 		if s.Layers != nil {
 			s.Layers.Close()

@@ -16,8 +16,8 @@ func imageRemoveCommand(u *ui) *cli.Command {
 		Aliases:   []string{"remove"},
 		Usage:     "remove images, and what nothing else needs of them",
 		ArgsUsage: "NAME|ID...",
-		Description: "An image that containers were made from stays unless --force is given. The containers go\n" +
-			"on even then: the layers that they stand on are kept until they are gone.",
+		Description: "An image that is mounted, or that containers were made from, stays unless --force is given.\n" +
+			"They go on even then: the layers that they stand on are kept until they are gone.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "remove an image that containers use, and every name of an ID"},
 		},
@@ -83,6 +83,12 @@ func (r *removal) end(ctx context.Context) error {
 	return errors.Join(r.errs...)
 }
 
+// pruneRow is what `image prune --dry-run --format json` prints of an image.
+type pruneRow struct {
+	Name   string            `json:"name"` // empty for none
+	Digest imagestore.Digest `json:"digest"`
+}
+
 func imagePruneCommand(u *ui) *cli.Command {
 	return command(&cli.Command{
 		Name:  "prune",
@@ -90,10 +96,15 @@ func imagePruneCommand(u *ui) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also images with names, unless a container was made from them"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "print what would be removed, and remove nothing"},
-			filterFlag("reference=PATTERN, label=NAME[=VALUE]"),
+			filterFlag("dangling=true|false, reference=PATTERN, label=NAME[=VALUE]"),
+			dryRunFormatFlag(),
 		},
 	}, 0, 0, func(c *cli.Context) error {
 		f, err := parseFilters(c)
+		if err != nil {
+			return err
+		}
+		asJSON, err := dryRunJSON(c)
 		if err != nil {
 			return err
 		}
@@ -107,6 +118,7 @@ func imagePruneCommand(u *ui) *cli.Command {
 			return err
 		}
 		r := removal{u: u, s: s}
+		rows := []pruneRow{}
 		done := map[string]bool{}
 		for _, e := range entries {
 			// Artifacts without a name go with what they are about.
@@ -131,7 +143,10 @@ func imagePruneCommand(u *ui) *cli.Command {
 			}
 			done[ref] = true
 			if c.Bool("dry-run") {
-				fmt.Fprintf(u.out, "would remove %s\n", imagestore.Familiar(ref))
+				rows = append(rows, pruneRow{Name: e.Name, Digest: e.Target.Digest})
+				if !asJSON {
+					fmt.Fprintf(u.out, "would remove %s\n", imagestore.Familiar(ref))
+				}
 				continue
 			}
 			if err := r.image(c.Context, ref, false); err != nil {
@@ -140,6 +155,9 @@ func imagePruneCommand(u *ui) *cli.Command {
 					r.errs = append(r.errs, fmt.Errorf("remove: %w", err))
 				}
 			}
+		}
+		if asJSON {
+			return u.json(rows)
 		}
 		return r.end(c.Context)
 	})

@@ -81,6 +81,12 @@ func TestImageFilters(t *testing.T) {
 	if got := ok(t, store, "image", "prune", "--dry-run"); got != "would remove "+string(three.Manifest.Digest)+"\n" {
 		t.Errorf("prune --dry-run prints %q", got)
 	}
+	if got := ok(t, store, "image", "prune", "--dry-run", "--format", "json"); got != "[\n  {\n    \"name\": \"\",\n    \"digest\": \""+string(three.Manifest.Digest)+"\"\n  }\n]\n" {
+		t.Errorf("prune --dry-run --format json: %q", got)
+	}
+	if got := ok(t, store, "image", "prune", "--help"); !strings.Contains(got, "dangling=true|false") {
+		t.Errorf("prune --help does not have a filter: %s", got)
+	}
 	if got := ok(t, store, "image", "prune"); !strings.HasPrefix(got, "removed "+string(three.Manifest.Digest)) {
 		t.Errorf("prune prints %q", got)
 	}

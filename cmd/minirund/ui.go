@@ -24,7 +24,6 @@ import (
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/imagestore/archive"
 	"github.com/minirun/minirun/imagestore/registry"
-	"github.com/minirun/minirun/overlay"
 	"github.com/minirun/minirun/overlay/apply"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -116,7 +115,6 @@ func hints(err error) []string {
 		ambiguous *imagestore.AmbiguousError
 		inUse     *imagestore.InUseError
 		platform  *imagestore.PlatformError
-		depth     *overlay.DepthError
 		hinter    interface{ Hint() string }
 	)
 	switch {
@@ -144,8 +142,6 @@ func hints(err error) []string {
 		return []string{"the one for " + platform.Host + " comes with: minirun pull " + printable(platform.Ref)}
 	case errors.As(err, &platform):
 		return []string{"use an image that was built for " + platform.Host}
-	case errors.As(err, &depth):
-		return []string{"flatten the image: export its root file system and import that"}
 	case errors.As(err, &pull) && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
 		return []string{"free space in the store, for example with: minirun image rm NAME; the next pull goes on with what has come by now, and minirun image gc removes it"}
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):

@@ -186,13 +186,39 @@ func volumeRemoveCommand(u *ui) *cli.Command {
 func volumePruneCommand(u *ui) *cli.Command {
 	return command(&cli.Command{
 		Name: "prune", Usage: "remove the volumes without a name of their own that no container uses",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "those with names too"}},
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "those with names too"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "print what would be removed, and remove nothing"},
+			dryRunFormatFlag(),
+		},
 	}, 0, 0, func(c *cli.Context) error {
+		asJSON, err := dryRunJSON(c)
+		if err != nil {
+			return err
+		}
 		s, err := openVolumes(c)
 		if err != nil {
 			return err
 		}
-		removed, err := s.Prune(func(v *volume.Info) bool { return v.Anonymous || c.Bool("all") })
+		want := func(v *volume.Info) bool { return v.Anonymous || c.Bool("all") }
+		if c.Bool("dry-run") {
+			list, err := s.List()
+			rows := []*volumeRow{}
+			for i := range list {
+				if len(list[i].Containers) > 0 || !want(&list[i]) {
+					continue
+				}
+				rows = append(rows, u.newVolumeRow(s, &list[i]))
+				if !asJSON {
+					fmt.Fprintf(u.out, "would remove %s\n", list[i].Name)
+				}
+			}
+			if asJSON {
+				err = errors.Join(err, u.json(rows))
+			}
+			return err
+		}
+		removed, err := s.Prune(want)
 		for _, name := range removed {
 			fmt.Fprintln(u.out, name)
 		}

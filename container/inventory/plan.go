@@ -63,6 +63,9 @@ type Stores struct {
 	// Manifest is the digest of the manifest that the container of a snapshot was made
 	// from, "" if that is not known; nil knows none.
 	Manifest func(overlay.SnapshotInfo) string
+	// Mounted is the ID of the image that a snapshot was made to mount, "" if that is
+	// not known; nil knows none.
+	Mounted func(overlay.SnapshotInfo) string
 }
 
 // LostContainer is a container that cannot exist any more.
@@ -340,19 +343,21 @@ func ContainerOf(key string) string {
 	return key
 }
 
-// Users are the containers that were made from the image, unless one of the others is
-// the same. Of a container that does not tell, it is enough that it stands on the
-// layers, unless one of the others has the same layers. Lost ones do not count.
+// Users are the containers that were made from the image, and MountUser for each of its
+// mounts, unless one of the others is the same. Of what does not tell, it is enough that
+// it stands on the layers, unless one of the others has the same layers. Lost ones do not
+// count.
 func Users(s Stores, img *imagestore.Image, others []*imagestore.Image) ([]string, error) {
 	top := overlay.ChainID(img.TopChainID())
 	if s.Layers == nil || top == "" {
 		return nil, nil
 	}
-	sameLayers := false
+	sameLayers, sameID := false, false
 	for _, o := range others {
 		if o.Manifest.Digest == img.Manifest.Digest {
 			return nil, nil
 		}
+		sameID = sameID || o.ConfigDigest == img.ConfigDigest
 		sameLayers = sameLayers || overlay.ChainID(o.TopChainID()) == top
 	}
 	snapshots, err := s.Layers.Snapshots()
@@ -364,21 +369,21 @@ func Users(s Stores, img *imagestore.Image, others []*imagestore.Image) ([]strin
 		if sn.Parent != top || s.lost(sn) != nil {
 			continue
 		}
-		if m := s.manifest(sn); m != "" && m != string(img.Manifest.Digest) || m == "" && sameLayers {
-			continue
-		}
+		user, of, own, same := ContainerOf(sn.Key), ask(s.Manifest, sn), string(img.Manifest.Digest), false
 		if strings.HasPrefix(sn.Key, MountKey) {
-			ids = append(ids, MountUser)
-			continue
+			user, of, own, same = MountUser, ask(s.Mounted, sn), string(img.ConfigDigest), sameID
 		}
-		ids = append(ids, ContainerOf(sn.Key))
+		if of == own && !same || of == "" && !sameLayers {
+			ids = append(ids, user)
+		}
 	}
 	return ids, nil
 }
 
-func (s *Stores) manifest(sn overlay.SnapshotInfo) string {
-	if s.Manifest == nil {
+// ask returns what one of the functions of Stores says.
+func ask(f func(overlay.SnapshotInfo) string, sn overlay.SnapshotInfo) string {
+	if f == nil {
 		return ""
 	}
-	return s.Manifest(sn)
+	return f(sn)
 }

@@ -2,6 +2,7 @@ package unpack
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/minirun/minirun/imagestore"
 	"github.com/minirun/minirun/overlay"
@@ -18,7 +19,7 @@ func Staged(ctx context.Context, kind apply.Kind, g *imagestore.Ingest, layers *
 	}
 	as, err := way(layers, kind, img)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("unpack image %q: %w", ref, err)
 	}
 	proved = make([]bool, len(img.Layers))
 	missing := 0

@@ -77,7 +77,7 @@ func ImageFrom(ctx context.Context, kind apply.Kind, images *imagestore.Store, l
 	chain := overlay.ChainID(img.TopChainID())
 	as, err := way(layers, kind, img)
 	if err != nil {
-		return nil, fmt.Errorf("unpack image %q with an index: %w", ref, err)
+		return nil, fmt.Errorf("unpack image %q: %w", ref, err)
 	}
 	if complete(layers, as, chain) {
 		return &Result{Image: img, Chain: chain}, record(images, img)
@@ -111,11 +111,12 @@ func record(images *imagestore.Store, img *imagestore.Image) error {
 }
 
 // way decides how the layers of an image are kept: as they are already, or as the
-// kernel allows.
+// kernel allows. Directories that no container could mount are not made.
 func way(layers *overlay.Store, kind apply.Kind, img *imagestore.Image) (overlay.Kind, error) {
 	chain := overlay.ChainID(img.TopChainID())
-	if chain == "" || kind == apply.Extract || kind == apply.Auto && layers.Has(overlay.Extracted, chain) {
-		return overlay.Extracted, nil
+	deep := tooDeep(img)
+	if chain == "" || kind == apply.Extract || kind == apply.Auto && deep == nil && layers.Has(overlay.Extracted, chain) {
+		return overlay.Extracted, deep
 	}
 	err := apply.CanIndex(layers)
 	for i := 0; i < len(img.DiffIDs) && err == nil; i++ {
@@ -128,9 +129,17 @@ func way(layers *overlay.Store, kind apply.Kind, img *imagestore.Image) (overlay
 		return overlay.Indexed, nil
 	}
 	if kind == apply.Auto {
-		err = nil
+		return overlay.Extracted, deep
 	}
-	return overlay.Extracted, err
+	return overlay.Extracted, fmt.Errorf("with an index: %w", err)
+}
+
+// tooDeep reports an image with more layers than can be mounted as directories.
+func tooDeep(img *imagestore.Image) error {
+	if n := len(img.DiffIDs); n > overlay.MaxLayers {
+		return &overlay.DepthError{Layers: n}
+	}
+	return nil
 }
 
 // complete reports whether a snapshot can stand on the chain, kept in that way.
@@ -144,7 +153,7 @@ func complete(layers *overlay.Store, as overlay.Kind, chain overlay.ChainID) boo
 // pinned unpacks an image that nobody can remove meanwhile.
 func pinned(ctx context.Context, pin *imagestore.Ingest, layers *overlay.Store, kind apply.Kind, as overlay.Kind, img *imagestore.Image, ref string, plain *os.File, onProgress func(Progress)) (*Result, error) {
 	res, err := allLayers(ctx, pin, layers, as, img, ref, plain, onProgress)
-	if kind == apply.Auto && as == overlay.Indexed && errors.Is(err, apply.ErrLimit) {
+	if kind == apply.Auto && as == overlay.Indexed && errors.Is(err, apply.ErrLimit) && tooDeep(img) == nil {
 		// More than an index holds. Directories hold more, and decide.
 		res, err = allLayers(ctx, pin, layers, overlay.Extracted, img, ref, plain, onProgress)
 	}

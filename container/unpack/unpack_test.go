@@ -125,6 +125,47 @@ func TestRootImage(t *testing.T) {
 	}
 }
 
+// More layers than can be mounted as directories are not made directories of, and are
+// nothing special to an index.
+func TestRootImage_Deep(t *testing.T) {
+	s := newStores(t)
+	im := imagetest.Image{Names: []string{"x"}}
+	for i := range overlay.MaxLayers + 1 {
+		im.Layers = append(im.Layers, layer(t, decompress.None, "file", fmt.Sprint(i)))
+	}
+	var deep *overlay.DepthError
+	_, err := archive.Load(context.Background(), s.images, "-", archive.LoadOptions{
+		Stdin: bytes.NewReader(imagetest.Archive(t, imagetest.Layout(t, imagetest.Build(t, im)))), Name: "x",
+		Unpack: func(ctx context.Context, g *imagestore.Ingest, img *imagestore.Image) ([]bool, error) {
+			_, _, err := unpack.Staged(ctx, apply.Extract, g, s.layers, img, "x", nil)
+			if !errors.As(err, &deep) {
+				t.Errorf("staged: %v", err)
+			}
+			return nil, err
+		},
+	})
+	if err != nil || deep == nil {
+		t.Fatal(err, deep)
+	}
+	_, err = unpack.ImageAs(context.Background(), apply.Extract, s.images, s.layers, "x", nil)
+	if !errors.As(err, &deep) || err.Error() != `unpack image "x": 501 layers as directories: overlayfs takes at most 500` {
+		t.Errorf("extract: %v", err)
+	}
+	if got := s.chains(t); len(got) != 0 {
+		t.Errorf("%d layers are there", len(got))
+	}
+	if err := apply.CanIndex(s.layers); err != nil {
+		t.Skip(err)
+	}
+	res, err := unpack.Image(context.Background(), s.images, s.layers, "x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(s.view(t, res.Chain) + "/file"); err != nil || string(got) != "500" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestRootImage_NoLayers(t *testing.T) {
 	s := newStores(t)
 	s.load(t, imagetest.Image{Names: []string{"x"}})

@@ -3,6 +3,7 @@ package archive
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/minirun/minirun/imagestore"
@@ -67,8 +68,8 @@ func change(c *imagestore.ImageConfig, in string) (reason string) {
 		c.StopSignal = rest
 	case "EXPOSE":
 		for p := range strings.FieldsSeq(rest) {
-			if !strings.Contains(p, "/") {
-				p += "/tcp"
+			if p = port(p); p == "" {
+				return "want EXPOSE PORT[-PORT][/tcp|/udp|/sctp]..., from 1 to 65535"
 			}
 			add(&c.ExposedPorts, p)
 		}
@@ -80,6 +81,25 @@ func change(c *imagestore.ImageConfig, in string) (reason string) {
 		return "want CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or WORKDIR"
 	}
 	return ""
+}
+
+// port brings a port, or a range of them, into the form that configurations have; "" for
+// what is none.
+func port(s string) string {
+	numbers, protocol, given := strings.Cut(strings.ToLower(s), "/")
+	if !given {
+		protocol = "tcp"
+	}
+	first, last, isRange := strings.Cut(numbers, "-")
+	if !isRange {
+		last = first
+	}
+	from, err1 := strconv.ParseUint(first, 10, 16)
+	to, err2 := strconv.ParseUint(last, 10, 16)
+	if err1 != nil || err2 != nil || from == 0 || to < from || protocol != "tcp" && protocol != "udp" && protocol != "sctp" {
+		return ""
+	}
+	return numbers + "/" + protocol
 }
 
 func add(set *map[string]struct{}, key string) {

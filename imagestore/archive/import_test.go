@@ -403,11 +403,11 @@ func TestRootLoad_DiskFull(t *testing.T) {
 func TestChange(t *testing.T) {
 	var c imagestore.ImageConfig
 	err := archive.Change(&c, `CMD ["a", "b c"]`, `entrypoint exec "$0"`, `ENV A=1`, `ENV B two words`, `ENV A="3"`, `LABEL x=y`, `USER 1:2`, `WORKDIR /w`,
-		`STOPSIGNAL SIGINT`, `EXPOSE 80 53/udp`, `VOLUME ["/v 1"]`, `VOLUME /v2`)
+		`STOPSIGNAL SIGINT`, `EXPOSE 80 53/UDP 8000-8002/sctp`, `VOLUME ["/v 1"]`, `VOLUME /v2`)
 	must(t, err)
 	want := imagestore.ImageConfig{
 		Cmd: []string{"a", "b c"}, Entrypoint: []string{"/bin/sh", "-c", `exec "$0"`}, Env: []string{"B=two words", "A=3"}, Labels: map[string]string{"x": "y"},
-		User: "1:2", WorkingDir: "/w", StopSignal: "SIGINT", ExposedPorts: map[string]struct{}{"80/tcp": {}, "53/udp": {}}, Volumes: map[string]struct{}{"/v 1": {}, "/v2": {}},
+		User: "1:2", WorkingDir: "/w", StopSignal: "SIGINT", ExposedPorts: map[string]struct{}{"80/tcp": {}, "53/udp": {}, "8000-8002/sctp": {}}, Volumes: map[string]struct{}{"/v 1": {}, "/v2": {}},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
@@ -427,7 +427,8 @@ func TestChange(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", tt.in, c.Env, err, tt.want)
 		}
 	}
-	for _, bad := range []string{"", "CMD", "ENV A", "ENV =x", "ENV A=b two", "ENV A=b =c", `ENV A="b`, "LABEL a", "WORKDIR w", "ADD a b"} {
+	for _, bad := range []string{"", "CMD", "ENV A", "ENV =x", "ENV A=b two", "ENV A=b =c", `ENV A="b`, "LABEL a", "WORKDIR w", "ADD a b",
+		"EXPOSE foo", "EXPOSE 0", "EXPOSE 65536", "EXPOSE 80/", "EXPOSE 80/icmp", "EXPOSE 81-80", "EXPOSE 80-", "EXPOSE 80 -1", "EXPOSE 80:80"} {
 		var ce *archive.ChangeError
 		if err := archive.Change(&c, bad); !errors.As(err, &ce) {
 			t.Errorf("Change(%q) = %v, want a ChangeError", bad, err)
