@@ -81,6 +81,44 @@ func TestFind_AsResolve(t *testing.T) {
 	}
 }
 
+// As TestResolve_LyingNames of imagestore: a digest and an ID stand for what has it.
+func TestFind_LyingNames(t *testing.T) {
+	good := imagetest.Build(t, imagetest.Image{Config: imagestore.Config{Author: "good"}})
+	bad := imagetest.Build(t, imagetest.Image{Config: imagestore.Config{Author: "bad"}})
+	digest, id := string(good.Manifest.Digest), string(good.Config.Digest)
+	for _, lie := range []string{"docker.io/library/app@" + digest, "app@" + digest, "docker.io/library/app:1@" + digest, id, id[len("sha256:"):], digest, "docker.io/library/" + id} {
+		for _, both := range []bool{false, true} {
+			dir := t.TempDir()
+			b := *bad
+			b.Names = []string{lie}
+			files := imagetest.Layout(t, &b)
+			if both {
+				g := *good
+				g.Names = []string{"docker.io/true/name:1"}
+				files = imagetest.Layout(t, &b, &g)
+			}
+			imagetest.WriteDir(t, dir, files)
+			for _, b := range []*imagetest.Built{good, bad} {
+				if err := unpacked.Write(dir, &unpacked.Image{Target: b.Manifest.Digest, Manifest: b.Manifest.Digest, ID: b.Config.Digest}, []byte("{}")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, ref := range []string{"app@" + digest, "app:1@" + digest, id, id[len("sha256:"):], digest} {
+				img, _, err := unpacked.Find(dir, ref)
+				if err == nil && img.ID != good.Config.Digest {
+					t.Errorf("with the name %q, %q is another image", lie, ref)
+				}
+				if both && (ref == id || ref == digest) && err != nil {
+					t.Errorf("with the name %q: %v", lie, err)
+				}
+			}
+			if img, _, err := unpacked.Find(dir, string(bad.Config.Digest)); err != nil || img.ID != bad.Config.Digest {
+				t.Errorf("with the name %q, by its own ID: %v", lie, err)
+			}
+		}
+	}
+}
+
 // made is a store with entries of the given digests; nothing is behind them.
 func made(t *testing.T, digests ...reference.Digest) string {
 	t.Helper()
