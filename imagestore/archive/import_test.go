@@ -427,8 +427,10 @@ func TestChange(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", tt.in, c.Env, err, tt.want)
 		}
 	}
-	for _, bad := range []string{"", "CMD", "ENV A", "ENV =x", "ENV A=b two", "ENV A=b =c", `ENV A="b`, "LABEL a", "WORKDIR w", "ADD a b",
-		"EXPOSE foo", "EXPOSE 0", "EXPOSE 65536", "EXPOSE 80/", "EXPOSE 80/icmp", "EXPOSE 81-80", "EXPOSE 80-", "EXPOSE 80 -1", "EXPOSE 80:80"} {
+	for _, bad := range []string{
+		"", "CMD", "ENV A", "ENV =x", "ENV A=b two", "ENV A=b =c", `ENV A="b`, "LABEL a", "WORKDIR w", "ADD a b",
+		"EXPOSE foo", "EXPOSE 0", "EXPOSE 65536", "EXPOSE 80/", "EXPOSE 80/icmp", "EXPOSE 81-80", "EXPOSE 80-", "EXPOSE 80 -1", "EXPOSE 80:80",
+	} {
 		var ce *archive.ChangeError
 		if err := archive.Change(&c, bad); !errors.As(err, &ce) {
 			t.Errorf("Change(%q) = %v, want a ChangeError", bad, err)
